@@ -1,0 +1,13 @@
+"""Cross-entropy, then GRPO: GenRe² (arXiv 2512.06533), arXiv 2402.03300.
+
+    python -m genre2_jax.main --config=configs/grpo_talent.py \
+      --config.data.path=houses.csv --config.data.target=price
+"""
+
+from configs import base
+
+
+def get_config():
+  config = base.get_config()
+  config.rl.advantage = 'grpo'
+  return config

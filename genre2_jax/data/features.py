@@ -1,0 +1,268 @@
+"""Features and target as a network reads them; statistics of train only."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from genre2_jax.data.tables import Rows
+from genre2_jax.errors import InputError
+
+# Standardised features beyond this are as good as infinite, and float32
+# holds their squares.
+LIMIT = 1e6
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Features:
+  """Statistics of the train features.
+
+  means, stds: of each numeric column, missing values filled by the mean.
+  categories: sorted train labels of each category column.
+  most_frequent: index into these, for labels that train lacks.
+  """
+
+  numeric_names: tuple[str, ...]
+  category_names: tuple[str, ...]
+  means: tuple[float, ...]
+  stds: tuple[float, ...]
+  categories: tuple[tuple[str, ...], ...]
+  most_frequent: tuple[int, ...]
+
+  @classmethod
+  def fit(
+    cls,
+    rows: Rows,
+    numeric_names: Sequence[str],
+    category_names: Sequence[str],
+  ) -> Self:
+    """Features of train rows."""
+    _check_widths(rows, len(numeric_names), len(category_names))
+    means, stds = [], []
+    for column in rows.numeric.T:
+      finite = np.isfinite(column)
+      mean = _moments(column[finite])[0] if finite.any() else 0.0
+      means.append(mean)
+      stds.append(_moments(np.where(finite, column, mean))[1])
+    categories, most_frequent = [], []
+    for column in rows.categories.T:
+      present = [label for label in column if label is not None]
+      labels, counts = np.unique(
+        np.array(present, dtype=object), return_counts=True
+      )
+      categories.append(tuple(labels))
+      most_frequent.append(int(counts.argmax()) if present else 0)
+    return cls(
+      numeric_names=tuple(numeric_names),
+      category_names=tuple(category_names),
+      means=tuple(means),
+      stds=tuple(stds),
+      categories=tuple(categories),
+      most_frequent=tuple(most_frequent),
+    )
+
+  @property
+  def cardinalities(self) -> tuple[int, ...]:
+    """Codes of each category column; the last one stands for missing."""
+    return tuple(len(labels) + 1 for labels in self.categories)
+
+  @property
+  def num_features(self) -> int:
+    """Columns, numeric and categories together."""
+    return len(self.numeric_names) + len(self.category_names)
+
+  def transform(self, rows: Rows) -> dict[str, np.ndarray]:
+    """'numeric': float32 [n, F_num], 'categories': int32 [n, F_cat]."""
+    _check_widths(rows, len(self.means), len(self.categories))
+    means = np.array(self.means, np.float64)
+    filled = np.where(np.isfinite(rows.numeric), rows.numeric, means)
+    z = _standardized(filled, means, np.array(self.stds, np.float64))
+    codes = np.empty(rows.categories.shape, np.int32)
+    for place, labels in enumerate(self.categories):
+      lookup = {label: code for code, label in enumerate((*labels, None))}
+      unknown = self.most_frequent[place]
+      codes[:, place] = [
+        lookup.get(label, unknown) for label in rows.categories[:, place]
+      ]
+    numeric = np.clip(z, -LIMIT, LIMIT).astype(np.float32)
+    return {'numeric': numeric, 'categories': codes}
+
+  def to_json(self) -> dict[str, Any]:
+    """Plain lists and numbers, for json.dump."""
+    return {
+      **dataclasses.asdict(self),
+      'categories': [list(labels) for labels in self.categories],
+    }
+
+  @classmethod
+  def from_json(cls, data: Mapping[str, Any]) -> Self:
+    """Inverse of `to_json`. Raises InputError for anything else."""
+    _check_keys(cls, data)
+    for key, value in data.items():
+      _require(isinstance(value, list | tuple), cls, f'{key} must be a list')
+    for key in ('numeric_names', 'category_names'):
+      _require(_are_text(data[key]), cls, f'{key} must hold text')
+    for key, names in (
+      ('means', 'numeric_names'),
+      ('stds', 'numeric_names'),
+      ('categories', 'category_names'),
+      ('most_frequent', 'category_names'),
+    ):
+      _require(
+        len(data[key]) == len(data[names]),
+        cls,
+        f'{key} and {names} differ in length',
+      )
+    for key in ('means', 'stds'):
+      _require(
+        all(map(_is_number, data[key])), cls, f'{key} must hold finite numbers'
+      )
+    _require(all(std > 0 for std in data['stds']), cls, 'stds must be positive')
+    for labels, code in zip(
+      data['categories'], data['most_frequent'], strict=True
+    ):
+      _require(
+        isinstance(labels, list | tuple)
+        and _are_text(labels)
+        and list(labels) == sorted(set(labels)),
+        cls,
+        'categories must be sorted lists of text',
+      )
+      _require(
+        type(code) is int and 0 <= code < max(len(labels), 1),
+        cls,
+        'most_frequent must index categories',
+      )
+    return cls(
+      numeric_names=tuple(data['numeric_names']),
+      category_names=tuple(data['category_names']),
+      means=tuple(map(float, data['means'])),
+      stds=tuple(map(float, data['stds'])),
+      categories=tuple(map(tuple, data['categories'])),
+      most_frequent=tuple(data['most_frequent']),
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TargetScaler:
+  """Scales of the target: original y, z-score z, and u in [0, 1] on train.
+
+  mean, std: of train y, std with ddof 0, 1 if y is constant.
+  low, high: least and greatest train z; both 0 if y is constant.
+  """
+
+  mean: float
+  std: float
+  low: float
+  high: float
+
+  @classmethod
+  def fit(cls, y: np.ndarray) -> Self:
+    """Scales of train targets y [n]. Raises InputError if not finite."""
+    y = np.asarray(y, np.float64)
+    if y.ndim != 1 or y.size == 0 or not np.isfinite(y).all():
+      raise InputError(
+        f'target: shape {y.shape} with {(~np.isfinite(y)).sum()} values not '
+        'finite; it must be one column of numbers'
+      )
+    mean, std = _moments(y)
+    low, high = _standardized(np.array([y.min(), y.max()]), mean, std)
+    return cls(mean=mean, std=std, low=float(low), high=float(high))
+
+  @property
+  def is_constant(self) -> bool:
+    return self.low == self.high
+
+  def standardize(self, y) -> np.ndarray:
+    """z = (y − mean) / std."""
+    return _standardized(np.asarray(y, np.float64), self.mean, self.std)
+
+  def restore(self, z) -> np.ndarray:
+    """y = z·std + mean."""
+    # In halves, because z·std may leave float64 where y does not.
+    return 2 * (np.asarray(z, np.float64) * (self.std / 2) + self.mean / 2)
+
+  def to_unit(self, z) -> np.ndarray:
+    """u = (z − low) / (high − low), not clipped; 0 if y is constant."""
+    z = np.asarray(z, np.float64)
+    if self.is_constant:
+      return np.zeros_like(z)
+    return (z - self.low) / (self.high - self.low)
+
+  def from_unit(self, u) -> np.ndarray:
+    """z = u·(high − low) + low."""
+    return np.asarray(u, np.float64) * (self.high - self.low) + self.low
+
+  def to_json(self) -> dict[str, float]:
+    """Plain numbers, for json.dump."""
+    return dataclasses.asdict(self)
+
+  @classmethod
+  def from_json(cls, data: Mapping[str, Any]) -> Self:
+    """Inverse of `to_json`. Raises InputError for anything else."""
+    _check_keys(cls, data)
+    for key, value in data.items():
+      _require(_is_number(value), cls, f'{key} must be a finite number')
+    _require(data['std'] > 0, cls, 'std must be positive')
+    _require(data['low'] <= data['high'], cls, 'low must not exceed high')
+    return cls(**{key: float(value) for key, value in data.items()})
+
+
+def _moments(values: np.ndarray) -> tuple[float, float]:
+  """Mean and ddof-0 deviation of values [n]; the deviation of a constant is 1.
+
+  Free of overflow and underflow for every finite input.
+  """
+  low, high = values.min(), values.max()
+  # By the ends: a rounded mean gives 0.1, 0.1, 0.1 a deviation of 1e-17.
+  if low == high:
+    return float(low), 1.0
+  # A power of two brings the values below 1/2 without rounding.
+  exponent = int(np.frexp(max(-low, high))[1]) + 1
+  small = np.ldexp(values, -exponent)
+  mean = small.mean()
+  std = np.sqrt(np.square(small - mean).mean())
+  return (
+    float(np.clip(np.ldexp(mean, exponent), low, high)),
+    float(max(np.ldexp(std, exponent), np.finfo(np.float64).tiny)),
+  )
+
+
+def _standardized(values: np.ndarray, mean, std) -> np.ndarray:
+  # In halves, because values of both signs may be 1e308 apart and more; a
+  # quotient that is infinite even so is meant.
+  with np.errstate(over='ignore'):
+    return (values / 2 - mean / 2) / (std / 2)
+
+
+def _check_widths(rows: Rows, n_numeric: int, n_categories: int) -> None:
+  have = rows.numeric.shape[1], rows.categories.shape[1]
+  if have != (n_numeric, n_categories):
+    raise InputError(
+      f'rows have {have[0]} numeric and {have[1]} category columns, not '
+      f'{n_numeric} and {n_categories}; use the columns of the train rows'
+    )
+
+
+def _check_keys(cls, data) -> None:
+  expected = {field.name for field in dataclasses.fields(cls)}
+  _require(
+    isinstance(data, Mapping) and set(data) == expected,
+    cls,
+    f'the keys must be {", ".join(sorted(expected))}',
+  )
+
+
+def _require(condition: bool, cls, rule: str) -> None:
+  if not condition:
+    raise InputError(f'saved {cls.__name__}: {rule}; save it again')
+
+
+def _are_text(values) -> bool:
+  return all(isinstance(value, str) for value in values)
+
+
+def _is_number(value) -> bool:
+  return type(value) in (int, float) and math.isfinite(value)

@@ -1,0 +1,74 @@
+"""Command line: trains and evaluates a config, or predicts with a run.
+
+    python -m genre2_jax.main --config=configs/remax_talent.py
+    python -m genre2_jax.main --mode=predict --workdir=DIR \
+      --input=new_rows.csv --output=out.csv
+
+The work is in `train.py` and `predict.py`, where it can be imported and tested.
+"""
+
+import logging
+import sys
+
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+
+from genre2_jax.errors import InputError, InterruptedRunError, NonFiniteError
+from genre2_jax.interrupts import deferred
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'A recipe.')
+_WORKDIR = flags.DEFINE_string('workdir', '', 'Where a run leaves its files.')
+_MODE = flags.DEFINE_enum('mode', 'train', ['train', 'predict'], 'What to do.')
+_INPUT = flags.DEFINE_string('input', '', 'predict: CSV or Parquet of rows.')
+_OUTPUT = flags.DEFINE_string('output', '', 'predict: CSV to write.')
+
+
+def main(argv):
+  if len(argv) > 1:
+    raise InputError(f'unexpected argument {argv[1]!r}: flags begin with --')
+  if _MODE.value == 'predict':
+    for flag in (_WORKDIR, _INPUT, _OUTPUT):
+      if not flag.value:
+        raise InputError(f'--mode=predict needs --{flag.name}')
+    from genre2_jax import predict
+
+    predict.predict_file(_WORKDIR.value, _INPUT.value, _OUTPUT.value)
+    return
+  if _CONFIG.value is None:
+    raise InputError('give a recipe, as in --config=configs/remax_talent.py')
+  from genre2_jax import train
+
+  with deferred() as interrupts:
+    train.train_and_evaluate(_CONFIG.value, _WORKDIR.value, interrupts)
+
+
+def _parse_flags(argv):
+  """Flags, where a field that is not declared is the user's error."""
+  try:
+    return flags.FLAGS(argv)
+  except (flags.Error, AttributeError, KeyError, OSError, TypeError) as error:
+    raise InputError(' '.join(str(error).split())) from error
+
+
+def run():
+  """Runs `main`; what users can mend is one line and exit code 2."""
+  absl_logging.use_absl_handler()
+  try:
+    app.run(main, flags_parser=_parse_flags)
+  except InputError as error:
+    sys.exit(_complain(error, 2))
+  except InterruptedRunError as error:
+    sys.exit(_complain(error, 0))
+  except NonFiniteError as error:
+    sys.exit(_complain(error, 1))
+
+
+def _complain(error, code):
+  logging.shutdown()
+  print(f'genre2_jax: {error}', file=sys.stderr)
+  return code
+
+
+if __name__ == '__main__':
+  run()

@@ -1,0 +1,265 @@
+"""Errors of point estimates, and honesty of predictive distributions.
+
+Arrays are float64 numpy: targets `y` [n], point predictions `x` [n], samples
+of the predictive distribution [n, G]. Unless a name says otherwise the unit is
+the z-score of the train target. Every function returns a number for every
+finite input: where a textbook formula is 0/0, the docstring gives the answer.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+POINT_ESTIMATORS = (
+  'greedy',
+  'sample',
+  'mean',
+  'median',
+  'clipped_mean',
+  'clipped_median',
+)
+CLIP_WIDENING = 1.1  # clip range, as a multiple of the train range
+
+
+def rmse(x: ArrayLike, y: ArrayLike) -> float:
+  """√mean (x − y)², in the unit of y."""
+  return float(np.sqrt(np.mean(np.square(_error(x, y)))))
+
+
+def mae(x: ArrayLike, y: ArrayLike) -> float:
+  """mean |x − y|, in the unit of y."""
+  return float(np.mean(np.abs(_error(x, y))))
+
+
+def r2(x: ArrayLike, y: ArrayLike) -> float:
+  """1 − Σ(x − y)² / Σ(y − ȳ)²; constant y: 1 if x is exact, else 0."""
+  residual = np.sum(np.square(_error(x, y)))
+  if _is_constant(y):
+    return float(residual == 0)
+  y = np.asarray(y, np.float64)
+  return float(1 - residual / np.sum(np.square(y - y.mean())))
+
+
+def spearman(x: ArrayLike, y: ArrayLike) -> float:
+  """Spearman's ρ in [−1, 1]; 0 if x or y is constant: nothing is ranked."""
+  if _is_constant(x) or _is_constant(y):
+    return 0.0
+  return float(stats.spearmanr(x, y).statistic)
+
+
+def kendall(x: ArrayLike, y: ArrayLike) -> float:
+  """Kendall's τ-b in [−1, 1]; 0 if x or y is constant: nothing is ranked."""
+  if _is_constant(x) or _is_constant(y):
+    return 0.0
+  return float(stats.kendalltau(x, y).statistic)
+
+
+def crps(samples: ArrayLike, y: ArrayLike) -> float:
+  """Continuous ranked probability score, lower is better, in the unit of y.
+
+  mean_i |x_i − y| − ΣΣ|x_i − x_j| / (2G(G−1)), averaged over rows: the fair
+  ensemble score (Ferro 2014), unbiased for the distribution behind the
+  samples, so its value doesn't depend on G in expectation (and can fall below
+  0). With x sorted, ΣΣ|x_i − x_j| = 2 Σ_i (2i − G − 1) x_i: O(G log G).
+  One sample has no spread: the absolute error.
+  """
+  errors = np.sort(_error(samples, np.expand_dims(y, -1)))  # [n, G]
+  G = errors.shape[-1]
+  score = np.mean(np.abs(errors), axis=-1)
+  if G > 1:
+    # The weights sum to 0, so errors serve as well as samples, and are smaller.
+    score -= errors @ np.arange(1 - G, G, 2) / (G * (G - 1))
+  return float(np.mean(score))
+
+
+def central_interval(
+  samples: ArrayLike, coverage: ArrayLike
+) -> tuple[np.ndarray, np.ndarray]:
+  """The (1 ∓ coverage)/2 quantiles of samples [..., G]: low, high [...].
+
+  Quantiles at Weibull's plotting positions i/(G + 1): the i-th of G samples
+  exceeds another draw with exactly that probability, so that calibrated
+  samples cover as often as they claim, for every G. Below 2/(1 − coverage) − 1
+  samples (19 for 0.9) the ends are the extremes, and cover less. Coverages
+  [C] give low, high [C, ...].
+  """
+  tail = (1 - np.asarray(coverage)) / 2
+  low, high = np.quantile(
+    np.asarray(samples, np.float64),
+    np.stack([tail, 1 - tail]),
+    axis=-1,
+    method='weibull',
+  )
+  return low, high
+
+
+def coverage_curve(
+  samples: ArrayLike, y: ArrayLike, nominal: ArrayLike
+) -> np.ndarray:
+  """Share of rows whose y lies in the closed central interval: [C] → [C]."""
+  low, high = central_interval(samples, nominal)
+  return np.mean((low <= y) & (y <= high), axis=-1)
+
+
+def coverage(samples: ArrayLike, y: ArrayLike, nominal: float = 0.9) -> float:
+  """The coverage curve at one nominal coverage; a share in [0, 1]."""
+  return float(coverage_curve(samples, y, nominal))
+
+
+def width(samples: ArrayLike, nominal: float = 0.9) -> float:
+  """Mean width of the central interval, in the unit of the samples."""
+  low, high = central_interval(samples, nominal)
+  return float(np.mean(high - low))
+
+
+def pit_histogram(
+  samples: ArrayLike, y: ArrayLike, num_bins: int = 10
+) -> np.ndarray:
+  """Density of the probability integral transform: [bins], 1 if calibrated.
+
+  Nonrandomised (Czado et al. 2009): a row spreads its mass evenly over
+  [#{x < y}, #{x ≤ y} + 1] / (G + 1), for numbers on a grid do tie.
+  """
+  samples, y = np.asarray(samples), np.expand_dims(y, -1)
+  G = samples.shape[-1]
+  low = np.sum(samples < y, axis=-1, keepdims=True) / (G + 1)
+  high = (np.sum(samples <= y, axis=-1, keepdims=True) + 1) / (G + 1)
+  edges = np.linspace(0, 1, num_bins + 1)
+  below = np.clip((edges - low) / (high - low), 0, 1)  # [n, bins + 1]
+  return np.diff(below.mean(axis=0)) * num_bins
+
+
+def point_estimates(
+  samples: ArrayLike, greedy: ArrayLike, clip_range: tuple[float, float]
+) -> dict[str, np.ndarray]:
+  """What to predict, given samples [n, G] and greedy [n]: name → [n].
+
+  'sample' is the first one. The clipped estimates clip the *samples* to the
+  range `clip_range`, so that one wild exponent can't drag a mean along; see
+  `widened`.
+  """
+  samples = np.asarray(samples, np.float64)
+  clipped = np.clip(samples, *clip_range)
+  estimates = (
+    np.asarray(greedy, np.float64),
+    samples[:, 0],
+    samples.mean(axis=1),
+    np.median(samples, axis=1),
+    clipped.mean(axis=1),
+    np.median(clipped, axis=1),
+  )
+  return dict(zip(POINT_ESTIMATORS, estimates, strict=True))
+
+
+def widened(
+  low: float, high: float, factor: float = CLIP_WIDENING
+) -> tuple[float, float]:
+  """The range [low, high], `factor` times as wide about the same midpoint."""
+  middle, radius = (low + high) / 2, factor * (high - low) / 2
+  return middle - radius, middle + radius
+
+
+def evaluate(
+  samples_z: ArrayLike,
+  greedy_z: ArrayLike,
+  entropy: ArrayLike,
+  target_z: ArrayLike,
+  *,
+  low: float,
+  high: float,
+  std: float,
+) -> list[tuple[str, str, float]]:
+  """Every metric of one policy on one split: [(estimator, metric, value)].
+
+  samples_z [n, G], greedy_z [n], target_z [n] and the train range low, high
+  are z-scores; std is the train standard deviation in the original unit.
+
+  For each of POINT_ESTIMATORS: rmse, mae, reward = −mse (z, z, z²); r2,
+  spearman, kendall; rmse_unit, mae_unit (original unit: z times std).
+  'sample' stands for the policy itself. Its point errors are the first
+  sample's, but its reward is the expected one, −mean (x − y)² over all
+  samples, and it carries the distribution's metrics: crps, width90 (z),
+  coverage90 (share in [0, 1]) and entropy (nats per token sequence, the mean
+  of entropy [n]).
+  """
+  rows = []
+  estimates = point_estimates(samples_z, greedy_z, widened(low, high))
+  for name, x in estimates.items():
+    z_rmse, z_mae = rmse(x, target_z), mae(x, target_z)
+    values = {
+      'rmse': z_rmse,
+      'mae': z_mae,
+      'r2': r2(x, target_z),
+      'spearman': spearman(x, target_z),
+      'kendall': kendall(x, target_z),
+      'rmse_unit': z_rmse * std,
+      'mae_unit': z_mae * std,
+      'reward': -(z_rmse**2),
+    }
+    if name == 'sample':
+      errors = _error(samples_z, np.expand_dims(target_z, -1))
+      values |= {
+        'reward': -np.mean(np.square(errors)),
+        'crps': crps(samples_z, target_z),
+        'coverage90': coverage(samples_z, target_z),
+        'width90': width(samples_z),
+        'entropy': np.mean(entropy, dtype=np.float64),
+      }
+    rows += [(name, metric, float(value)) for metric, value in values.items()]
+  return rows
+
+
+def sampling_efficiency(
+  samples: ArrayLike, y: ArrayLike, ks: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+  """RMSE of the best, and of the mean, of the first k ≤ G samples.
+
+  Best-of-k knows the target: a bound on what reranking could reach. Returns
+  two arrays [len(ks)], in the unit of y.
+  """
+  errors = _error(samples, np.expand_dims(y, -1))  # [n, G]
+  counts = np.arange(1, errors.shape[1] + 1)
+  best = np.minimum.accumulate(np.abs(errors), axis=1)
+  mean = np.cumsum(errors, axis=1) / counts
+  at_ks = np.asarray(ks) - 1
+  best_rmse, mean_rmse = (
+    np.sqrt(np.mean(np.square(running[:, at_ks]), axis=0))
+    for running in (best, mean)
+  )
+  return best_rmse, mean_rmse
+
+
+def summarize(rows: Iterable[Sequence]) -> list[tuple]:
+  """The result rows, followed by their mean and std over seeds.
+
+  Rows are (task, seed, ..., value). Those that differ only in a numeric seed
+  form a group; one of two or more gains a row with seed 'mean' and one with
+  'std' (ddof 1). Other seeds, such as 'ensemble', pass through.
+  """
+  rows = [tuple(row) for row in rows]
+  groups: dict[tuple, list[float]] = {}
+  for task, seed, *key, value in rows:
+    if str(seed).isdecimal():
+      groups.setdefault((task, *key), []).append(float(value))
+  summary = [
+    (task, name, *key, float(value))
+    for (task, *key), values in groups.items()
+    if len(values) > 1
+    for name, value in (
+      ('mean', np.mean(values)),
+      ('std', np.std(values, ddof=1)),
+    )
+  ]
+  return rows + summary
+
+
+def _error(x: ArrayLike, y: ArrayLike) -> np.ndarray:
+  # Integer dtypes would wrap around: convert before subtracting.
+  return np.asarray(x, np.float64) - np.asarray(y, np.float64)
+
+
+def _is_constant(x: ArrayLike) -> bool:
+  # By range: the variance of equal numbers can round to more than 0.
+  return bool(np.min(x) == np.max(x))

@@ -1,0 +1,72 @@
+"""Layers that the models share: named projections, attention, dropout."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+# exp(-1e9) is 0 in float32, and 0 * -1e9 is 0, where -inf would give NaN.
+MASKED = -1e9
+
+
+def dense(features, axes, name=None):
+  """A linear layer whose kernel carries logical axis names (in, out)."""
+  return nn.Dense(
+    features,
+    kernel_init=nn.with_logical_partitioning(
+      nn.initializers.xavier_uniform(), axes
+    ),
+    bias_init=nn.with_logical_partitioning(
+      nn.initializers.zeros_init(), axes[1:]
+    ),
+    name=name,
+  )
+
+
+def layer_norm(name=None):
+  """Layer normalisation with logical axis names."""
+  return nn.LayerNorm(
+    epsilon=1e-5,
+    scale_init=nn.with_logical_partitioning(
+      nn.initializers.ones_init(), ('embed',)
+    ),
+    bias_init=nn.with_logical_partitioning(
+      nn.initializers.zeros_init(), ('embed',)
+    ),
+    name=name,
+  )
+
+
+def attend(queries, keys, values, mask=None):
+  """Scaled dot-product attention, softmax in float32.
+
+  Args:
+    queries: [..., Q, H, D].
+    keys: [..., K, H, D].
+    values: [..., K, H, D].
+    mask: bool, broadcasts against [..., H, Q, K]; True may be seen.
+
+  Returns:
+    [..., Q, H, D].
+  """
+  scale = queries.shape[-1] ** -0.5
+  logits = jnp.einsum('...qhd,...khd->...hqk', queries * scale, keys)
+  logits = logits.astype(jnp.float32)
+  if mask is not None:
+    logits = jnp.where(mask, logits, MASKED)
+  weights = jax.nn.softmax(logits, axis=-1).astype(values.dtype)
+  return jnp.einsum('...hqk,...khd->...qhd', weights, values)
+
+
+class Dropout(nn.Module):
+  """Dropout: x·m/(1−rate), m ~ Bernoulli(1−rate); nothing without a key."""
+
+  rate: float
+
+  @nn.compact
+  def __call__(self, x):
+    if self.rate == 0.0 or not self.has_rng('dropout'):
+      return x
+    keep = jax.random.bernoulli(
+      self.make_rng('dropout'), 1 - self.rate, x.shape
+    )
+    return jnp.where(keep, x / (1 - self.rate), 0)

@@ -1,0 +1,60 @@
+"""Advantages: how much better a sample did than was to be expected.
+
+Every estimator has one face: `(rewards [B, G], greedy_rewards [B]) ->
+advantages [B, G]`.
+
+An estimator whose baseline does not depend on the sample that it is taken from
+leaves the policy gradient unbiased: ReMax and RLOO exactly, Dr. GRPO and
+REINFORCE up to the constant factors (G−1)/G and (BG−1)/(BG), GRPO not at all.
+"""
+
+import jax.numpy as jnp
+
+
+def remax(rewards, greedy_rewards):
+  """A = r − r(greedy), no division (ReMax: Li et al., ICML 2024)."""
+  return rewards - greedy_rewards[:, None]
+
+
+def grpo(rewards, greedy_rewards, epsilon=1e-6):
+  """A = (r − mean_G r) / (std_G r + ε) (GRPO: arXiv 2402.03300).
+
+  The standard deviation has ddof 0. A group without spread gets exactly 0,
+  whatever rounding leaves of r − mean(r).
+  """
+  del greedy_rewards
+  spread = jnp.max(rewards, -1, keepdims=True) > jnp.min(
+    rewards, -1, keepdims=True
+  )
+  centred = rewards - jnp.mean(rewards, -1, keepdims=True)
+  std = jnp.sqrt(jnp.mean(jnp.square(centred), -1, keepdims=True))
+  return jnp.where(spread, centred / (std + epsilon), 0.0)
+
+
+def dr_grpo(rewards, greedy_rewards):
+  """A = r − mean_G r (Dr. GRPO: arXiv 2503.20783)."""
+  del greedy_rewards
+  return rewards - jnp.mean(rewards, -1, keepdims=True)
+
+
+def rloo(rewards, greedy_rewards):
+  """A_i = r_i − mean of the others (RLOO: Ahmadian et al. 2024). G ≥ 2."""
+  del greedy_rewards
+  group = rewards.shape[-1]
+  others = (jnp.sum(rewards, -1, keepdims=True) - rewards) / (group - 1)
+  return rewards - others
+
+
+def reinforce(rewards, greedy_rewards):
+  """A = r − mean_{B,G} r: REINFORCE with the batch's mean for a baseline."""
+  del greedy_rewards
+  return rewards - jnp.mean(rewards)
+
+
+ADVANTAGES = {
+  'remax': remax,
+  'grpo': grpo,
+  'dr_grpo': dr_grpo,
+  'rloo': rloo,
+  'reinforce': reinforce,
+}

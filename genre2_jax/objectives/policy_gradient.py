@@ -1,0 +1,72 @@
+"""Policy-gradient losses of sampled numbers. T is fixed, so sums over tokens.
+
+GRPO's 1/|o| and a sum over T tokens differ by the constant T, which Adam does
+not see: one convention, the sum, serves every estimator here.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def policy_gradient_loss(log_probs, advantages):
+  """−mean A · Σ_t log π_t (REINFORCE; ReMax, RLOO: their advantages).
+
+  Args:
+    log_probs: [..., T], of the tokens written.
+    advantages: [...], constants to the gradient.
+
+  Returns:
+    A scalar.
+  """
+  advantages = jax.lax.stop_gradient(advantages)
+  return -jnp.mean(advantages * jnp.sum(log_probs, -1))
+
+
+def clipped_loss(log_probs, old_log_probs, advantages, clip_low, clip_high):
+  """−mean Σ_t min(ρ_t A, clip(ρ_t, 1 − low, 1 + high) A), ρ_t = π_t / π_old,t.
+
+  PPO's surrogate per token as in GRPO (arXiv 2402.03300), with DAPO's separate
+  upper bound (arXiv 2503.14476).
+
+  Args:
+    log_probs: [..., T], of the tokens written, under the parameters to train.
+    old_log_probs: [..., T], under the parameters that wrote them.
+    advantages: [...], constants to the gradient.
+    clip_low: how far ρ may fall below 1.
+    clip_high: how far ρ may rise above 1.
+
+  Returns:
+    (loss, share of tokens whose gradient the clip cuts off), scalars.
+  """
+  advantages = jax.lax.stop_gradient(advantages)[..., None]
+  ratio = jnp.exp(log_probs - jax.lax.stop_gradient(old_log_probs))
+  clipped = jnp.clip(ratio, 1 - clip_low, 1 + clip_high)
+  gain = jnp.minimum(ratio * advantages, clipped * advantages)  # [..., T]
+  cut = gain < ratio * advantages
+  return -jnp.mean(jnp.sum(gain, -1)), jnp.mean(cut.astype(jnp.float32))
+
+
+def kl_estimate(log_probs, reference_log_probs, estimator):
+  """KL(π ‖ π_ref) per token from samples of π (Schulman 2020).
+
+  With d = log π − log π_ref: k1 = d, unbiased; k2 = d²/2, its gradient is the
+  KL's; k3 = exp(−d) − 1 + d, unbiased and never negative. As a loss k1 has an
+  expected gradient of zero, so it belongs into the reward: see `steps.py`.
+
+  Args:
+    log_probs: [...].
+    reference_log_probs: [...].
+    estimator: 'k1', 'k2' or 'k3'.
+
+  Returns:
+    [...], nats.
+  """
+  difference = log_probs - jax.lax.stop_gradient(reference_log_probs)
+  return KL_ESTIMATORS[estimator](difference)
+
+
+KL_ESTIMATORS = {
+  'k1': lambda d: d,
+  'k2': lambda d: jnp.square(d) / 2,
+  'k3': lambda d: jnp.expm1(-d) + d,
+}

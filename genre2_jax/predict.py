@@ -1,0 +1,46 @@
+"""Predictions of a finished run for rows of a new file."""
+
+from genre2_jax import evaluate, experiment, sharding, stages, train, workdirs
+from genre2_jax.data import tables
+
+
+def predict_file(workdir, input_path, output_path):
+  """Writes predictions of the run's last stage for the rows of a file.
+
+  All seeds of the run predict together. Every column is in the target's own
+  unit: `prediction` (the median), the other estimates, and `lower90` and
+  `upper90`, the central 90 % interval.
+
+  Args:
+    workdir: of a finished run.
+    input_path: CSV or Parquet with the run's feature columns.
+    output_path: CSV to write; replaced only once it is whole.
+
+  Raises:
+    InputError: the run, the file or its columns cannot be used.
+  """
+  run = workdirs.open_finished(workdir)
+  features = run.model.features
+  rows = tables.read_rows(
+    input_path,
+    numeric_names=features.numeric_names,
+    category_names=features.category_names,
+    target_name=run.target_name,
+  )
+  mesh = experiment.build_mesh(run.config)
+  predicted = evaluate.predict(
+    evaluate.predictor(
+      run.model,
+      stages.evaluation_keys(run.seeds),
+      num_samples=run.config.eval.num_samples,
+      temperature=run.config.eval.temperature,
+    ),
+    train.restore_params(run, run.stages[-1], mesh),
+    features.transform(rows),
+    block_size=run.config.eval.batch_size,
+    sharding=sharding.batch_sharding(mesh),
+  )
+  columns = evaluate.prediction_columns(predicted, run.model.scaler)
+  columns = {'prediction': columns['median'], **columns}
+  workdirs.write_predictions(output_path, columns)
+  print(f'{len(rows)} rows predicted: {output_path}')

@@ -1,0 +1,129 @@
+"""Where arrays live: one mesh, one table from logical to mesh axes."""
+
+import math
+
+import flax.linen as nn
+import jax
+import optax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from genre2_jax.errors import InputError
+
+AXES = ('replica', 'data', 'fsdp', 'model')
+
+# Logical axis -> mesh axes. Embeddings of a number vocabulary are small and
+# stay whole.
+RULES = (
+  ('seed', 'replica'),
+  ('batch', ('data', 'fsdp')),
+  ('embed', 'fsdp'),
+  ('heads', 'model'),
+  ('mlp', 'model'),
+  ('vocab', None),
+)
+
+
+def make_mesh(sizes, num_devices=None):
+  """A mesh over all devices; one size may be −1, for the rest.
+
+  Args:
+    sizes: mapping from each of `AXES` to its size.
+    num_devices: defaults to all.
+
+  Raises:
+    InputError: the sizes do not multiply to the number of devices.
+  """
+  num_devices = num_devices or jax.device_count()
+  shape = [sizes[axis] for axis in AXES]
+  described = ', '.join(
+    f'mesh.{a}={s}' for a, s in zip(AXES, shape, strict=True)
+  )
+  known = math.prod(s for s in shape if s != -1)
+  open_axes = shape.count(-1)
+  if (
+    known < 1
+    or open_axes > 1
+    or num_devices % known
+    or (not open_axes and known != num_devices)
+  ):
+    raise InputError(
+      f'{described} does not fit {num_devices} device(s): sizes must be '
+      'positive and multiply to that, one may be -1 for the rest'
+    )
+  shape = [num_devices // known if s == -1 else s for s in shape]
+  return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def check_divides(mesh, what, size, *axes):
+  """Raises InputError unless `size` splits evenly over the mesh axes."""
+  parts = math.prod(mesh.shape[axis] for axis in axes)
+  if size % parts:
+    raise InputError(
+      f'{what}={size} does not divide by the mesh, {" x ".join(axes)} = '
+      f'{parts}: choose a multiple of {parts} or another mesh'
+    )
+
+
+def replicated(mesh):
+  """The sharding of arrays that are whole on every device."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh, *leading):
+  """Rows over the batch axes, behind the logical axes in `leading`."""
+  spec = nn.logical_to_mesh_axes((*leading, 'batch'), RULES)
+  return NamedSharding(mesh, spec)
+
+
+def state_sharding(boxed_params, abstract_state, optimizer, mesh):
+  """Shardings of a stacked `TrainState`, the optimizer's as its parameters'.
+
+  Args:
+    boxed_params: one seed's abstract parameters with their logical names.
+    abstract_state: the stacked state of shapes and dtypes.
+    optimizer: whose state it holds.
+    mesh: the mesh.
+
+  Returns:
+    A tree of `NamedSharding` like the state.
+  """
+  logical = nn.get_partition_spec(boxed_params)
+  stacked = jax.tree.map(
+    lambda spec: PartitionSpec('seed', *spec),
+    logical,
+    is_leaf=lambda x: isinstance(x, PartitionSpec),
+  )
+  params = nn.logical_to_mesh_sharding(stacked, mesh, RULES)
+  per_seed = NamedSharding(mesh, nn.logical_to_mesh_axes(('seed',), RULES))
+  shardings = jax.tree.map(lambda _: per_seed, abstract_state)
+  opt_state = optax.tree_utils.tree_map_params(
+    optimizer,
+    lambda _, sharding: sharding,
+    abstract_state.opt_state,
+    params,
+    transform_non_params=lambda _: per_seed,
+  )
+  return type(abstract_state)(
+    **{
+      **{k: getattr(shardings, k) for k in shardings.__dataclass_fields__},
+      'params': params,
+      'best_params': params,
+      'opt_state': opt_state,
+      'reference': None if abstract_state.reference is None else params,
+    }
+  )
+
+
+def check_shapes(abstract, shardings):
+  """Raises InputError where a parameter's axis does not split evenly."""
+
+  def check(path, leaf, sharding):
+    try:
+      sharding.shard_shape(leaf.shape)
+    except ValueError as error:
+      raise InputError(
+        f'{jax.tree_util.keystr(path)} of shape {leaf.shape} does not split '
+        f'over the mesh as {sharding.spec}: choose other mesh or model sizes'
+      ) from error
+
+  jax.tree_util.tree_map_with_path(check, abstract, shardings)

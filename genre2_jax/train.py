@@ -1,0 +1,350 @@
+"""Training: the stages of a run, and the one loop that runs each of them.
+
+A run is one stage after another: cross-entropy, then reinforcement learning
+from its best parameters. Every stage is the same loop, over dispatches of
+`steps.ce_step` or `steps.rl_step`; the seeds of a run are stacked and go
+through one program.
+"""
+
+import dataclasses
+import logging
+import pathlib
+import sys
+import time
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+from ml_collections import ConfigDict
+
+from genre2_jax import (
+  evaluate,
+  experiment,
+  report,
+  sharding,
+  stages,
+  workdirs,
+  writers,
+)
+from genre2_jax.checkpoints import Checkpoints
+from genre2_jax.data import tables
+from genre2_jax.errors import (
+  InputError,
+  InterruptedRunError,
+  NonFiniteError,
+)
+
+# A dispatch aims at this long: short enough to leave within seconds of a
+# signal, long enough that the host's part in it does not show.
+_DISPATCH_SECONDS = 0.5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+  """What all stages of a run share.
+
+  Attributes:
+    config: resolved.
+    workdir: where its files go.
+    table: the data.
+    model: of the data.
+    examples: split -> `Examples`, on the host.
+    seeds: S integers.
+    mesh: the devices.
+    predict_block: `evaluate.predictor` for the seeds.
+    interrupts: true once the run is asked to leave.
+  """
+
+  config: ConfigDict
+  workdir: pathlib.Path
+  table: tables.Table
+  model: experiment.Model
+  examples: dict
+  seeds: tuple[int, ...]
+  mesh: jax.sharding.Mesh
+  predict_block: Any
+  interrupts: Any
+
+
+def train_and_evaluate(config, workdir='', interrupts=()):
+  """Runs a config from data to report, or goes on where it was stopped.
+
+  Args:
+    config: a ConfigDict of `configs/base.py`.
+    workdir: folder for everything that the run leaves behind; '' for
+      `runs/<task>_<stage>_<hash of the config>`.
+    interrupts: true once the run is asked to leave.
+
+  Returns:
+    The workdir.
+
+  Raises:
+    InputError: nothing has been written then.
+    InterruptedRunError: progress is saved; the same call goes on.
+    NonFiniteError: the last good checkpoint is kept.
+  """
+  # ---------------------------------------------------- config, data, model
+  config = experiment.resolve(config)
+  todo = experiment.build_stages(config)
+  mesh = experiment.build_mesh(config)
+  table = experiment.read_table(config)
+  source = None
+  if config.init_from:
+    source = workdirs.open_finished(config.init_from)
+    model = _model_from(source, config, table)
+  else:
+    model = experiment.build_model(config, table)
+  seeds = tuple(range(config.seed, config.seed + config.num_seeds))
+  run = Run(
+    config=config,
+    workdir=workdirs.create(workdir, config, table, model, todo),
+    table=table,
+    model=model,
+    examples={s: model.examples(getattr(table, s)) for s in tables.SPLITS},
+    seeds=seeds,
+    mesh=mesh,
+    predict_block=evaluate.predictor(
+      model,
+      stages.evaluation_keys(seeds),
+      num_samples=config.eval.num_samples,
+      temperature=config.eval.temperature,
+    ),
+    interrupts=interrupts,
+  )
+  print(tables.describe(table))
+  if model.scaler.is_constant:
+    print('The target is constant: the model can only learn to repeat it.')
+  writers.write_json(run.workdir / 'env.json', experiment.environment(mesh))
+  # ----------------------------------------------------------------- stages
+  names, rows, params = [], [], None
+  if source is not None:
+    name, params = _params_from(source, run)
+    if todo[0].objective is not None:
+      names.append(name)
+      rows += _evaluate(run, name, params)
+  for stage in todo:
+    params = _train(run, stage, params)
+    names.append(stage.name)
+    rows += _evaluate(run, stage.name, params)
+    workdirs.write_results(run.workdir, rows)
+  # ----------------------------------------------------------------- report
+  workdirs.write_run(
+    run.workdir,
+    table,
+    model,
+    names,
+    seeds,
+    sum(x.size for x in jax.tree.leaves(params)) // len(seeds),
+    ' '.join(f'{k}={v}' for k, v in config.tokenizer.items()),
+  )
+  report.write(run.workdir)
+  print(evaluate.summary(rows, names))
+  print(f'Report: {run.workdir}/report.html')
+  return run.workdir
+
+
+def _train(run, stage, initial_params):
+  """Trains a stage, or what is left of it: the best parameters [S, ...]."""
+  config = run.config
+  logging.info('compiling stage %s', stage.name)
+  began = time.monotonic()
+  programs = stages.compile_stage(
+    stage,
+    run.model,
+    run.examples,
+    seeds=run.seeds,
+    batch_size=config.batch_size,
+    block_size=config.eval.batch_size,
+    mesh=run.mesh,
+  )
+  logging.info('compiled in %.1f s', time.monotonic() - began)
+  with _stage_checkpoints(run.workdir, stage.name, config) as checkpoints:
+    # Resuming: 1. the newest checkpoint that is whole, or the beginning;
+    # 2. the log without what comes after it; 3. the same loop as ever.
+    state = checkpoints.restore(programs.abstract_state)
+    step = -1 if state is None else int(state.step[0])
+    writers.truncate(run.workdir, stage.name, step)
+    if state is None:
+      state = programs.init(initial_params)
+    with (
+      writers.MetricWriter(run.workdir, len(run.seeds)) as writer,
+      _progress_bar(stage, programs, step) as progress,
+    ):
+      if step < 0:
+        state = _validate(run, stage, programs, state, writer, progress)
+      chunk = config.steps_per_dispatch or 1
+      while not stage.is_finished(state):
+        if run.interrupts:
+          checkpoints.save(int(state.step[0]), state)
+          raise InterruptedRunError(
+            f'interrupted at step {state.step[0]} of stage {stage.name}; '
+            'saved: the same command goes on from here'
+          )
+        left = _steps_left(state, programs)
+        chunk = min(chunk, left)
+        began = time.monotonic()
+        state = programs.run(state, chunk)
+        _check_finite(state, run, stage)  # Waits for the device.
+        seconds = time.monotonic() - began
+        progress.update(chunk)
+        if chunk == left:
+          state = _validate(run, stage, programs, state, writer, progress)
+        checkpoints.save_if_due(int(state.step[0]), state)
+        if not config.steps_per_dispatch:
+          chunk = max(
+            1, min(2 * chunk, int(chunk * _DISPATCH_SECONDS / seconds))
+          )
+      checkpoints.save(int(state.step[0]), state)
+  return state.best_params
+
+
+def _validate(run, stage, programs, state, writer, progress):
+  """Ends an epoch: validates, keeps the best, writes one record per seed."""
+  state, metrics = programs.validate(state)
+  metrics, step, epoch = jax.device_get((metrics, state.step, state.epoch))
+  for index, seed in enumerate(run.seeds):
+    writer.write(
+      stage=stage.name,
+      seed=seed,
+      epoch=int(epoch[index]),
+      step=int(step[index]),
+      seconds=round(progress.format_dict['elapsed'], 3),
+      **{
+        name: float(values[index])
+        for name, values in metrics.items()
+        # Before the first step there is nothing to say of training.
+        if epoch[index] > 0 or not name.startswith('train/')
+      },
+    )
+  shown = ('train/loss', 'train/reward', 'val/loss', 'val/reward')
+  progress.set_postfix(
+    {name: f'{metrics[name].mean():.4f}' for name in shown if name in metrics}
+  )
+  return state
+
+
+def _evaluate(run, stage, params):
+  """Predicts val and test with a stage's parameters: rows of results.csv."""
+  rows = []
+  for split in ('val', 'test'):
+    examples = run.examples[split]
+    predicted = evaluate.predict(
+      run.predict_block,
+      params,
+      examples.inputs,
+      block_size=run.config.eval.batch_size,
+      sharding=sharding.batch_sharding(run.mesh),
+      interrupts=run.interrupts,
+    )
+    scaler, target = run.model.scaler, getattr(run.table, split).target
+    workdirs.write_evaluation(
+      run.workdir, stage, split, predicted, target, scaler
+    )
+    rows += evaluate.result_rows(
+      predicted,
+      scaler.standardize(target),
+      scaler=scaler,
+      seeds=run.seeds,
+      task=run.table.name,
+      stage=stage,
+      split=split,
+    )
+  # Of the test rows, which come last; the last stage's are what stays.
+  workdirs.write_predictions(
+    run.workdir / 'predictions.csv',
+    evaluate.prediction_columns(predicted, scaler),
+    target,
+  )
+  return rows
+
+
+def restore_params(finished, stage_name, mesh):
+  """The best parameters of a finished run's stage, stacked [S, ...].
+
+  Raises:
+    InputError: no checkpoint of it is whole.
+  """
+  stage = next(
+    s for s in experiment.all_stages(finished.config) if s.name == stage_name
+  )
+  abstract, _ = stages.state_program(
+    stage,
+    finished.model,
+    seeds=finished.seeds,
+    mesh=mesh,
+    optimizer=stages.optimizer_of(stage, 1),
+  )
+  folder = finished.workdir / 'checkpoints' / stage_name
+  state = None
+  if folder.exists():
+    with Checkpoints(folder.absolute(), read_only=True) as checkpoints:
+      state = checkpoints.restore(abstract)
+  if state is None:
+    raise InputError(f'{folder} has no whole checkpoint: train again')
+  return state.best_params
+
+
+def _model_from(source, config, table):
+  """The source's model, once config and table are seen to fit it."""
+  for group in ('model', 'tokenizer'):
+    if source.config[group].to_dict() != config[group].to_dict():
+      raise InputError(
+        f'init_from={source.workdir} was trained with another {group} config: '
+        f'{source.config[group].to_dict()}'
+      )
+  features = source.model.features
+  ours = (table.numeric_names, table.category_names)
+  if ours != (features.numeric_names, features.category_names):
+    raise InputError(
+      f'init_from={source.workdir} was trained on other columns than those '
+      f'of {table.name}: train from scratch'
+    )
+  return source.model
+
+
+def _params_from(source, run):
+  """(stage, parameters) of the source's first stage, for this run's seeds."""
+  if len(source.seeds) not in (1, len(run.seeds)):
+    raise InputError(
+      f'init_from={source.workdir} has {len(source.seeds)} seeds, this run '
+      f'{len(run.seeds)}: set num_seeds to that'
+    )
+  name = source.stages[0]
+  params = restore_params(source, name, run.mesh)
+  if len(source.seeds) < len(run.seeds):
+    params = jax.tree.map(lambda x: np.repeat(x, len(run.seeds), 0), params)
+  return name, params
+
+
+def _stage_checkpoints(workdir, name, config):
+  return Checkpoints(
+    (workdir / 'checkpoints' / name).absolute(), **config.checkpoint
+  )
+
+
+def _progress_bar(stage, programs, step):
+  terminal = sys.stderr.isatty()
+  return tqdm.tqdm(
+    total=stage.epochs * programs.epoch_steps,
+    initial=max(step, 0),
+    desc=stage.name,
+    unit='step',
+    mininterval=0.2 if terminal else 10,
+    dynamic_ncols=terminal,
+  )
+
+
+def _steps_left(state, programs):
+  return (int(state.epoch[0]) + 1) * programs.epoch_steps - int(state.step[0])
+
+
+def _check_finite(state, run, stage):
+  bad_steps = np.asarray(state.bad_step)
+  for seed, step in zip(run.seeds, bad_steps, strict=True):
+    if step >= 0:
+      raise NonFiniteError(
+        f'the loss of stage {stage.name}, seed {seed} is not finite at step '
+        f'{step}: the last checkpoint before it is kept; lower the learning '
+        'rate or set optimizer.max_grad_norm, in a new workdir'
+      )

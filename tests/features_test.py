@@ -1,0 +1,248 @@
+"""Features and target scaling."""
+
+import json
+import math
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from genre2_jax.data.features import LIMIT, Features, TargetScaler
+from genre2_jax.data.tables import Rows
+from genre2_jax.errors import InputError
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@pytest.fixture(autouse=True)
+def _no_numpy_warnings():
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')
+    yield
+
+
+def _rows(numeric=None, categories=None) -> Rows:
+  n = len(categories if numeric is None else numeric)
+  return Rows(
+    numeric=np.empty((n, 0)) if numeric is None else np.array(numeric, float),
+    categories=np.empty((n, 0), object)
+    if categories is None
+    else np.array(categories, object),
+    target=None,
+  )
+
+
+def _fit(rows: Rows) -> Features:
+  return Features.fit(
+    rows,
+    [f'N_{i}' for i in range(rows.numeric.shape[1])],
+    [f'C_{i}' for i in range(rows.categories.shape[1])],
+  )
+
+
+def _refused(action, *parts: str) -> None:
+  with pytest.raises(InputError) as caught:
+    action()
+  assert '\n' not in str(caught.value)
+  for part in parts:
+    assert part in str(caught.value), str(caught.value)
+
+
+def test_numeric_by_hand():
+  nan = np.nan
+  train = [[1, 5, nan, 0.1], [nan, 5, nan, 0.1], [3, nan, nan, 0.1]]
+  features = _fit(_rows(train))
+  # Column 0 fills to 1, 2, 3: mean 2, deviation sqrt(2/3).
+  assert features.means == (2, 5, 0, 0.1)
+  np.testing.assert_allclose(features.stds, (math.sqrt(2 / 3), 1, 1, 1))
+  out = features.transform(_rows([*train, [np.inf, 7, 3, 0.1]]))
+  s = math.sqrt(1.5)
+  expected = [[-s, 0, 0, 0], [0] * 4, [s, 0, 0, 0], [0, 2, 3, 0]]
+  assert out['numeric'].dtype == np.float32
+  np.testing.assert_allclose(out['numeric'], expected, rtol=1e-6)
+  assert out['categories'].shape == (4, 0)
+  assert out['categories'].dtype == np.int32
+
+
+def test_infinite_train_values_count_as_missing():
+  a = _fit(_rows([[1], [np.inf], [3], [-np.inf]]))
+  b = _fit(_rows([[1], [np.nan], [3], [np.nan]]))
+  assert a == b
+  assert a.means == (2,)
+
+
+def test_categories_by_hand():
+  train = [['b', None, 'x'], ['a', None, None], ['b', None, 'y']]
+  features = _fit(_rows(categories=train))
+  assert features.categories == (('a', 'b'), (), ('x', 'y'))
+  assert features.cardinalities == (3, 1, 3)
+  assert features.num_features == 3
+  new = [['b', 'q', 'y'], ['zzz', None, 'zzz'], [None, 'r', None]]
+  out = features.transform(_rows(categories=new))['categories']
+  # Unknown: b is most frequent; of x and y, equally frequent, the first.
+  assert out.tolist() == [[1, 0, 1], [1, 0, 0], [2, 0, 2]]
+  assert out.dtype == np.int32
+
+
+@settings(deadline=None, derandomize=True, max_examples=150)
+@given(
+  train=st.lists(st.floats(), min_size=1, max_size=12),
+  test=st.lists(st.floats(), min_size=1, max_size=4),
+)
+def test_numeric_is_always_finite_and_bounded(train, test):
+  features = _fit(_rows([[x] for x in train]))
+  for values in (train, test):
+    out = features.transform(_rows([[x] for x in values]))['numeric']
+    assert np.isfinite(out).all()
+    assert (np.abs(out) <= LIMIT).all()
+
+
+def test_no_statistic_of_other_rows():
+  train = _rows([[1.0], [2.0]], [['a'], ['b']])
+  features = _fit(train)
+  one = features.transform(_rows([[9.0]], [['c']]))
+  many = features.transform(
+    _rows([[9.0], [1e9], [np.nan]], [['c'], ['c'], [None]])
+  )
+  assert one['numeric'][0] == many['numeric'][0]
+  assert one['categories'][0] == many['categories'][0] == 0
+
+
+def test_transform_refuses_other_columns():
+  features = _fit(_rows([[1.0], [2.0]]))
+  _refused(lambda: features.transform(_rows([[1.0, 2.0]])), '2 numeric')
+
+
+def test_features_survive_json():
+  features = _fit(
+    _rows([[0.1, np.nan], [1e300, 2]], [['é', None], ['\ud800', 'b']])
+  )
+  text = json.dumps(features.to_json(), allow_nan=False)
+  assert Features.from_json(json.loads(text)) == features
+
+
+@pytest.mark.parametrize(
+  'change',
+  [
+    {'means': [1.0, 2.0]},
+    {'means': ['1']},
+    {'means': [math.nan]},
+    {'means': 1.0},
+    {'stds': [0.0]},
+    {'stds': [True]},
+    {'numeric_names': [1]},
+    {'numeric_names': 'x'},
+    {'category_names': []},
+    {'categories': [['b', 'a']]},
+    {'categories': [['a', 'a']]},
+    {'categories': [[1, 2]]},
+    {'categories': ['ab']},
+    {'most_frequent': [2]},
+    {'most_frequent': [-1]},
+    {'most_frequent': [0.0]},
+    {'more': []},
+  ],
+)
+def test_features_from_wrong_json(change):
+  data = _fit(_rows([[1], [2]], [['a'], ['b']])).to_json()
+  assert Features.from_json(data).means == (1.5,)
+  _refused(lambda: Features.from_json(data | change), 'saved Features')
+
+
+def test_json_of_another_kind():
+  _refused(lambda: Features.from_json({'means': []}), 'keys')
+  _refused(lambda: Features.from_json([]), 'keys')
+  _refused(lambda: TargetScaler.from_json(None), 'keys')
+
+
+def test_target_by_hand():
+  scaler = TargetScaler.fit(np.array([1, 2, 3, 6], np.uint8))
+  assert scaler.mean == 3
+  assert scaler.std == pytest.approx(math.sqrt(3.5))
+  z = scaler.standardize([1, 3, 6])
+  np.testing.assert_allclose(z, np.array([-2, 0, 3]) / math.sqrt(3.5))
+  np.testing.assert_allclose(scaler.to_unit(z), [0, 0.4, 1], atol=1e-15)
+  np.testing.assert_allclose(scaler.from_unit([0, 0.4, 1]), z, atol=1e-15)
+  assert not scaler.is_constant
+  # Beyond train there is no clipping.
+  assert scaler.to_unit(scaler.standardize(11)) == pytest.approx(2)
+
+
+@pytest.mark.parametrize('value', [0.1, 0.0, -1e308, 1e-307, 1e300, 250])
+@pytest.mark.parametrize('n', [1, 3, 10, 1000])
+def test_constant_target(value, n):
+  scaler = TargetScaler.fit(np.full(n, value))
+  assert scaler == TargetScaler(mean=value, std=1.0, low=0.0, high=0.0)
+  assert scaler.is_constant
+  z = scaler.standardize(np.full(n, value))
+  assert scaler.to_unit(z).tolist() == [0] * n
+  assert scaler.from_unit([0.0, 0.7]).tolist() == [0, 0]
+  np.testing.assert_array_equal(scaler.restore(z), np.full(n, value))
+
+
+@pytest.mark.parametrize('scale', [1e-300, 1e-30, 1.0, 1e30, 1e300])
+@pytest.mark.parametrize('offset', [0, 1])
+def test_target_of_any_magnitude(scale, offset):
+  base = np.array([-1.5, -0.25, 0.5, 1.7]) + offset
+  scaler = TargetScaler.fit(base * scale)
+  assert scaler.mean == pytest.approx(base.mean() * scale, rel=1e-14)
+  assert scaler.std == pytest.approx(base.std() * scale, rel=1e-14)
+
+
+def test_values_further_apart_than_float64_reaches():
+  y = np.array([-1.7e308, 1.7e308, 1.7e308, 1.7e308])
+  scaler = TargetScaler.fit(y)
+  z = scaler.standardize(y)
+  np.testing.assert_allclose(z, np.array([-3, 1, 1, 1]) / math.sqrt(3))
+  np.testing.assert_allclose(scaler.restore(z), y, rtol=1e-15)
+
+
+def test_tiny_spread_far_from_zero():
+  y = 1e8 + np.array([0, 1, 2, 3]) * 1e-7
+  scaler = TargetScaler.fit(y)
+  assert not scaler.is_constant
+  z = scaler.standardize(y)
+  assert z.mean() == pytest.approx(0, abs=0.2)
+  assert z.std() == pytest.approx(1, abs=0.05)
+  np.testing.assert_array_equal(scaler.restore(z), y)
+
+
+@settings(deadline=None, derandomize=True, max_examples=300)
+@given(y=st.lists(finite, min_size=1, max_size=10))
+def test_target_scales_invert(y):
+  y = np.array(y)
+  scaler = TargetScaler.fit(y)
+  assert scaler.is_constant == (y.min() == y.max())
+  z = scaler.standardize(y)
+  assert np.isfinite(z).all()
+  assert z.min() == scaler.low <= 0 <= scaler.high == z.max()
+  u = scaler.to_unit(z)
+  assert u.min() == 0
+  assert u.max() == (0 if scaler.is_constant else 1)
+  size = np.abs(y).max()
+  np.testing.assert_allclose(
+    scaler.restore(z) / 4, y / 4, rtol=0, atol=4e-16 * size + 1e-323
+  )
+  np.testing.assert_allclose(
+    scaler.from_unit(u), z, rtol=0, atol=1e-15 * (scaler.high - scaler.low)
+  )
+  text = json.dumps(scaler.to_json(), allow_nan=False)
+  assert TargetScaler.from_json(json.loads(text)) == scaler
+
+
+@pytest.mark.parametrize(
+  'y', [[], [1.0, np.nan], [np.inf], [[1.0], [2.0]]], ids=str
+)
+def test_target_must_be_finite(y):
+  _refused(lambda: TargetScaler.fit(np.array(y)), 'target')
+
+
+@pytest.mark.parametrize(
+  'change',
+  [{'std': 0}, {'std': math.inf}, {'mean': '1'}, {'low': 9}, {'low': None}],
+)
+def test_target_from_wrong_json(change):
+  data = TargetScaler.fit(np.arange(4.0)).to_json()
+  _refused(lambda: TargetScaler.from_json(data | change), 'saved TargetScaler')

@@ -1,0 +1,313 @@
+import base64
+import json
+import re
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from genre2_jax import errors, metrics, report, writers
+
+FIGURES = [
+  'calibration',
+  'examples_1',
+  'interval_widths',
+  'pit',
+  'sample_spread',
+  'sampling_efficiency_best_of_k',
+  'sampling_efficiency_mean_of_k',
+]
+STAGE_FIGURES = ['learning_curves', 'predicted_against_true']
+LOW, HIGH = -2.5, 2.5
+
+
+def make_workdir(
+  folder,
+  *,
+  stages=('ce', 'remax'),
+  seeds=(0,),
+  n=24,
+  G=16,
+  num_epochs=5,
+  constant=False,
+  task='concrete',
+  target='strength',
+  unit='MPa',
+):
+  """What a run leaves behind: ReMax is made sharper and a little better."""
+  generator = np.random.default_rng(0)
+  mean, std = (7.0, 1.0) if constant else (35.8, 16.7)
+  truth = generator.uniform(-2, 2, n)
+  y = np.zeros(n) if constant else truth + 0.35 * generator.normal(size=n)
+  rows, records = [], []
+  for stage in stages:
+    error, spread = (0.28, 0.35) if stage == 'ce' else (0.18, 0.14)
+    samples = []
+    for _ in seeds:
+      centre = 0 if constant else truth + error * generator.normal(size=n)
+      scale = spread * generator.uniform(0.5, 1.5, n)
+      z = centre + scale * generator.standard_t(4, (G, n))
+      samples.append((np.round(z.T * 51) / 51).clip(LOW, HIGH))
+    samples = np.array(samples, np.float32)  # [S, n, G]
+    greedy = samples[..., -1]
+    entropy = np.full((len(seeds), n), 3.1 if stage == 'ce' else 1.9)
+    writers.write_npz(
+      folder / 'evaluation' / f'{stage}_test.npz',
+      target_z=y,
+      target=y * std + mean,
+      samples_z=samples,
+      greedy_z=greedy,
+      entropy=entropy,
+      mean=np.float64(mean),
+      std=np.float64(std),
+      low=np.float64(LOW),
+      high=np.float64(HIGH),
+    )
+    for i, seed in enumerate(seeds):
+      values = metrics.evaluate(
+        samples[i], greedy[i], entropy[i], y, low=LOW, high=HIGH, std=std
+      )
+      rows += [(task, seed, stage, 'test', *value) for value in values]
+      for epoch in range(num_epochs):
+        fade = np.exp(-4 * epoch / num_epochs)
+        noise = 0.02 * generator.normal(size=4)
+        curves = {
+          'train/loss': 0.9 + fade + noise[0],
+          'val/loss': 1.0 + fade + 0.1 * epoch / num_epochs + noise[1],
+        }
+        if stage != 'ce':
+          curves |= {
+            'train/reward': -0.2 - 0.1 * fade + noise[2] / 4,
+            'val/reward': -0.22 - 0.1 * fade + noise[3] / 4,
+          }
+        place = {'stage': stage, 'seed': seed, 'epoch': epoch}
+        records.append(place | {'step': 8 * epoch, 'seconds': 0.5} | curves)
+  rows = metrics.summarize(rows)
+  writers.write_csv(folder / 'results.csv', writers.RESULT_COLUMNS, rows)
+  writers.write_text(
+    folder / writers.METRICS_FILE,
+    ''.join(json.dumps(record) + '\n' for record in records),
+  )
+  writers.write_json(
+    folder / 'run.json',
+    {
+      'task': task,
+      'target': target,
+      'unit': unit,
+      'stages': stages,
+      'seeds': seeds,
+      'num_train': 721,
+      'num_val': 103,
+      'num_test': n,
+      'parameters': 5_462_018,
+      'constant_target': constant,
+      'tokenizer': 'normalized, base 2, 8 digits',
+    },
+  )
+  writers.write_json(
+    folder / 'config.json',
+    {'seed': 0, 'model': {'width': 256, 'layers': 3}, 'stages': stages},
+  )
+  writers.write_json(
+    folder / 'env.json',
+    {
+      'python': '3.11.9',
+      'jax': '0.10.2',
+      'git commit': '8f3c2e1',
+      'devices': ['cpu:0'],
+      'mesh': {'data': 1, 'model': 1},
+      'command': ['python', '-m', 'genre2_jax.main', '--config=a b'],
+    },
+  )
+  return folder
+
+
+def embedded_figures(html):
+  """The PNGs of a report by the id of their figure."""
+  pattern = r'<figure id="(\w+)">\s*<img src="data:image/png;base64,([^"]+)"'
+  return {
+    name: base64.b64decode(data, validate=True)
+    for name, data in re.findall(pattern, html)
+  }
+
+
+def png_size(data):
+  assert data.startswith(b'\x89PNG\r\n\x1a\n')
+  assert data.endswith(b'IEND\xaeB`\x82')
+  return struct.unpack('>II', data[16:24])
+
+
+@pytest.mark.parametrize(
+  'case',
+  [
+    {},
+    {'stages': ('ce',)},
+    {'stages': ('remax',)},
+    {'stages': ('ce', 'raft', 'remax')},
+    {'seeds': (0, 1)},
+    {'n': 1},
+    {'n': 1, 'G': 1, 'num_epochs': 1},
+    {'constant': True},
+    {'num_epochs': 0},
+  ],
+  ids=lambda case: ','.join(f'{k}={v}' for k, v in case.items()) or 'plain',
+)
+def test_report_is_complete_and_stands_alone(tmp_path, case):
+  make_workdir(tmp_path, **case)
+  html = report.write(tmp_path).read_text(encoding='utf-8')
+  figures = embedded_figures(html)
+  stages = case.get('stages', ('ce', 'remax'))
+  expected = FIGURES + [f'{kind}_{s}' for kind in STAGE_FIGURES for s in stages]
+  assert set(expected) <= set(figures)
+  for name, data in figures.items():
+    assert data == (tmp_path / 'figures' / f'{name}.png').read_bytes()
+    width, height = png_size(data)
+    assert 800 <= width <= 1200 and 400 <= height <= 1200
+  assert '://' not in html and '<script' not in html
+  assert 'nan' not in re.sub('base64,[^"]+', '', html).lower()
+
+
+def test_verdict_speaks_in_both_directions(tmp_path):
+  run = report.load(make_workdir(tmp_path, n=200, G=32))
+  assert re.fullmatch(
+    r'On 200 test rows, ReMax after CE lowered the RMSE of the mean by '
+    r'\d+\.\d% from 0\.\d{3} z to 0\.\d{3} z, raised the R² of the median from '
+    r'0\.\d{3} to 0\.\d{3}, (lowered|raised) CRPS by .*, but lowered the '
+    r'coverage of the central 90% interval from \d\d% to \d\d%\.',
+    report.verdict(run),
+  )
+
+
+@pytest.mark.parametrize(
+  ('new', 'words'),
+  [
+    ({}, ['left the RMSE of the mean at 0.500 z', ', and left the coverage']),
+    (
+      {('mean', 'rmse'): 0.6, ('sample', 'coverage90'): 0.88},
+      ['raised the RMSE of the mean by 20.0%', ', but raised the coverage'],
+    ),
+    (
+      {('mean', 'rmse'): 0.4, ('sample', 'coverage90'): 0.88},
+      ['lowered the RMSE of the mean by 20.0%', ', and raised the coverage'],
+    ),
+    (
+      {('mean', 'rmse'): 0.4, ('sample', 'coverage90'): 1.0},
+      ['0.500 z to 0.400 z', ', but raised the coverage'],
+    ),
+    ({('median', 'r2'): -0.25}, ['lowered the R² of the median from 0.900 to']),
+  ],
+)
+def test_verdict_follows_the_numbers(new, words):
+  old = {
+    ('mean', 'rmse'): 0.5,
+    ('median', 'r2'): 0.9,
+    ('sample', 'crps'): 0.25,
+    ('sample', 'coverage90'): 0.85,
+  }
+  results = {('0', 'ce', *key): value for key, value in old.items()}
+  results |= {('0', 'remax', *key): v for key, v in (old | new).items()}
+  run = report.Run(
+    info={'seeds': [0], 'num_test': 9},
+    config={},
+    env={},
+    records=[],
+    results=results,
+    evaluations={'ce': None, 'remax': None},
+  )
+  for text in words:
+    assert text in report.verdict(run)
+
+
+def test_best_value_is_marked_unless_it_reads_the_same(tmp_path):
+  make_workdir(tmp_path, n=100, G=32)
+  rows = [
+    ('concrete', 0, stage, 'test', estimator, metric, value)
+    for stage, estimator, metric, value in [
+      ('ce', 'mean', 'rmse', 0.5),
+      ('remax', 'mean', 'rmse', 0.4),
+      ('ce', 'mean', 'r2', 0.75),
+      ('remax', 'mean', 'r2', 0.7500001),
+      ('ce', 'sample', 'coverage90', 0.93),
+      ('remax', 'sample', 'coverage90', 0.80),
+      ('ce', 'sample', 'width90', 2.0),
+      ('remax', 'sample', 'width90', 1.0),
+    ]
+  ]
+  writers.write_csv(tmp_path / 'results.csv', writers.RESULT_COLUMNS, rows)
+  html = report.write(tmp_path).read_text(encoding='utf-8')
+  assert re.findall('<strong>(.*?)</strong>', html) == ['0.400', '0.930']
+
+
+def test_seeds_are_shown_with_their_spread(tmp_path):
+  make_workdir(tmp_path, seeds=(0, 1, 2))
+  html = report.write(tmp_path).read_text(encoding='utf-8')
+  assert 'Numbers are means over 3 seeds.' in html
+  assert '<span class="spread">±' in html
+  assert '<h2>Seeds</h2>' in html
+  html = report.write(make_workdir(tmp_path / 'one')).read_text('utf-8')
+  assert 'One seed' in html and '±' not in html and '<h2>Seeds</h2>' not in html
+
+
+def test_hostile_names_are_text(tmp_path):
+  evil = '<script>alert("$x_1$")</script>'
+  make_workdir(tmp_path, task=evil, target=f'{evil}&', unit='$\\frac{名')
+  writers.write_json(tmp_path / 'env.json', {evil: evil, 'command': evil})
+  writers.write_json(tmp_path / 'config.json', {evil: {evil: [evil]}})
+  html = report.write(tmp_path).read_text(encoding='utf-8')
+  assert '<script' not in html
+  assert '&lt;script&gt;alert(&#34;$x_1$&#34;)&lt;/script&gt;' in html
+
+
+def test_config_environment_and_command_are_shown(tmp_path):
+  html = report.write(make_workdir(tmp_path)).read_text(encoding='utf-8')
+  assert '<code>model.width</code>' in html and '<code>256</code>' in html
+  assert '<code>git commit</code>' in html
+  assert '<pre>python -m genre2_jax.main &#39;--config=a b&#39;</pre>' in html
+
+
+def test_same_inputs_same_bytes(tmp_path):
+  first = report.write(make_workdir(tmp_path)).read_bytes()
+  assert report.write(tmp_path).read_bytes() == first
+
+
+def test_wild_predictions_do_not_break_the_axes(tmp_path):
+  make_workdir(tmp_path, stages=('ce',))
+  path = tmp_path / 'evaluation' / 'ce_test.npz'
+  with np.load(path) as arrays:
+    arrays = dict(arrays)
+  arrays['samples_z'][:, :2] = 1e10
+  writers.write_npz(path, **arrays)
+  assert report.write(tmp_path).exists()
+
+
+@pytest.mark.parametrize(
+  'name', ['run.json', 'results.csv', 'evaluation/remax_test.npz']
+)
+def test_missing_input_is_named(tmp_path, name):
+  (make_workdir(tmp_path) / name).unlink()
+  with pytest.raises(errors.InputError, match=name.rsplit('/')[-1]):
+    report.write(tmp_path)
+
+
+def test_missing_field_is_named(tmp_path):
+  writers.write_json(make_workdir(tmp_path) / 'run.json', {'stages': []})
+  with pytest.raises(errors.InputError, match='num_test'):
+    report.write(tmp_path)
+
+
+def test_matplotlib_is_imported_only_when_needed():
+  code = (
+    'import sys, genre2_jax.report; '
+    'assert not {"jax", "matplotlib"} & set(sys.modules)'
+  )
+  subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def test_command_line(tmp_path, capsys):
+  make_workdir(tmp_path, stages=('ce',), n=3)
+  assert report.main([f'--workdir={tmp_path}']) == 0
+  assert capsys.readouterr().out.strip() == str(tmp_path / 'report.html')
+  assert report.main([f'--workdir={tmp_path / "nowhere"}']) == 2
+  assert 'run.json is missing' in capsys.readouterr().err
