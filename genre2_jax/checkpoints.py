@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+_logger = logging.getLogger('genre2_jax')
+
 
 @jax.jit
 def _fingerprint(tree):
@@ -99,7 +101,7 @@ class Checkpoints:
         if bool(jnp.all(found == restored['fingerprint'])):
           return restored['state']
         reason = 'its arrays do not match their fingerprint'
-      logging.warning(
+      _logger.warning(
         'checkpoint %s/%d is damaged, trying the one before: %.200s',
         self._manager.directory,
         step,

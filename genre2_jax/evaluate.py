@@ -11,6 +11,7 @@ from genre2_jax.data import batches
 from genre2_jax.errors import InterruptedRunError
 from genre2_jax.objectives.rewards import REWARDS
 from genre2_jax.objectives.token import cross_entropy
+from genre2_jax.policy import teacher_forced
 
 
 def validation_loss(params, examples, numbers, *, policy):
@@ -29,7 +30,7 @@ def validation_loss(params, examples, numbers, *, policy):
   def block(args):
     rows, _ = args
     context = policy.encode(params, rows.inputs)
-    logits = policy.score(params, context, rows.tokens)
+    logits = teacher_forced(policy, params, context, rows.tokens)
     return {'loss': jax.vmap(cross_entropy)(logits, rows.tokens)}
 
   return _mean_over_rows(block, examples, numbers)

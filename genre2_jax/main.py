@@ -25,6 +25,7 @@ _OUTPUT = flags.DEFINE_string('output', '', 'predict: CSV to write.')
 
 
 def main(argv):
+  _set_up_logging()
   if len(argv) > 1:
     raise InputError(f'unexpected argument {argv[1]!r}: flags begin with --')
   if _MODE.value == 'predict':
@@ -53,7 +54,6 @@ def _parse_flags(argv):
 
 def run():
   """Runs `main`; what users can mend is one line and exit code 2."""
-  absl_logging.use_absl_handler()
   try:
     app.run(main, flags_parser=_parse_flags)
   except InputError as error:
@@ -64,8 +64,16 @@ def run():
     sys.exit(_complain(error, 1))
 
 
+def _set_up_logging():
+  """Ours from INFO up; of the libraries only what they warn of."""
+  absl_logging.set_verbosity(absl_logging.WARNING)
+  logger = logging.getLogger('genre2_jax')
+  logger.setLevel(logging.INFO)
+  logger.propagate = False
+  logger.addHandler(logging.StreamHandler())
+
+
 def _complain(error, code):
-  logging.shutdown()
   print(f'genre2_jax: {error}', file=sys.stderr)
   return code
 

@@ -1,28 +1,34 @@
 """A policy is a distribution over numbers, and all works against its face.
 
+The numbers that a tokenizer can write form a trie: a node is a prefix, its
+children are the prefixes one token longer. `decode` gives next-token logits at
+nodes, given the nodes already decoded and who of them is whose ancestor. So
+one function is a cached decoding step (the nodes of one level), teacher
+forcing (the T nodes along one number), and the scoring of many numbers, or of
+the whole trie, in one pass.
+
 The tabular encoder-decoder offers these functions, and so does any model that
 joins: with them every objective, estimator and metric of this project works
-with every model. Shapes use the project's letters: B batch, U rows per input
-(samples, or prefixes), T number tokens, V vocabulary.
+with every model. Letters: B batch, Q nodes to decode, N nodes before them, V
+vocabulary.
 """
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
 
 from genre2_jax.tokenizers import Tokenizer
 
 # What only a model can look into: arrays in any nesting.
 Params = Any
 Context = Any  # leading axis B
-Cache = Any  # leading axes [B, U]
+Cache = Any
 
 
 class Policy(NamedTuple):
   """p(number | input) as pure functions of parameters.
-
-  Logits are float32 and grammatical: tokens that the tokenizer forbids at a
-  position stand at a finite, very low value, so that they get probability
-  exactly 0 and the gradient stays finite.
 
   Attributes:
     tokenizer: the number vocabulary.
@@ -30,17 +36,32 @@ class Policy(NamedTuple):
       `sharding.py` to read.
     encode: `(params, inputs, dropout_key=None) -> context`. Once per input,
       never once per sample. No dropout without a key.
-    score: `(params, context, tokens [B, T], dropout_key=None) ->
-      logits [B, T, V]`, teacher forcing: position t sees tokens[:, :t].
-    decode_step: `(params, context, cache, tokens [B, U], position) ->
-      (logits [B, U, V], cache)`. `position` is a Python int; at 0, `tokens`
-      and `cache` are None and U is 1: every number starts at the same place.
-      The cache's leaves keep the leading axes [B, U], so that a caller can
-      repeat or select rows without knowing the model.
+    decode: `(params, context, tokens, positions, visible, cache=None,
+      dropout_key=None) -> (logits, cache)`, where `tokens` int [B, Q] are the
+      last tokens of the nodes' prefixes (ignored at position 0, whose prefix
+      is empty), `positions` [Q] the lengths of the prefixes, static;
+      `visible` bool [B or 1, Q, N + Q] says which nodes, those in the cache
+      first, are ancestors of a node or the node itself; `logits` float32
+      [B, Q, V] are grammatical: tokens that the tokenizer forbids stand at a
+      finite, very low value, so that they get probability exactly 0 and
+      gradients stay finite.
   """
 
   tokenizer: Tokenizer
   init: Callable[..., Params]
   encode: Callable[..., Context]
-  score: Callable[..., Any]
-  decode_step: Callable[..., Any]
+  decode: Callable[..., Any]
+
+
+def teacher_forced(policy, params, context, tokens, dropout_key=None):
+  """Logits [B, T, V] of a number's tokens [B, T], each given those before."""
+  length = tokens.shape[-1]
+  logits, _ = policy.decode(
+    params,
+    context,
+    jnp.roll(tokens, 1, axis=-1),
+    np.arange(length),
+    np.tril(np.ones((1, length, length), bool)),
+    dropout_key=dropout_key,
+  )
+  return logits

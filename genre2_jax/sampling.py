@@ -1,17 +1,18 @@
 """Decoding groups of numbers that share their prefixes.
 
-All numbers start alike. While a level of the prefix tree has no more nodes
-than there are numbers to write, the whole level is decoded, once, and every
-number walks its own way through it; from there on each number has a row of its
-own. Sixteen samples of eight binary digits cost 79 decoder positions instead
-of 128, 128 samples cost 255 instead of 1024, and asking for as many numbers as
-the tokenizer can write decodes exactly its trie.
+All numbers start alike. While a level of the trie has no more nodes than there
+are numbers to write, the whole level is decoded, once, and every number walks
+its own way through it; from there on each number has nodes of its own. Sixteen
+samples of eight binary digits cost 79 decoder positions instead of 128, 128
+samples cost 255 instead of 1024, and asking for as many numbers as the
+tokenizer can write decodes exactly its trie.
 
-The log-probabilities are differentiable, so the pass that samples is also the
-pass that a policy gradient goes back through: nothing is scored twice.
+Sampling decodes level by level, with a cache. Given numbers are scored in one
+pass over all of their nodes, each of which sees its ancestors only: that is
+where gradients go through.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,69 +45,6 @@ class Rollout(NamedTuple):
     return -jnp.sum(jnp.exp(self.log_probs) * self.log_probs, axis=(-2, -1))
 
 
-def _take_rows(rows, index):
-  """Row `index` [B, R] of each leaf [B, U, ...]: [B, R, ...]."""
-
-  def take(x):
-    shape = index.shape + (1,) * (x.ndim - 2)
-    return jnp.take_along_axis(x, index.reshape(shape), axis=1)
-
-  return jax.tree.map(take, rows)
-
-
-def decode(policy, params, context, choose, num_rows, temperature=1.0):
-  """Writes `num_rows` numbers per input, level by level.
-
-  Args:
-    policy: a `Policy`.
-    params: its parameters.
-    context: what `policy.encode` gave.
-    choose: `(position, log_probs [B, R, V]) -> tokens [B, R]`, of the tokens
-      that the grammar allows.
-    num_rows: R.
-    temperature: divides the logits.
-
-  Returns:
-    A `Rollout`.
-  """
-  length = policy.tokenizer.num_tokens
-  batch = jax.tree.leaves(context)[0].shape[0]
-  cache, inputs = None, None
-  num_nodes = 1
-  node = jnp.zeros((batch, num_rows), jnp.int32)  # where each number stands
-  own_rows = False  # whether node r is number r's, and no other's
-  tokens, log_probs = [], []
-  for position in range(length):
-    logits, cache = policy.decode_step(params, context, cache, inputs, position)
-    level = jax.nn.log_softmax(logits / temperature)  # [B, U, V]
-    if not own_rows:
-      level = _take_rows(level, node)  # [B, R, V]
-    chosen = choose(position, level)  # [B, R]
-    tokens.append(chosen)
-    log_probs.append(level)
-    if position == length - 1:
-      break
-    allowed = np.flatnonzero(policy.tokenizer.allowed[position])
-    if not own_rows and num_nodes * len(allowed) <= num_rows:
-      rank = np.zeros(policy.tokenizer.vocab_size, np.int32)
-      rank[allowed] = np.arange(len(allowed))
-      node = node * len(allowed) + jnp.asarray(rank)[chosen]
-      cache = jax.tree.map(
-        lambda x, n=len(allowed): jnp.repeat(x, n, axis=1), cache
-      )
-      inputs = jnp.broadcast_to(
-        np.tile(allowed, num_nodes), (batch, num_nodes * len(allowed))
-      )
-      num_nodes *= len(allowed)
-    else:
-      if not own_rows:
-        cache = _take_rows(cache, node)
-      inputs, num_nodes, own_rows = chosen, num_rows, True
-  return Rollout(
-    jnp.stack(tokens, -1).astype(jnp.int32), jnp.stack(log_probs, -2)
-  )
-
-
 def sample(
   policy, params, context, keys, *, num_samples, temperature=1.0, greedy=False
 ):
@@ -118,7 +56,7 @@ def sample(
     context: what `policy.encode` gave.
     keys: [B] keys: a row's samples depend on its own key only.
     num_samples: G.
-    temperature: of sampling.
+    temperature: divides the logits.
     greedy: whether the most likely token at every position is written in one
       more row, the last.
 
@@ -131,32 +69,136 @@ def sample(
     return jax.random.categorical(jax.random.fold_in(key, position), log_probs)
 
   draw_group = jax.vmap(jax.vmap(draw, (0, 0, None)), (0, 0, None))
-
-  def choose(position, log_probs):
-    chosen = draw_group(group_keys, log_probs[:, :num_samples], position)
+  level = _root(len(keys), num_samples + greedy)
+  cache, tokens, log_probs = None, [], []
+  for position in range(policy.tokenizer.num_tokens):
+    logits, cache = policy.decode(
+      params,
+      context,
+      level.inputs,
+      np.full(level.inputs.shape[1], position),
+      level.visible,
+      cache,
+    )
+    log_p = level.rows(jax.nn.log_softmax(logits / temperature))  # [B, R, V]
+    chosen = draw_group(group_keys, log_p[:, :num_samples], position)
     if greedy:
-      best = jnp.argmax(log_probs[:, num_samples:], axis=-1)
-      chosen = jnp.concatenate([chosen, best.astype(chosen.dtype)], axis=1)
-    return chosen
-
-  return decode(
-    policy, params, context, choose, num_samples + greedy, temperature
-  )
-
-
-def score(policy, params, context, tokens, temperature=1.0):
-  """The `Rollout` of given numbers [B, R, T]: what `sample` would have said."""
-  return decode(
-    policy,
-    params,
-    context,
-    lambda position, _: tokens[..., position],
-    tokens.shape[1],
-    temperature,
+      best = jnp.argmax(log_p[:, num_samples:], axis=-1).astype(chosen.dtype)
+      chosen = jnp.concatenate([chosen, best], axis=1)
+    tokens.append(chosen)
+    log_probs.append(log_p)
+    level = _children(level, chosen, policy.tokenizer.allowed[position])
+  return Rollout(
+    jnp.stack(tokens, -1).astype(jnp.int32), jnp.stack(log_probs, -2)
   )
 
 
 def without_greedy(rollout):
-  """Splits what `sample(greedy=True)` wrote: (samples, greedy tokens [B, T])."""
+  """What `sample(greedy=True)` wrote: (samples, greedy tokens [B, T])."""
   samples = jax.tree.map(lambda x: x[:, :-1], rollout)
   return samples, rollout.tokens[:, -1]
+
+
+def score(policy, params, context, tokens, temperature=1.0):
+  """The `Rollout` of given numbers, in one pass over their nodes.
+
+  Args:
+    policy: a `Policy`.
+    params: its parameters.
+    context: what `policy.encode` gave.
+    tokens: int [B, R, T], of the grammar. R distinct numbers of a level's
+      width share nodes as `sample` does.
+    temperature: divides the logits.
+
+  Returns:
+    A `Rollout`.
+  """
+  batch, num_rows, length = tokens.shape
+  levels = [_root(batch, num_rows)]
+  for position in range(length - 1):
+    allowed = policy.tokenizer.allowed[position]
+    levels.append(_children(levels[-1], tokens[..., position], allowed))
+  sizes = [level.inputs.shape[1] for level in levels]
+  visible = [
+    jnp.pad(level.visible, ((0, 0), (0, 0), (0, sum(sizes[t + 1 :]))))
+    for t, level in enumerate(levels)
+  ]
+  leading = max(len(v) for v in visible)
+  visible = [jnp.broadcast_to(v, (leading, *v.shape[1:])) for v in visible]
+  logits, _ = policy.decode(
+    params,
+    context,
+    jnp.concatenate([level.inputs for level in levels], axis=1),
+    np.repeat(np.arange(length), sizes),
+    jnp.concatenate(visible, axis=1),
+  )
+  log_p = jax.nn.log_softmax(logits / temperature)  # [B, N, V]
+  per_level = jnp.split(log_p, np.cumsum(sizes)[:-1], axis=1)
+  log_probs = [
+    level.rows(x) for level, x in zip(levels, per_level, strict=True)
+  ]
+  return Rollout(tokens.astype(jnp.int32), jnp.stack(log_probs, -2))
+
+
+class _Level(NamedTuple):
+  """The nodes at one depth, and where the R numbers stand among their U.
+
+  Attributes:
+    inputs: int [B, U], last token of each node's prefix.
+    node: int [B, R], each number's node.
+    visible: bool [B or 1, U, N + U], each node's ancestors among all nodes so
+      far, level by level, and itself.
+    own: whether node r is number r's and no other's.
+  """
+
+  inputs: Any
+  node: Any
+  visible: Any
+  own: bool
+
+  def rows(self, values):
+    """Each number's [B, R, ...] of values at nodes [B, U, ...]."""
+    return values if self.own else _take(values, self.node)
+
+
+def _root(batch, num_rows):
+  return _Level(
+    inputs=jnp.zeros((batch, 1), jnp.int32),
+    node=jnp.zeros((batch, num_rows), jnp.int32),
+    visible=np.ones((1, 1, 1), bool),
+    own=False,
+  )
+
+
+def _children(level, chosen, allowed):
+  """The level below: all its nodes if they are few, else one per number.
+
+  Args:
+    level: a `_Level`.
+    chosen: int [B, R], the next token of each number.
+    allowed: bool [V], the tokens that may be chosen here.
+  """
+  (batch, num_rows), num_nodes = chosen.shape, level.inputs.shape[1]
+  (choices,) = np.nonzero(allowed)
+  own = level.own or num_nodes * len(choices) > num_rows
+  if own:
+    inputs, node, past = chosen.astype(jnp.int32), level.node, level.visible
+    if not level.own:
+      past = jnp.broadcast_to(past, (batch, *past.shape[1:]))
+      past = _take(past, level.node)
+  else:
+    inputs = np.tile(choices, num_nodes).astype(np.int32)
+    inputs = jnp.broadcast_to(inputs, (batch, len(inputs)))
+    rank = jnp.asarray(np.cumsum(allowed) - 1)
+    node = level.node * len(choices) + rank[chosen]
+    past = np.repeat(level.visible, len(choices), axis=1)
+  itself = np.eye(inputs.shape[1], dtype=bool)
+  itself = np.broadcast_to(itself, (len(past), *itself.shape))
+  join = jnp.concatenate if own else np.concatenate
+  return _Level(inputs, node, join([past, itself], axis=-1), own)
+
+
+def _take(values, node):
+  """values [B, U, ...] at node [B, R]: [B, R, ...]."""
+  index = node.reshape(node.shape + (1,) * (values.ndim - 2))
+  return jnp.take_along_axis(values, index, axis=1)

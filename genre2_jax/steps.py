@@ -21,6 +21,7 @@ from genre2_jax.objectives.policy_gradient import (
 )
 from genre2_jax.objectives.rewards import REWARDS
 from genre2_jax.objectives.token import cross_entropy
+from genre2_jax.policy import teacher_forced
 
 CE_METRICS = ('loss', 'grad_norm')
 RL_METRICS = (
@@ -84,17 +85,18 @@ def ce_step(state, batch, *, policy, optimizer):
 
   def loss_fn(params):
     context = policy.encode(params, batch.inputs, encode_key)
-    logits = policy.score(params, context, batch.tokens, decode_key)
+    logits = teacher_forced(policy, params, context, batch.tokens, decode_key)
     return jnp.mean(jax.vmap(cross_entropy)(logits, batch.tokens)), {}
 
-  return _finished(_updated(state, loss_fn, optimizer))
+  return _finished(*_updated(state, loss_fn, optimizer))
 
 
 def rl_step(state, batch, *, policy, codec, optimizer, objective):
   """One rollout and the updates from it, without dropout.
 
-  With one update per rollout the pass that samples is the pass that is
-  differentiated. With more, the numbers are scored again before each.
+  Sampling goes level by level with a cache and keeps nothing for a gradient;
+  what was sampled is then scored in one pass over its distinct prefixes, and
+  that pass is differentiated, once per update.
 
   Args:
     state: a `TrainState`.
@@ -107,74 +109,51 @@ def rl_step(state, batch, *, policy, codec, optimizer, objective):
   Returns:
     The next state, `RL_METRICS` added to its totals.
   """
-  keys = jax.random.split(_step_key(state), batch.target.shape[0])
-
-  def roll_out(params):
-    rollout = sampling.sample(
+  samples, greedy_tokens = sampling.without_greedy(
+    sampling.sample(
       policy,
-      params,
-      policy.encode(params, batch.inputs),
-      keys,
+      state.params,
+      policy.encode(state.params, batch.inputs),
+      jax.random.split(_step_key(state), batch.target.shape[0]),
       num_samples=objective.group_size,
       temperature=objective.temperature,
       greedy=True,
     )
-    return sampling.without_greedy(rollout)
+  )
 
-  def judge(samples, greedy_tokens):
-    reference = _reference_log_probs(state, batch, samples, policy, objective)
-    return _judge(samples, greedy_tokens, reference, batch, codec, objective)
-
-  if objective.num_updates == 1:
-
-    def loss_fn(params):
-      samples, greedy_tokens = roll_out(params)
-      judgement, metrics = judge(samples, greedy_tokens)
-      loss, more = _sequence_loss(samples, judgement, objective)
-      return loss, metrics | more
-
-    return _finished(_updated(state, loss_fn, optimizer))
-
-  samples, greedy_tokens = roll_out(state.params)
-  judgement, metrics = judge(samples, greedy_tokens)
-
-  def loss_again(params):
-    scored = sampling.score(
-      policy,
-      params,
-      policy.encode(params, batch.inputs),
-      samples.tokens,
-      objective.temperature,
+  def score(params):
+    context = policy.encode(params, batch.inputs)
+    return sampling.score(
+      policy, params, context, samples.tokens, objective.temperature
     )
-    loss, more = _sequence_loss(scored, judgement, objective)
-    return loss, metrics | more
+
+  reference = None
+  if state.reference is not None:
+    reference = score(state.reference).token_log_probs()
+  judgement, metrics = _judge(
+    samples, greedy_tokens, reference, batch, codec, objective
+  )
+
+  def loss_fn(params):
+    return _sequence_loss(score(params), judgement, objective)
 
   def update(state, _):
-    state, metrics = _updated(state, loss_again, optimizer)
-    return state, metrics
+    return _updated(state, loss_fn, optimizer)
 
-  state, metrics = jax.lax.scan(update, state, length=objective.num_updates)
-  return _finished((state, jax.tree.map(jnp.mean, metrics)))
+  if objective.num_updates == 1:
+    state, more = update(state, None)
+  else:
+    state, more = jax.lax.scan(update, state, length=objective.num_updates)
+    more = jax.tree.map(jnp.mean, more)
+  return _finished(state, metrics | more)
 
 
 def _step_key(state):
   return jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
 
 
-def _reference_log_probs(state, batch, samples, policy, objective):
-  """log π_ref of the sampled tokens [B, G, T], or None without a reference."""
-  if state.reference is None:
-    return None
-  context = policy.encode(state.reference, batch.inputs)
-  scored = sampling.score(
-    policy, state.reference, context, samples.tokens, objective.temperature
-  )
-  return scored.token_log_probs()
-
-
 def _judge(samples, greedy_tokens, reference, batch, codec, objective):
-  """What the loss needs to know of a rollout, constant to the gradient."""
-  samples = jax.lax.stop_gradient(samples)
+  """What the loss needs to know of a rollout: (judgement, metrics)."""
   log_probs = samples.token_log_probs()  # [B, G, T]
   reward_fn = REWARDS[objective.reward]
   rewards = reward_fn(codec.decode(samples.tokens), batch.target[:, None])
@@ -205,7 +184,7 @@ def _judge(samples, greedy_tokens, reference, batch, codec, objective):
     'entropy': jnp.mean(samples.entropy()),
     'kl': kl,
   }
-  return jax.lax.stop_gradient((judgement, metrics))
+  return judgement, metrics
 
 
 def _sequence_loss(samples, judgement, objective):
@@ -241,9 +220,8 @@ def _updated(state, loss_fn, optimizer):
   return dataclasses.replace(state, params=params, opt_state=opt_state), metrics
 
 
-def _finished(updated):
+def _finished(state, metrics):
   """Counts the step, adds its metrics, notes the first loss not finite."""
-  state, metrics = updated
   finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(metrics['grad_norm'])
   first = (state.bad_step < 0) & ~finite
   return dataclasses.replace(

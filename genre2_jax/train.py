@@ -35,6 +35,8 @@ from genre2_jax.errors import (
   NonFiniteError,
 )
 
+_logger = logging.getLogger('genre2_jax')
+
 # A dispatch aims at this long: short enough to leave within seconds of a
 # signal, long enough that the host's part in it does not show.
 _DISPATCH_SECONDS = 0.5
@@ -147,7 +149,7 @@ def train_and_evaluate(config, workdir='', interrupts=()):
 def _train(run, stage, initial_params):
   """Trains a stage, or what is left of it: the best parameters [S, ...]."""
   config = run.config
-  logging.info('compiling stage %s', stage.name)
+  _logger.info('compiling stage %s', stage.name)
   began = time.monotonic()
   programs = stages.compile_stage(
     stage,
@@ -158,7 +160,7 @@ def _train(run, stage, initial_params):
     block_size=config.eval.batch_size,
     mesh=run.mesh,
   )
-  logging.info('compiled in %.1f s', time.monotonic() - began)
+  _logger.info('compiled in %.1f s', time.monotonic() - began)
   with _stage_checkpoints(run.workdir, stage.name, config) as checkpoints:
     # Resuming: 1. the newest checkpoint that is whole, or the beginning;
     # 2. the log without what comes after it; 3. the same loop as ever.

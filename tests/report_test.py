@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 import json
 import re
 import struct
@@ -8,7 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from genre2_jax import errors, metrics, report, writers
+from genre2_jax import errors, metrics, report, report_words, writers
+from genre2_jax.report_inputs import load
 
 FIGURES = [
   'calibration',
@@ -21,6 +23,7 @@ FIGURES = [
 ]
 STAGE_FIGURES = ['learning_curves', 'predicted_against_true']
 LOW, HIGH = -2.5, 2.5
+TOKENIZER = {'name': 'normalized', 'base': 2, 'digits': 8}
 
 
 def make_workdir(
@@ -34,7 +37,6 @@ def make_workdir(
   constant=False,
   task='concrete',
   target='strength',
-  unit='MPa',
 ):
   """What a run leaves behind: ReMax is made sharper and a little better."""
   generator = np.random.default_rng(0)
@@ -73,15 +75,19 @@ def make_workdir(
       for epoch in range(num_epochs):
         fade = np.exp(-4 * epoch / num_epochs)
         noise = 0.02 * generator.normal(size=4)
-        curves = {
-          'train/loss': 0.9 + fade + noise[0],
-          'val/loss': 1.0 + fade + 0.1 * epoch / num_epochs + noise[1],
-        }
-        if stage != 'ce':
-          curves |= {
+        if stage == 'ce':
+          curves = {
+            'train/loss': 0.9 + fade + noise[0],
+            'val/loss': 1.0 + fade + 0.1 * epoch / num_epochs + noise[1],
+          }
+        else:
+          curves = {
+            'train/loss': noise[0],
             'train/reward': -0.2 - 0.1 * fade + noise[2] / 4,
             'val/reward': -0.22 - 0.1 * fade + noise[3] / 4,
           }
+        if epoch == 0:  # before the first step there is only validation
+          curves = {k: v for k, v in curves.items() if k.startswith('val/')}
         place = {'stage': stage, 'seed': seed, 'epoch': epoch}
         records.append(place | {'step': 8 * epoch, 'seconds': 0.5} | curves)
   rows = metrics.summarize(rows)
@@ -95,7 +101,6 @@ def make_workdir(
     {
       'task': task,
       'target': target,
-      'unit': unit,
       'stages': stages,
       'seeds': seeds,
       'num_train': 721,
@@ -103,22 +108,21 @@ def make_workdir(
       'num_test': n,
       'parameters': 5_462_018,
       'constant_target': constant,
-      'tokenizer': 'normalized, base 2, 8 digits',
     },
   )
   writers.write_json(
     folder / 'config.json',
-    {'seed': 0, 'model': {'width': 256, 'layers': 3}, 'stages': stages},
+    {'seed': 0, 'model': {'width': 256}, 'tokenizer': TOKENIZER},
   )
   writers.write_json(
     folder / 'env.json',
     {
       'python': '3.11.9',
       'jax': '0.10.2',
-      'git commit': '8f3c2e1',
-      'devices': ['cpu:0'],
+      'git_commit': '8f3c2e1',
+      'num_devices': 1,
       'mesh': {'data': 1, 'model': 1},
-      'command': ['python', '-m', 'genre2_jax.main', '--config=a b'],
+      'command': "python -m genre2_jax.main '--config=a b'",
     },
   )
   return folder
@@ -145,7 +149,7 @@ def png_size(data):
     {},
     {'stages': ('ce',)},
     {'stages': ('remax',)},
-    {'stages': ('ce', 'raft', 'remax')},
+    {'stages': ('ce', 'grpo_expert', 'remax')},
     {'seeds': (0, 1)},
     {'n': 1},
     {'n': 1, 'G': 1, 'num_epochs': 1},
@@ -170,13 +174,13 @@ def test_report_is_complete_and_stands_alone(tmp_path, case):
 
 
 def test_verdict_speaks_in_both_directions(tmp_path):
-  run = report.load(make_workdir(tmp_path, n=200, G=32))
+  run = load(make_workdir(tmp_path, n=200, G=32))
   assert re.fullmatch(
     r'On 200 test rows, ReMax after CE lowered the RMSE of the mean by '
     r'\d+\.\d% from 0\.\d{3} z to 0\.\d{3} z, raised the R² of the median from '
     r'0\.\d{3} to 0\.\d{3}, (lowered|raised) CRPS by .*, but lowered the '
     r'coverage of the central 90% interval from \d\d% to \d\d%\.',
-    report.verdict(run),
+    report_words.verdict(run),
   )
 
 
@@ -199,7 +203,7 @@ def test_verdict_speaks_in_both_directions(tmp_path):
     ({('median', 'r2'): -0.25}, ['lowered the R² of the median from 0.900 to']),
   ],
 )
-def test_verdict_follows_the_numbers(new, words):
+def test_verdict_follows_the_numbers(tmp_path, new, words):
   old = {
     ('mean', 'rmse'): 0.5,
     ('median', 'r2'): 0.9,
@@ -208,16 +212,9 @@ def test_verdict_follows_the_numbers(new, words):
   }
   results = {('0', 'ce', *key): value for key, value in old.items()}
   results |= {('0', 'remax', *key): v for key, v in (old | new).items()}
-  run = report.Run(
-    info={'seeds': [0], 'num_test': 9},
-    config={},
-    env={},
-    records=[],
-    results=results,
-    evaluations={'ce': None, 'remax': None},
-  )
+  run = dataclasses.replace(load(make_workdir(tmp_path)), results=results)
   for text in words:
-    assert text in report.verdict(run)
+    assert text in report_words.verdict(run)
 
 
 def test_best_value_is_marked_unless_it_reads_the_same(tmp_path):
@@ -252,9 +249,11 @@ def test_seeds_are_shown_with_their_spread(tmp_path):
 
 def test_hostile_names_are_text(tmp_path):
   evil = '<script>alert("$x_1$")</script>'
-  make_workdir(tmp_path, task=evil, target=f'{evil}&', unit='$\\frac{名')
+  make_workdir(tmp_path, task=evil, target=evil + '& $\\frac{名')
   writers.write_json(tmp_path / 'env.json', {evil: evil, 'command': evil})
-  writers.write_json(tmp_path / 'config.json', {evil: {evil: [evil]}})
+  writers.write_json(
+    tmp_path / 'config.json', {'tokenizer': TOKENIZER, evil: {evil: [evil]}}
+  )
   html = report.write(tmp_path).read_text(encoding='utf-8')
   assert '<script' not in html
   assert '&lt;script&gt;alert(&#34;$x_1$&#34;)&lt;/script&gt;' in html
@@ -263,7 +262,9 @@ def test_hostile_names_are_text(tmp_path):
 def test_config_environment_and_command_are_shown(tmp_path):
   html = report.write(make_workdir(tmp_path)).read_text(encoding='utf-8')
   assert '<code>model.width</code>' in html and '<code>256</code>' in html
-  assert '<code>git commit</code>' in html
+  assert '<code>git_commit</code>' in html
+  assert '<code>mesh.data</code>' in html
+  assert '<dd>normalized, base 2, 8 digits</dd>' in html
   assert '<pre>python -m genre2_jax.main &#39;--config=a b&#39;</pre>' in html
 
 
@@ -292,8 +293,19 @@ def test_missing_input_is_named(tmp_path, name):
 
 
 def test_missing_field_is_named(tmp_path):
-  writers.write_json(make_workdir(tmp_path) / 'run.json', {'stages': []})
+  path = make_workdir(tmp_path) / 'run.json'
+  info = json.loads(path.read_text(encoding='utf-8'))
+  del info['num_test']
+  writers.write_json(path, info)
   with pytest.raises(errors.InputError, match='num_test'):
+    report.write(tmp_path)
+
+
+@pytest.mark.parametrize('size', [0, 1, 500])
+def test_torn_predictions_are_reported(tmp_path, size):
+  path = make_workdir(tmp_path) / 'evaluation' / 'ce_test.npz'
+  path.write_bytes(path.read_bytes()[:size])
+  with pytest.raises(errors.InputError, match='damaged'):
     report.write(tmp_path)
 
 

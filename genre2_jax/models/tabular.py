@@ -2,6 +2,8 @@
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from genre2_jax.models.decoder import NumberDecoder
 from genre2_jax.models.encoders import MLPEncoder
@@ -17,11 +19,14 @@ class TabularModel(nn.Module):
   def encode(self, inputs):
     return self.encoder(inputs)
 
-  def decode(self, memory, tokens, position, cache=None):
-    return self.decoder(memory, tokens, position, cache)
+  def decode(self, memory, tokens, positions, visible, cache=None):
+    return self.decoder(memory, tokens, positions, visible, cache)
 
-  def __call__(self, inputs, tokens):
-    return self.decode(self.encode(inputs), tokens, 0)
+  def __call__(self, inputs):
+    """Touches every parameter, for `init`."""
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    visible = np.ones((1, 1, 1), bool)
+    return self.decode(self.encode(inputs), tokens, np.zeros(1, int), visible)
 
 
 def tabular_policy(
@@ -76,26 +81,23 @@ def tabular_policy(
 
   def init(key, inputs):
     one = jax.tree.map(lambda x: x[:1], inputs)
-    tokens = jax.numpy.zeros((1, 1, tokenizer.num_tokens), int)
-    return model.init(key, one, tokens)['params']
+    return model.init(key, one)['params']
 
   def encode(params, inputs, dropout_key=None):
     return apply(params, 'encode', inputs, dropout_key=dropout_key)
 
-  def score(params, context, tokens, dropout_key=None):
-    before = jax.numpy.roll(tokens, 1, axis=-1)[:, None]  # [B, 1, T]
-    logits, _ = apply(
-      params, 'decode', context, before, 0, dropout_key=dropout_key
+  def decode(
+    params, context, tokens, positions, visible, cache=None, dropout_key=None
+  ):
+    return apply(
+      params,
+      'decode',
+      context,
+      tokens,
+      positions,
+      visible,
+      cache,
+      dropout_key=dropout_key,
     )
-    return logits[:, 0]
 
-  def decode_step(params, context, cache, tokens, position):
-    if position == 0:
-      batch = jax.tree.leaves(context)[0].shape[0]
-      tokens = jax.numpy.zeros((batch, 1), int)
-    logits, cache = apply(
-      params, 'decode', context, tokens[..., None], position, cache
-    )
-    return logits[..., 0, :], cache
-
-  return Policy(tokenizer, init, encode, score, decode_step)
+  return Policy(tokenizer, init, encode, decode)

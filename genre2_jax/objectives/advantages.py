@@ -19,36 +19,40 @@ def remax(rewards, greedy_rewards):
 def grpo(rewards, greedy_rewards, epsilon=1e-6):
   """A = (r − mean_G r) / (std_G r + ε) (GRPO: arXiv 2402.03300).
 
-  The standard deviation has ddof 0. A group without spread gets exactly 0,
-  whatever rounding leaves of r − mean(r).
+  The standard deviation has ddof 0.
   """
   del greedy_rewards
-  spread = jnp.max(rewards, -1, keepdims=True) > jnp.min(
-    rewards, -1, keepdims=True
-  )
-  centred = rewards - jnp.mean(rewards, -1, keepdims=True)
+  centred = _centred(rewards, -1)
   std = jnp.sqrt(jnp.mean(jnp.square(centred), -1, keepdims=True))
-  return jnp.where(spread, centred / (std + epsilon), 0.0)
+  return centred / (std + epsilon)
 
 
 def dr_grpo(rewards, greedy_rewards):
   """A = r − mean_G r (Dr. GRPO: arXiv 2503.20783)."""
   del greedy_rewards
-  return rewards - jnp.mean(rewards, -1, keepdims=True)
+  return _centred(rewards, -1)
 
 
 def rloo(rewards, greedy_rewards):
   """A_i = r_i − mean of the others (RLOO: Ahmadian et al. 2024). G ≥ 2."""
   del greedy_rewards
   group = rewards.shape[-1]
-  others = (jnp.sum(rewards, -1, keepdims=True) - rewards) / (group - 1)
-  return rewards - others
+  return _centred(rewards, -1) * (group / (group - 1))
 
 
 def reinforce(rewards, greedy_rewards):
   """A = r − mean_{B,G} r: REINFORCE with the batch's mean for a baseline."""
   del greedy_rewards
-  return rewards - jnp.mean(rewards)
+  return _centred(rewards, None)
+
+
+def _centred(rewards, axis):
+  """r − mean r; exactly 0 where all are equal, whatever their mean rounds to.
+
+  Adam would blow what rounding leaves up to the size of a true gradient.
+  """
+  rewards = rewards - jnp.max(rewards, axis, keepdims=True)
+  return rewards - jnp.mean(rewards, axis, keepdims=True)
 
 
 ADVANTAGES = {

@@ -1,0 +1,180 @@
+"""The tables of a report: every test metric, by estimator, stage and seed."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from genre2_jax import metrics
+from genre2_jax.report_inputs import NOMINAL, Run, Stage
+
+
+def _higher(value: float) -> float:
+  return value
+
+
+def _lower(value: float) -> float:
+  return -value
+
+
+def _nominal(value: float) -> float:
+  return -abs(value - NOMINAL)
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+  """A metric under its name and unit, and how good a value is (None: neither).
+
+  An empty estimator: each row has its own.
+  """
+
+  name: str
+  unit: str
+  metric: str
+  goodness: Callable[[float], float] | None = None
+  estimator: str = ''
+
+
+POINT_COLUMNS = (
+  Column('RMSE', 'z', 'rmse', _lower),
+  Column('MAE', 'z', 'mae', _lower),
+  Column('R²', '', 'r2', _higher),
+  Column('Spearman', 'rank', 'spearman', _higher),
+  Column('Kendall', 'τ-b', 'kendall', _higher),
+  Column('RMSE', 'original unit', 'rmse_unit', _lower),
+  Column('MAE', 'original unit', 'mae_unit', _lower),
+)
+DISTRIBUTION_COLUMNS = (
+  Column('CRPS', 'z', 'crps', _lower),
+  Column('Coverage', 'of 90%', 'coverage90', _nominal),
+  Column('Width', 'of 90%, z', 'width90'),
+  Column('Entropy', 'nats', 'entropy'),
+  Column('Reward', 'z²', 'reward', _higher),
+)
+SEED_COLUMNS = (
+  Column('RMSE of the mean', 'z', 'rmse', estimator='mean'),
+  Column('R² of the mean', '', 'r2', estimator='mean'),
+  Column('R² of the median', '', 'r2', estimator='median'),
+  Column('CRPS', 'z', 'crps', estimator='sample'),
+  Column('Coverage', 'of 90%', 'coverage90', estimator='sample'),
+)
+ESTIMATOR_NAMES = {'sample': 'one sample'}
+
+Label = Stage | str
+Number = tuple[float, float]  # and its spread over seeds
+Row = tuple[Label, Sequence[Number]]
+
+
+def points(run: Run) -> dict[str, Any]:
+  """Point estimates: a group per estimator, a row per stage."""
+  groups = [
+    (
+      ESTIMATOR_NAMES.get(name, name.replace('_', ' ')),
+      _stage_rows(run, POINT_COLUMNS, name),
+    )
+    for name in metrics.POINT_ESTIMATORS
+  ]
+  return _table(('Estimator', 'Stage'), POINT_COLUMNS, groups)
+
+
+def distributions(run: Run) -> dict[str, Any]:
+  """Predictive distributions: a row per stage."""
+  rows = _stage_rows(run, DISTRIBUTION_COLUMNS, 'sample')
+  return _table(('Stage',), DISTRIBUTION_COLUMNS, [('', rows)])
+
+
+def seeds(run: Run) -> dict[str, Any]:
+  """A group per stage, a row per seed and per summary of the seeds."""
+  present = {seed for seed, *_ in run.results}
+  names = [s for s in (*run.seeds, 'mean', 'std', 'ensemble') if s in present]
+  groups = [
+    (
+      stage,
+      [
+        (
+          seed,
+          [
+            (run.value(stage, c.estimator, c.metric, seed), math.nan)
+            for c in SEED_COLUMNS
+          ],
+        )
+        for seed in names
+      ],
+    )
+    for stage in run.stages
+  ]
+  return _table(('Stage', 'Seed'), SEED_COLUMNS, groups)
+
+
+def _stage_rows(
+  run: Run, columns: Sequence[Column], estimator: str
+) -> list[Row]:
+  return [
+    (
+      stage,
+      [
+        (
+          run.value(stage, estimator, column.metric),
+          run.value(stage, estimator, column.metric, 'std'),
+        )
+        for column in columns
+      ],
+    )
+    for stage in run.stages
+  ]
+
+
+def _table(
+  heads: Sequence[str],
+  columns: Sequence[Column],
+  groups: Sequence[tuple[Label, Sequence[Row]]],
+) -> dict[str, Any]:
+  """What the template draws; a column has one number of decimals."""
+  numbers = [numbers for _, rows in groups for _, numbers in rows]  # by row
+  decimals = [
+    _decimals([value for value, _ in column])
+    for column in zip(*numbers, strict=True)
+  ]
+  drawn = []
+  for label, rows in groups:
+    labels, numbers = zip(*rows, strict=True)
+    by_column = map(_cells, columns, zip(*numbers, strict=True), decimals)
+    by_row = zip(*by_column, strict=True)
+    drawn.append((label, list(zip(labels, by_row, strict=True))))
+  return {'heads': heads, 'columns': columns, 'groups': drawn}
+
+
+def _cells(
+  column: Column, numbers: Sequence[Number], decimals: int
+) -> list[dict[str, Any]]:
+  """A group's part of a column, the best marked.
+
+  Only printed digits count: what reads equal is equal.
+  """
+  texts = [_text(value, decimals) for value, _ in numbers]
+  best = None
+  if column.goodness and len(set(texts) - {''}) > 1:
+    defined = [value for value, _ in numbers if math.isfinite(value)]
+    best = _text(max(defined, key=column.goodness), decimals)
+  return [
+    {'text': text, 'spread': _text(spread, decimals), 'best': text == best}
+    for text, (_, spread) in zip(texts, numbers, strict=True)
+  ]
+
+
+def _text(value: float, decimals: int) -> str:
+  if not math.isfinite(value):
+    return ''
+  is_plain = value == 0 or 1e-4 <= abs(value) < 1e6
+  text = f'{value:,.{decimals}f}' if is_plain else f'{value:.2e}'
+  return text.replace('-', '\N{MINUS SIGN}')
+
+
+def _decimals(values: Sequence[float]) -> int:
+  """Decimals that give a typical value of the column three digits."""
+  sizes = [abs(value) for value in values if math.isfinite(value) and value]
+  if not sizes:
+    return 3
+  return min(max(2 - math.floor(math.log10(np.median(sizes))), 0), 6)

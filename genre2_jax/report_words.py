@@ -1,0 +1,134 @@
+"""What a report says in sentences: the verdict, its caveats, the run."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from genre2_jax.report_inputs import NOMINAL, Run, Stage
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+  """A metric that the verdict speaks of; `format` prints its values."""
+
+  words: str
+  estimator: str
+  metric: str
+  format: str
+  is_error: bool = False  # ≥ 0, so that a change in percent means something
+
+
+CLAIMS = (
+  Claim('the RMSE of the mean', 'mean', 'rmse', '{:.3f} z', is_error=True),
+  Claim('the R² of the median', 'median', 'r2', '{:.3f}'),
+  Claim('CRPS', 'sample', 'crps', '{:.3f} z', is_error=True),
+  Claim(
+    'the coverage of the central 90% interval', 'sample', 'coverage90', '{:.0%}'
+  ),
+)
+
+
+def verdict(run: Run) -> str:
+  """One sentence: what the last stage did to the first, on test."""
+  first, last = run.stages[0], run.stages[-1]
+  rows = run.info['num_test']
+  where = f'On {rows:,} test row{"s" * (rows != 1)}'
+  if first is last:
+    states = [f'{c.words} is {_text(run, c, last)}' for c in CLAIMS]
+    return f'{where} with {last.name}, {_enumerate(states)}.'
+  *gains, coverage = (_change(run, claim) for claim in CLAIMS)
+  # Accuracy and honesty that move in opposite directions deserve a 'but'.
+  old_error, new_error = _ends(run, CLAIMS[0])
+  old_gap, new_gap = (abs(c - NOMINAL) for c in _ends(run, CLAIMS[-1]))
+  is_mixed = (old_error - new_error) * (old_gap - new_gap) < 0
+  return (
+    f'{where}, {last.name} after {first.name} {", ".join(gains)}, '
+    f'{"but" if is_mixed else "and"} {coverage}.'
+  )
+
+
+def notes(run: Run) -> list[str]:
+  """What a reader must know before believing the verdict."""
+  sentences = []
+  if len(run.seeds) == 1:
+    sentences.append('One seed: there is no spread to judge the numbers by.')
+  else:
+    sentences.append(f'Numbers are means over {len(run.seeds)} seeds.')
+    doubtful = [c.words for c in CLAIMS if _is_within_noise(run, c)]
+    if doubtful:
+      sentences.append(
+        f'The change in {_enumerate(doubtful)} is less than two standard '
+        'errors of the paired differences between seeds.'
+      )
+  if run.info['constant_target']:
+    sentences.append(
+      'The train target is constant. Where the test target is constant too, '
+      'R² is 1 for exact predictions and 0 for others, and rank correlations '
+      'are 0.'
+    )
+  if run.info['num_test'] == 1:
+    sentences.append('One test row: R², ranks and coverage mean nothing.')
+  return sentences
+
+
+def facts(run: Run) -> dict[str, str]:
+  """What was run."""
+  info, tokenizer = run.info, run.config['tokenizer']
+  return {
+    'Target': info['target'],
+    'Rows': (
+      f'{info["num_train"]:,} train, {info["num_val"]:,} validation, '
+      f'{info["num_test"]:,} test'
+    ),
+    'Stages': ' → '.join(stage.name for stage in run.stages),
+    'Tokenizer': (
+      f'{tokenizer["name"]}, base {tokenizer["base"]}, '
+      f'{tokenizer["digits"]} digits'
+    ),
+    'Parameters': f'{info["parameters"]:,}',
+    'Seeds': ', '.join(run.seeds),
+    'Samples': f'{run.num_samples} per test row',
+  }
+
+
+def _ends(run: Run, claim: Claim, seed: str = '') -> tuple[float, float]:
+  """Its values before and after."""
+  before, after = (
+    run.value(stage, claim.estimator, claim.metric, seed)
+    for stage in (run.stages[0], run.stages[-1])
+  )
+  return before, after
+
+
+def _text(run: Run, claim: Claim, stage: Stage) -> str:
+  value = run.value(stage, claim.estimator, claim.metric)
+  if not math.isfinite(value):
+    return 'undefined'
+  return claim.format.format(value).replace('-', '\N{MINUS SIGN}')
+
+
+def _change(run: Run, claim: Claim) -> str:
+  """For example 'lowered CRPS by 3.4% from 0.233 z to 0.225 z'."""
+  before, after = (
+    _text(run, claim, stage) for stage in (run.stages[0], run.stages[-1])
+  )
+  if before == after:  # as far as one can read
+    return f'left {claim.words} at {before}'
+  old, new = _ends(run, claim)
+  verb = 'raised' if new > old else 'lowered'
+  has_percent = claim.is_error and old > 0
+  percent = f' by {abs(new / old - 1):.1%}' if has_percent else ''
+  return f'{verb} {claim.words}{percent} from {before} to {after}'
+
+
+def _is_within_noise(run: Run, claim: Claim) -> bool:
+  change = np.diff([_ends(run, claim, seed) for seed in run.seeds])
+  standard_error = np.std(change, ddof=1) / math.sqrt(len(change))
+  return bool(abs(np.mean(change)) < 2 * standard_error)
+
+
+def _enumerate(words: Sequence[str]) -> str:
+  *head, tail = words
+  return f'{", ".join(head)} and {tail}' if head else tail

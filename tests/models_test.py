@@ -1,0 +1,329 @@
+"""The model for tables: causality, grammar, caches, dropout, sizes."""
+
+import functools
+import itertools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genre2_jax import tokenizers
+from genre2_jax.models.decoder import CrossAttention, sinusoidal_positions
+from genre2_jax.models.encoders import MLPEncoder
+from genre2_jax.models.layers import Dropout
+from genre2_jax.models.tabular import tabular_policy
+from genre2_jax.policy import teacher_forced
+
+SIZES = {
+  'cardinalities': (3, 5),
+  'width': 16,
+  'num_layers': 2,
+  'num_heads': 2,
+  'feedforward': 24,
+  'encoder_hidden': 16,
+  'encoder_layers': 1,
+  'dropout': 0.3,
+}
+TOKENIZERS = {
+  'normalized': tokenizers.build('normalized', base=6, digits=5),
+  'p10': tokenizers.build('p10', base=10, digits=3, max_exponent=2),
+  'ieee': tokenizers.build('ieee', base=10, digits=2),
+}
+
+
+@pytest.fixture(autouse=True, scope='module')
+def quick_compiles():
+  """Compiling is what takes time here, not running."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
+
+
+def inputs_of(batch, num_numeric=4, cardinalities=SIZES['cardinalities']):
+  rng = np.random.default_rng(0)
+  numeric = rng.normal(size=(batch, num_numeric)).astype(np.float32)
+  categories = rng.integers(0, cardinalities, (batch, len(cardinalities)))
+  return {'numeric': numeric, 'categories': categories.astype(np.int32)}
+
+
+def build(tokenizer, **sizes):
+  return tabular_policy(tokenizer, **{**SIZES, **sizes})
+
+
+@functools.cache
+def parameters(name):
+  """Parameters of the tiny policy, the same ones for any dropout rate."""
+  init = jax.jit(build(TOKENIZERS[name]).init)
+  return nn.unbox(init(jax.random.key(0), inputs_of(1)))
+
+
+def logits_of(name, tokens, **sizes):
+  """Teacher-forced logits of tokens [B, T], as a function of parameters."""
+  policy, inputs = build(TOKENIZERS[name], **sizes), inputs_of(len(tokens))
+
+  def logits(params, key=None):
+    context = policy.encode(params, inputs, key)
+    return teacher_forced(policy, params, context, tokens, key)
+
+  return logits
+
+
+# --------------------------------------------------------------- causality
+
+
+def test_no_gradient_flows_from_a_position_to_its_own_or_later_tokens():
+  """Through the embeddings: every position holds another token."""
+  tokens = jnp.array([[3, 0, 4, 1, 2]])
+  logits = logits_of('normalized', tokens)
+  jacobian = jax.jit(jax.jacobian(lambda p: logits(p)[0].sum(-1)))
+  rows = jacobian(parameters('normalized'))['decoder']['embedding']
+  influence = np.abs(rows).max(-1)  # [T, V + 1]
+  for t, (position, token) in itertools.product(
+    range(5), enumerate(tokens[0].tolist())
+  ):
+    assert (influence[t, token] > 1e-4) == (position < t)
+    assert (influence[t, token] == 0) == (position >= t)
+  assert not influence[:, 5].any()  # the token that is not there
+  assert (influence[:, 6] > 1e-4).all()  # the start
+
+
+def test_later_tokens_change_nothing():
+  rng = np.random.default_rng(0)
+  tokens = rng.integers(0, 6, (4, 5)).astype(np.int32)
+  policy, params = build(TOKENIZERS['normalized']), parameters('normalized')
+  context = policy.encode(params, inputs_of(4))
+  logits = jax.jit(functools.partial(teacher_forced, policy))
+  before = np.asarray(logits(params, context, tokens))
+  for t in range(5):
+    other = tokens.copy()
+    other[:, t:] = (other[:, t:] + 1) % 6
+    after = np.asarray(logits(params, context, other))
+    np.testing.assert_array_equal(before[:, : t + 1], after[:, : t + 1])
+    assert (np.abs(before - after)[:, t + 1 :] > 1e-4).any(-1).all()
+
+
+def test_a_node_sees_what_it_is_told_to_see_and_nothing_else():
+  """Two numbers side by side in one pass do not see one another."""
+  name = 'normalized'
+  policy, params = build(TOKENIZERS[name]), parameters(name)
+  tokens = np.array([[3, 0, 4, 1, 2], [1, 1, 5, 0, 2]], np.int32)
+  causal = np.tril(np.ones((5, 5), bool))
+  visible = np.kron(np.eye(2, dtype=bool), causal)[None]
+
+  @jax.jit
+  def both(params):
+    context = policy.encode(params, inputs_of(1))
+    side_by_side, _ = policy.decode(
+      params,
+      context,
+      jnp.roll(tokens, 1, axis=-1).reshape(1, 10),
+      np.tile(np.arange(5), 2),
+      visible,
+    )
+    return side_by_side.reshape(2, 5, -1), teacher_forced(
+      policy, params, context.repeat(2, 0), tokens
+    )
+
+  np.testing.assert_allclose(*both(params), atol=1e-5)
+
+
+def test_a_chain_of_cached_steps_equals_one_pass():
+  """Level by level, for two numbers with nodes of their own."""
+  name = 'ieee'
+  policy, params = build(TOKENIZERS[name]), parameters(name)
+  tokens = TOKENIZERS[name].encode([[0.37, -51.0], [-2e6, 0.0]])
+  length = policy.tokenizer.num_tokens
+
+  @jax.jit
+  def both(params):
+    context, cache, chain = policy.encode(params, inputs_of(2)), None, []
+    for t in range(length):
+      logits, cache = policy.decode(
+        params,
+        context,
+        tokens[..., t - 1],  # [B, 2]
+        np.full(2, t),
+        np.tile(np.eye(2, dtype=bool), t + 1)[None],
+        cache,
+      )
+      chain.append(logits)
+    return jnp.stack(chain, 2), teacher_forced(
+      policy, params, context.repeat(2, 0), tokens.reshape(4, length)
+    ).reshape(2, 2, length, -1)
+
+  np.testing.assert_allclose(*both(params), atol=1e-5)
+
+
+# ----------------------------------------------------------------- grammar
+
+
+@pytest.mark.parametrize('name', TOKENIZERS)
+def test_forbidden_tokens_have_probability_zero_and_gradients_are_finite(name):
+  tokenizer = TOKENIZERS[name]
+  tokens = tokenizer.encode(np.array([0.1, 0.93]))
+  logits = logits_of(name, tokens)
+
+  @jax.jit
+  @functools.partial(jax.value_and_grad, has_aux=True)
+  def entropy(params):
+    log_probs = jax.nn.log_softmax(logits(params))
+    return jnp.sum(jnp.exp(log_probs) * log_probs), log_probs
+
+  (_, log_probs), gradient = entropy(parameters(name))
+  assert log_probs.dtype == jnp.float32
+  probs = np.exp(log_probs)
+  assert (probs[:, ~tokenizer.allowed] == 0).all()
+  assert (probs[:, tokenizer.allowed] > 0).all()
+  np.testing.assert_allclose(probs.sum(-1), 1, rtol=1e-5)
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
+
+
+# ----------------------------------------------------------------- dropout
+
+
+def test_there_is_dropout_only_with_a_key():
+  tokens = TOKENIZERS['normalized'].encode(np.array([0.1, 0.93]))
+  params = parameters('normalized')
+  logits = jax.jit(logits_of('normalized', tokens))
+  without = jax.jit(logits_of('normalized', tokens, dropout=0.0))
+  keys = jax.random.split(jax.random.key(0))
+  np.testing.assert_array_equal(logits(params), without(params))
+  np.testing.assert_array_equal(
+    logits(params, keys[0]), logits(params, keys[0])
+  )
+  assert not np.allclose(logits(params, keys[0]), logits(params), atol=1e-2)
+  assert not np.allclose(
+    logits(params, keys[0]), logits(params, keys[1]), atol=1e-2
+  )
+  np.testing.assert_array_equal(without(params, keys[0]), without(params))
+
+
+def test_encoder_and_decoder_both_drop_out():
+  name, tokens = 'normalized', np.zeros((1, 5), np.int32)
+  policy, params = build(TOKENIZERS[name]), parameters(name)
+
+  @jax.jit
+  def of(params, key):
+    context = policy.encode(params, inputs_of(1))
+    return (
+      jnp.abs(policy.encode(params, inputs_of(1), key) - context).max(),
+      jnp.abs(
+        teacher_forced(policy, params, context, tokens, key)
+        - teacher_forced(policy, params, context, tokens)
+      ).max(),
+    )
+
+  assert min(of(params, jax.random.key(3))) > 1e-2
+
+
+def test_dropout_zeroes_its_rate_and_keeps_the_mean():
+  x = jnp.ones((100, 100))
+  y = Dropout(0.2).apply({}, x, rngs={'dropout': jax.random.key(0)})
+  np.testing.assert_allclose(np.unique(y), [0, 1.25])
+  assert np.mean(y == 0) == pytest.approx(0.2, abs=0.02)
+
+
+# ----------------------------------------------------------------- encoder
+
+
+def test_the_context_has_one_row_per_input_and_knows_nothing_of_groups():
+  policy = build(TOKENIZERS['normalized'])
+  context = jax.eval_shape(
+    policy.encode, parameters('normalized'), inputs_of(7)
+  )
+  assert context.shape == (7, 1, SIZES['width'])
+
+
+@pytest.mark.parametrize(
+  ('cardinality', 'codes'),
+  [(5, [-1, -0.5, 0, 0.5, 1]), (2, [-1, 1]), (1, [-1])],
+)
+def test_categories_are_read_as_codes_from_minus_one_to_one(cardinality, codes):
+  numeric = np.random.default_rng(0).normal(size=(1, 2)).astype(np.float32)
+  numeric = numeric.repeat(cardinality, 0)
+  sizes = {'width': 4, 'hidden': 8, 'num_layers': 1, 'dropout': 0.0}
+  with_codes = MLPEncoder(cardinalities=(cardinality,), **sizes)
+  inputs = {
+    'numeric': numeric,
+    'categories': np.arange(cardinality, dtype=np.int32)[:, None],
+  }
+  params = with_codes.init(jax.random.key(0), inputs)
+  plain = {
+    'numeric': np.column_stack([numeric, np.array(codes, np.float32)]),
+    'categories': np.zeros((cardinality, 0), np.int32),
+  }
+  np.testing.assert_allclose(
+    with_codes.apply(params, inputs),
+    MLPEncoder(**sizes).apply(params, plain),
+    atol=1e-6,
+  )
+
+
+@pytest.mark.parametrize(
+  ('num_numeric', 'cardinalities'), [(0, (3, 2)), (4, ()), (1, (1,))]
+)
+def test_columns_of_one_kind_may_be_missing(num_numeric, cardinalities):
+  policy = build(TOKENIZERS['normalized'], cardinalities=cardinalities)
+  inputs = inputs_of(3, num_numeric, cardinalities)
+  params = nn.unbox(jax.jit(policy.init)(jax.random.key(0), inputs))
+  context = policy.encode(params, inputs)
+  assert context.shape == (3, 1, SIZES['width'])
+  assert np.isfinite(context).all()
+  if sum(cardinalities) != 1:
+    assert np.abs(context[0] - context[1]).max() > 1e-3
+
+
+# ----------------------------------------------------------------- decoder
+
+
+def test_one_memory_slot_equals_several_identical_ones():
+  """Over one key the softmax is 1: no need of query and key projections."""
+  layer = CrossAttention(num_heads=2)
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(2, 5, 16)).astype(np.float32)
+  memory = rng.normal(size=(2, 1, 16)).astype(np.float32)
+  slots = memory.repeat(3, 1)
+  params = nn.unbox(layer.init(jax.random.key(0), x, slots))['params']
+  single = {name: params[name] for name in ('value', 'out')}
+  one = layer.apply({'params': single}, x, memory)
+  several = layer.apply({'params': params}, x, slots)
+  np.testing.assert_allclose(
+    np.broadcast_to(one, several.shape), several, atol=1e-5
+  )
+  needed = nn.unbox(layer.init(jax.random.key(0), x, memory))['params']
+  assert set(needed) == {'value', 'out'}
+  # And slots that differ are told apart, position by position.
+  slots = rng.normal(size=slots.shape).astype(np.float32)
+  apart = layer.apply({'params': params}, x, slots)
+  assert np.abs(apart[:, 0] - apart[:, 1]).max() > 1e-3
+
+
+@pytest.mark.parametrize('width', [6, 7])
+def test_sinusoidal_positions_by_hand(width):
+  table = sinusoidal_positions(4, width)
+  assert table.shape == (4, width)
+  for position, i in itertools.product(range(4), range(width)):
+    angle = position / 10_000 ** (i // 2 * 2 / width)
+    expected = (np.sin, np.cos)[i % 2](angle)
+    assert table[position, i] == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_papers_model_has_about_five_million_parameters():
+  policy = tabular_policy(
+    tokenizers.build('normalized', base=2, digits=8),
+    cardinalities=(2,) * 2,
+    width=256,
+    num_layers=3,
+    num_heads=4,
+    feedforward=1024,
+    encoder_hidden=1024,
+    encoder_layers=3,
+    dropout=0.1,
+  )
+  shapes = jax.eval_shape(
+    policy.init, jax.random.key(0), inputs_of(1, 10, (2, 2))
+  )
+  count = sum(x.size for x in jax.tree.leaves(nn.unbox(shapes)))
+  assert count == pytest.approx(5.13e6, abs=2e4)
