@@ -17,12 +17,16 @@ on diabetes, which is not among the tasks.
 import argparse
 import csv
 import importlib
+import json
 import pathlib
 import shutil
 import statistics
+import sys
 import time
 
-from genre2_jax import experiment, train, writers
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+
+from genre2_jax import train, writers
 from genre2_jax.errors import InputError
 
 # The ten smallest tasks of the folder by training rows (336 .. 1023).
@@ -95,7 +99,13 @@ def run(method, task, args):
   return [row for row in rows if row['stage'] == method]
 
 
-def table(rows, tasks, command, environment, minutes):
+def seconds(method, task, args):
+  """Seconds of training, all seeds together, without compilation."""
+  lines = writers.read_metrics(args.workdir / task / method)
+  return max(line['seconds'] for line in lines if line['stage'] == method)
+
+
+def table(rows, tasks, command, environment, times):
   """The results in Markdown: means over seeds per task, and over tasks."""
   values = {
     (r['task'], r['stage'], r['seed'], r['estimator'], r['metric']): float(
@@ -117,7 +127,7 @@ def table(rows, tasks, command, environment, minutes):
   lines = [
     '# Cross-entropy base, ReMax, GRPO, ReMax + expert on ten tasks',
     '',
-    f'`{command}`, seeds {", ".join(seeds)}, {minutes:.0f} minutes.',
+    f'`{command}`, seeds {", ".join(seeds)}.',
     f'Machine: {environment["processor"]}, jax {environment["jax"]}, commit '
     f'{environment["git_commit"]}.',
     '',
@@ -129,8 +139,10 @@ def table(rows, tasks, command, environment, minutes):
     '',
     '## Mean over tasks (of means over seeds)',
     '',
-    '| method | ' + ' | '.join(title for title, *_ in COLUMNS) + ' |',
-    '|---' * (len(COLUMNS) + 1) + '|',
+    '| method | '
+    + ' | '.join(title for title, *_ in COLUMNS)
+    + ' | training s |',
+    '|---' * (len(COLUMNS) + 2) + '|',
   ]
   for method in METHODS:
     cells = [
@@ -138,7 +150,9 @@ def table(rows, tasks, command, environment, minutes):
       for _, e, m, _ in COLUMNS
     ]
     lines.append(
-      f'| {method} | ' + ' | '.join(f'{c:.3f}' for c in cells) + ' |'
+      f'| {method} | '
+      + ' | '.join(f'{c:.3f}' for c in cells)
+      + f' | {times[method]:.0f} |'
     )
   lines += [
     '',
@@ -212,13 +226,14 @@ def main():
     writers.RESULT_COLUMNS,
     [[row[c] for c in writers.RESULT_COLUMNS] for row in rows],
   )
-  environment = experiment.environment(
-    experiment.build_mesh(configure('ce', TASKS[0], args))
-  )
+  # Of the run itself, which may have been on another day.
+  env = json.loads((args.workdir / done[0] / 'ce' / 'env.json').read_text())
+  times = {
+    m: statistics.mean(seconds(m, t, args) for t in done) for m in METHODS
+  }
   command = f'python benchmarks/talent.py --root={args.root}'
   writers.write_text(
-    args.out / 'talent_ten.md',
-    table(rows, done, command, environment, (time.monotonic() - began) / 60),
+    args.out / 'talent_ten.md', table(rows, done, command, env, times)
   )
   print(args.out / 'talent_ten.md')
 

@@ -262,6 +262,8 @@ def _check_values(config):
   for field in not_negative:
     if not _field(config, field) >= 0:
       raise InputError(f'{field}={_field(config, field)} must not be negative')
+  if config.seed + config.num_seeds > 2**32:
+    raise InputError(f'seed={config.seed} must be below 2^32 - num_seeds')
   if config.model.dropout >= 1:
     raise InputError(f'model.dropout={config.model.dropout} must be below 1')
   if config.rl.advantage == 'rloo' and config.rl.group_size < 2:

@@ -47,9 +47,19 @@ def main(argv):
 def _parse_flags(argv):
   """Flags, where a field that is not declared is the user's error."""
   try:
-    return flags.FLAGS(argv)
-  except (flags.Error, AttributeError, KeyError, OSError, TypeError) as error:
-    raise InputError(' '.join(str(error).split())) from error
+    arguments = flags.FLAGS(argv)
+    if _CONFIG.value is not None:
+      _CONFIG.value.lock()  # Raises what went wrong when it was read.
+    return arguments
+  except (AttributeError, KeyError) as error:
+    while isinstance(error.args[0], Exception):
+      error = error.args[0]
+    raise InputError(f'unknown config field: {error.args[0]}') from error
+  except (flags.Error, TypeError) as error:
+    raise InputError(str(error)) from error
+  except OSError as error:
+    reason = str(error.__cause__ or error).splitlines()[-1].strip()
+    raise InputError(f'cannot read the recipe: {reason}') from error
 
 
 def run():
@@ -59,7 +69,7 @@ def run():
   except InputError as error:
     sys.exit(_complain(error, 2))
   except InterruptedRunError as error:
-    sys.exit(_complain(error, 0))
+    sys.exit(_complain(f'{error}: the same command goes on from here', 0))
   except NonFiniteError as error:
     sys.exit(_complain(error, 1))
 
@@ -73,8 +83,8 @@ def _set_up_logging():
   logger.addHandler(logging.StreamHandler())
 
 
-def _complain(error, code):
-  print(f'genre2_jax: {error}', file=sys.stderr)
+def _complain(message, code):
+  print('genre2_jax:', *str(message).split(), file=sys.stderr)
   return code
 
 

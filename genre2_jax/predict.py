@@ -1,7 +1,10 @@
 """Predictions of a finished run for rows of a new file."""
 
+import pathlib
+
 from genre2_jax import evaluate, experiment, sharding, stages, train, workdirs
 from genre2_jax.data import tables
+from genre2_jax.errors import InputError
 
 
 def predict_file(workdir, input_path, output_path):
@@ -17,8 +20,9 @@ def predict_file(workdir, input_path, output_path):
     output_path: CSV to write; replaced only once it is whole.
 
   Raises:
-    InputError: the run, the file or its columns cannot be used.
+    InputError: the run, a file or its columns cannot be used.
   """
+  _check_output(pathlib.Path(input_path), pathlib.Path(output_path))
   run = workdirs.open_finished(workdir)
   features = run.model.features
   rows = tables.read_rows(
@@ -44,3 +48,13 @@ def predict_file(workdir, input_path, output_path):
   columns = {'prediction': columns['median'], **columns}
   workdirs.write_predictions(output_path, columns)
   print(f'{len(rows)} rows predicted: {output_path}')
+
+
+def _check_output(source, output):
+  """Finds out before the work, not after it, that its fruit has no place."""
+  if not output.parent.is_dir():
+    raise InputError(f'{output}: no folder {output.parent}; make it first')
+  if output.is_dir():
+    raise InputError(f'{output} is a folder; give the name of a file')
+  if output.exists() and source.exists() and output.samefile(source):
+    raise InputError(f'{output} is the input; give --output another name')

@@ -14,6 +14,7 @@ where gradients go through.
 
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,6 +64,7 @@ def sample(
   Returns:
     A `Rollout` with R = G, or G + 1.
   """
+  chex.assert_rank(keys, 1)
   group_keys = jax.vmap(lambda key: jax.random.split(key, num_samples))(keys)
 
   def draw(key, log_probs, position):
@@ -113,6 +115,7 @@ def score(policy, params, context, tokens, temperature=1.0):
   Returns:
     A `Rollout`.
   """
+  chex.assert_shape(tokens, (None, None, policy.tokenizer.num_tokens))
   batch, num_rows, length = tokens.shape
   levels = [_root(batch, num_rows)]
   for position in range(length - 1):

@@ -91,13 +91,16 @@ def train_and_evaluate(config, workdir='', interrupts=()):
   todo = experiment.build_stages(config)
   mesh = experiment.build_mesh(config)
   table = experiment.read_table(config)
-  source = None
+  seeds = tuple(range(config.seed, config.seed + config.num_seeds))
+  source, params = None, None
   if config.init_from:
     source = workdirs.open_finished(config.init_from)
     model = _model_from(source, config, table)
+    params = _params_from(source, seeds, mesh)
   else:
     model = experiment.build_model(config, table)
-  seeds = tuple(range(config.seed, config.seed + config.num_seeds))
+  for stage in todo:
+    _abstract_state(stage, model, seeds, mesh)  # Checks that it fits the mesh.
   run = Run(
     config=config,
     workdir=workdirs.create(workdir, config, table, model, todo),
@@ -119,12 +122,10 @@ def train_and_evaluate(config, workdir='', interrupts=()):
     print('The target is constant: the model can only learn to repeat it.')
   writers.write_json(run.workdir / 'env.json', experiment.environment(mesh))
   # ----------------------------------------------------------------- stages
-  names, rows, params = [], [], None
-  if source is not None:
-    name, params = _params_from(source, run)
-    if todo[0].objective is not None:
-      names.append(name)
-      rows += _evaluate(run, name, params)
+  names, rows = [], []
+  if source is not None and todo[0].objective is not None:
+    names.append(source.stages[0])
+    rows += _evaluate(run, names[0], params)
   for stage in todo:
     params = _train(run, stage, params)
     names.append(stage.name)
@@ -180,8 +181,7 @@ def _train(run, stage, initial_params):
         if run.interrupts:
           checkpoints.save(int(state.step[0]), state)
           raise InterruptedRunError(
-            f'interrupted at step {state.step[0]} of stage {stage.name}; '
-            'saved: the same command goes on from here'
+            f'interrupted at step {state.step[0]} of stage {stage.name}, saved'
           )
         left = _steps_left(state, programs)
         chunk = min(chunk, left)
@@ -270,13 +270,7 @@ def restore_params(finished, stage_name, mesh):
   stage = next(
     s for s in experiment.all_stages(finished.config) if s.name == stage_name
   )
-  abstract, _ = stages.state_program(
-    stage,
-    finished.model,
-    seeds=finished.seeds,
-    mesh=mesh,
-    optimizer=stages.optimizer_of(stage, 1),
-  )
+  abstract = _abstract_state(stage, finished.model, finished.seeds, mesh)
   folder = finished.workdir / 'checkpoints' / stage_name
   state = None
   if folder.exists():
@@ -285,6 +279,22 @@ def restore_params(finished, stage_name, mesh):
   if state is None:
     raise InputError(f'{folder} has no whole checkpoint: train again')
   return state.best_params
+
+
+def _abstract_state(stage, model, seeds, mesh):
+  """Shapes, dtypes and shardings of a stage's state, for any number of rows.
+
+  Raises:
+    InputError: an array does not split over the mesh.
+  """
+  abstract, _ = stages.state_program(
+    stage,
+    model,
+    seeds=seeds,
+    mesh=mesh,
+    optimizer=stages.optimizer_of(stage, 1),
+  )
+  return abstract
 
 
 def _model_from(source, config, table):
@@ -305,18 +315,17 @@ def _model_from(source, config, table):
   return source.model
 
 
-def _params_from(source, run):
-  """(stage, parameters) of the source's first stage, for this run's seeds."""
-  if len(source.seeds) not in (1, len(run.seeds)):
+def _params_from(source, seeds, mesh):
+  """Parameters of the source's first stage, for this run's seeds."""
+  if len(source.seeds) not in (1, len(seeds)):
     raise InputError(
       f'init_from={source.workdir} has {len(source.seeds)} seeds, this run '
-      f'{len(run.seeds)}: set num_seeds to that'
+      f'{len(seeds)}: set num_seeds to that'
     )
-  name = source.stages[0]
-  params = restore_params(source, name, run.mesh)
-  if len(source.seeds) < len(run.seeds):
-    params = jax.tree.map(lambda x: np.repeat(x, len(run.seeds), 0), params)
-  return name, params
+  params = restore_params(source, source.stages[0], mesh)
+  if len(source.seeds) < len(seeds):
+    params = jax.tree.map(lambda x: np.repeat(x, len(seeds), 0), params)
+  return params
 
 
 def _stage_checkpoints(workdir, name, config):

@@ -54,12 +54,13 @@ def create(workdir, config, table, model, stages):
     Its path; without a name it is `runs/<task>_<stage>_<hash>`.
 
   Raises:
-    InputError: it belongs to another config, or cannot be made.
+    InputError: it belongs to another config or data, or cannot be made.
   """
   if not workdir:
     workdir = pathlib.Path('runs') / _default_name(config, table, stages)
   workdir = pathlib.Path(workdir)
   path = workdir / 'config.json'
+  digest = _digest(table)
   if path.exists():
     differences = sorted(_differences(_read_json(path), config.to_dict()))
     if differences:
@@ -67,23 +68,29 @@ def create(workdir, config, table, model, stages):
         f'{workdir} belongs to another config, which differs in '
         f'{", ".join(differences[:5])}: give another --workdir or delete it'
       )
+    if _read_json(workdir / 'model.json').get('data_digest') != digest:
+      raise InputError(
+        f'the data of {table.name} is not what {workdir} was begun with: '
+        'give another --workdir or restore the data'
+      )
     return workdir
   try:
     workdir.mkdir(parents=True, exist_ok=True)
+    writers.write_json(
+      workdir / 'model.json',
+      {
+        'target_name': table.target_name,
+        'features': model.features.to_json(),
+        'scaler': model.scaler.to_json(),
+        'data_digest': digest,
+      },
+    )
+    writers.write_json(path, config.to_dict())
   except OSError as error:
     raise InputError(
       f'cannot make the workdir {workdir} ({error.strerror}): '
       'give another --workdir'
     ) from error
-  writers.write_json(
-    workdir / 'model.json',
-    {
-      'target_name': table.target_name,
-      'features': model.features.to_json(),
-      'scaler': model.scaler.to_json(),
-    },
-  )
-  writers.write_json(path, config.to_dict())
   return workdir
 
 
@@ -178,6 +185,15 @@ def _default_name(config, table, stages):
   digest = hashlib.sha256(text.encode()).hexdigest()[:8]
   task = ''.join(c if c.isalnum() or c in '-_+.' else '_' for c in table.name)
   return f'{task}_{stages[-1].name}_{digest}'
+
+
+def _digest(table):
+  """A hash of every cell: the same on every machine, unlike a mean's bits."""
+  digest = hashlib.sha256()
+  for rows in (table.train, table.val, table.test):
+    digest.update(rows.numeric.tobytes() + rows.target.tobytes())
+    digest.update(repr(rows.categories.tolist()).encode())
+  return digest.hexdigest()
 
 
 def _differences(old, new, prefix=''):

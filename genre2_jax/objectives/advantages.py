@@ -8,11 +8,13 @@ leaves the policy gradient unbiased: ReMax and RLOO exactly, Dr. GRPO and
 REINFORCE up to the constant factors (G−1)/G and (BG−1)/(BG), GRPO not at all.
 """
 
+import chex
 import jax.numpy as jnp
 
 
 def remax(rewards, greedy_rewards):
   """A = r − r(greedy), no division (ReMax: Li et al., ICML 2024)."""
+  chex.assert_rank([rewards, greedy_rewards], [2, 1])
   return rewards - greedy_rewards[:, None]
 
 
@@ -21,6 +23,7 @@ def grpo(rewards, greedy_rewards, epsilon=1e-6):
 
   The standard deviation has ddof 0.
   """
+  chex.assert_rank([rewards, greedy_rewards], [2, 1])
   del greedy_rewards
   centred = _centred(rewards, -1)
   std = jnp.sqrt(jnp.mean(jnp.square(centred), -1, keepdims=True))
@@ -29,12 +32,14 @@ def grpo(rewards, greedy_rewards, epsilon=1e-6):
 
 def dr_grpo(rewards, greedy_rewards):
   """A = r − mean_G r (Dr. GRPO: arXiv 2503.20783)."""
+  chex.assert_rank([rewards, greedy_rewards], [2, 1])
   del greedy_rewards
   return _centred(rewards, -1)
 
 
 def rloo(rewards, greedy_rewards):
   """A_i = r_i − mean of the others (RLOO: Ahmadian et al. 2024). G ≥ 2."""
+  chex.assert_rank([rewards, greedy_rewards], [2, 1])
   del greedy_rewards
   group = rewards.shape[-1]
   return _centred(rewards, -1) * (group / (group - 1))
@@ -42,6 +47,7 @@ def rloo(rewards, greedy_rewards):
 
 def reinforce(rewards, greedy_rewards):
   """A = r − mean_{B,G} r: REINFORCE with the batch's mean for a baseline."""
+  chex.assert_rank([rewards, greedy_rewards], [2, 1])
   del greedy_rewards
   return _centred(rewards, None)
 

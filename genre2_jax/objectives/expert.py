@@ -1,5 +1,6 @@
 """The dense expert of GenRe² (ICML 2026): advice at every position."""
 
+import chex
 import jax.numpy as jnp
 
 
@@ -16,5 +17,6 @@ def expert_loss(log_probs, best_tokens):
   Returns:
     A scalar, nats per token.
   """
+  chex.assert_shape(best_tokens, log_probs.shape[:-1])
   index = best_tokens[..., None]
   return -jnp.mean(jnp.take_along_axis(log_probs, index, axis=-1))

@@ -4,6 +4,7 @@ GRPO's 1/|o| and a sum over T tokens differ by the constant T, which Adam does
 not see: one convention, the sum, serves every estimator here.
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -18,6 +19,7 @@ def policy_gradient_loss(log_probs, advantages):
   Returns:
     A scalar.
   """
+  chex.assert_shape(advantages, log_probs.shape[:-1])
   advantages = jax.lax.stop_gradient(advantages)
   return -jnp.mean(advantages * jnp.sum(log_probs, -1))
 
@@ -38,6 +40,8 @@ def clipped_loss(log_probs, old_log_probs, advantages, clip_low, clip_high):
   Returns:
     (loss, share of tokens whose gradient the clip cuts off), scalars.
   """
+  chex.assert_equal_shape([log_probs, old_log_probs])
+  chex.assert_shape(advantages, log_probs.shape[:-1])
   advantages = jax.lax.stop_gradient(advantages)[..., None]
   ratio = jnp.exp(log_probs - jax.lax.stop_gradient(old_log_probs))
   clipped = jnp.clip(ratio, 1 - clip_low, 1 + clip_high)

@@ -1,5 +1,6 @@
 """Token-level losses under teacher forcing, for one number."""
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -14,6 +15,7 @@ def cross_entropy(logits, tokens):
   Returns:
     A scalar, nats per token.
   """
+  chex.assert_rank([logits, tokens], [2, 1])
   log_probs = jax.nn.log_softmax(logits)
   picked = jnp.take_along_axis(log_probs, tokens[:, None], axis=-1)
   return -jnp.mean(picked)

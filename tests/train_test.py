@@ -1,0 +1,464 @@
+"""Whole runs on a tiny table, in one process."""
+
+import csv
+import json
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import (
+  assert_refused,
+  assert_same_bits,
+  assert_same_end,
+  read_checkpoint,
+  read_log,
+  write_table,
+)
+
+from genre2_jax import report, train
+from genre2_jax.data import tables
+from genre2_jax.errors import NonFiniteError
+
+POINTS = (
+  'greedy', 'sample', 'mean', 'median', 'clipped_mean', 'clipped_median',
+)  # fmt: skip
+POINT_METRICS = (
+  'rmse', 'mae', 'r2', 'spearman', 'kendall', 'rmse_unit', 'mae_unit', 'reward',
+)  # fmt: skip
+DISTRIBUTION_METRICS = ('crps', 'coverage90', 'width90', 'entropy')
+ALL_METRICS = {(e, m) for e in POINTS for m in POINT_METRICS} | {
+  ('sample', m) for m in DISTRIBUTION_METRICS
+}
+
+
+def read_results(workdir):
+  with open(workdir / 'results.csv', encoding='utf-8', newline='') as file:
+    reader = csv.DictReader(file)
+    assert reader.fieldnames == [
+      'task', 'seed', 'stage', 'split', 'estimator', 'metric', 'value',
+    ]  # fmt: skip
+    rows = list(reader)
+  keys = [tuple(row.values())[:-1] for row in rows]
+  assert len(set(keys)) == len(keys)
+  values = {key: float(row['value']) for key, row in zip(keys, rows)}  # noqa: B905
+  assert np.isfinite(list(values.values())).all()
+  return values
+
+
+def seeds_of(results):
+  return {seed for _, seed, *_ in results}
+
+
+def run_info(workdir):
+  return json.loads((workdir / 'run.json').read_text())
+
+
+@pytest.fixture
+def no_report(monkeypatch):
+  """The report has its own tests, and takes seconds."""
+  monkeypatch.setattr(report, 'write', lambda workdir: None)
+
+
+# ------------------------------------------------------------- one whole run
+
+
+def test_a_run_leaves_every_file(finished):
+  files = {
+    str(path.relative_to(finished))
+    for path in finished.rglob('*')
+    if path.is_file() and path.parts[len(finished.parts)] != 'checkpoints'
+  }
+  events = {name for name in files if 'events.out.tfevents' in name}
+  figures = {name for name in files if name.startswith('figures/')}
+  assert files - events - figures == {
+    'config.json', 'model.json', 'env.json', 'run.json', 'metrics.jsonl',
+    'results.csv', 'predictions.csv', 'report.html',
+    *(
+      f'evaluation/{stage}_{split}.npz'
+      for stage in ('ce', 'remax')
+      for split in ('val', 'test')
+    ),
+  }  # fmt: skip
+  assert len(events) == 1
+  assert figures and all(name.endswith('.png') for name in figures)
+  for stage, step in (('ce', 12 * 5), ('remax', 3 * 5)):
+    assert (finished / 'checkpoints' / stage / str(step)).is_dir()
+  config = json.loads((finished / 'config.json').read_text())
+  assert config['ce']['epochs'] == 12
+  env = json.loads((finished / 'env.json').read_text())
+  assert {'python', 'jax', 'git_commit', 'mesh', 'command'} <= env.keys()
+  assert run_info(finished)['stages'] == ['ce', 'remax']
+  page = (finished / 'report.html').read_text(encoding='utf-8')
+  assert 'data:image/png;base64,' in page and '</html>' in page
+
+
+def test_results_hold_every_promised_number_once(finished):
+  assert {key for key in read_results(finished)} == {
+    ('houses', '0', stage, split, *metric)
+    for stage in ('ce', 'remax')
+    for split in ('val', 'test')
+    for metric in ALL_METRICS
+  }
+
+
+def test_unit_errors_are_the_z_errors_times_the_training_deviation(
+  finished, data_file
+):
+  std = tables.read_file(data_file, 'price').train.target.std()
+  results = read_results(finished)
+  for (*place, metric), value in results.items():
+    if metric in ('rmse_unit', 'mae_unit'):
+      z = results[*place, metric.removesuffix('_unit')]
+      assert value == pytest.approx(z * std)
+
+
+def test_predictions_are_of_the_test_rows_in_the_original_unit(
+  finished, data_file
+):
+  table = pd.read_csv(finished / 'predictions.csv')
+  target = tables.read_file(data_file, 'price').test.target
+  assert list(table) == ['row', 'target', *POINTS, 'lower90', 'upper90']
+  assert list(table['row']) == list(range(24))
+  np.testing.assert_array_equal(table['target'], target)
+  results = read_results(finished)
+  for estimator in POINTS:
+    rmse = np.sqrt(np.mean((table[estimator] - target) ** 2))
+    key = ('houses', '0', 'remax', 'test', estimator, 'rmse_unit')
+    assert rmse == pytest.approx(results[key])
+  assert (table['lower90'] <= table['median']).all()
+  assert (table['median'] <= table['upper90']).all()
+
+
+def test_training_learns(finished):
+  """The target is nearly linear: guessing its mean would give R² of 0."""
+  results = read_results(finished)
+  assert results['houses', '0', 'ce', 'test', 'median', 'r2'] > 0.3
+  records = read_log(finished)
+  loss = [r['val/loss'] for r in records if r['stage'] == 'ce']
+  assert min(loss) < 0.8 * loss[0]
+
+
+def test_the_log_has_one_record_per_epoch(finished):
+  places = [(r['stage'], r['epoch'], r['step']) for r in read_log(finished)]
+  assert places == [
+    *(('ce', epoch, 5 * epoch) for epoch in range(13)),
+    *(('remax', epoch, 5 * epoch) for epoch in range(4)),
+  ]
+
+
+def test_the_same_config_twice_gives_the_same_bits(
+  make_config, finished, tmp_path, no_report
+):
+  other = train.train_and_evaluate(make_config(), tmp_path / 'again')
+  assert_same_end(other, finished)
+
+
+def test_running_a_finished_run_again_changes_nothing(
+  make_config, finished, no_report
+):
+  """Not even with other checkpoints or dispatches, which leave no trace."""
+  names = ('results.csv', 'predictions.csv', 'metrics.jsonl', 'config.json')
+  before = [(finished / name).read_bytes() for name in names]
+  config = make_config({'checkpoint.keep': 3, 'steps_per_dispatch': 2})
+  train.train_and_evaluate(config, finished)
+  assert [(finished / name).read_bytes() for name in names] == before
+
+
+def test_a_run_without_a_name_goes_to_a_folder_of_its_own(
+  make_config, tmp_path, monkeypatch, no_report
+):
+  monkeypatch.chdir(tmp_path)
+  config = make_config({'stages': ('ce',)})
+  first = train.train_and_evaluate(config)
+  assert first.parent.name == 'runs' and first.name.startswith('houses_ce_')
+  assert first.resolve().is_relative_to(tmp_path)
+
+
+# ---------------------------------------------------------- sources of tables
+
+
+def test_parquet_gives_what_csv_gives(
+  make_config, data_file, finished, tmp_path, no_report
+):
+  pytest.importorskip('pyarrow')
+  path = tmp_path / 'houses.parquet'
+  pd.read_csv(data_file).to_parquet(path)
+  config = make_config({'data.path': str(path)})
+  workdir = train.train_and_evaluate(config, tmp_path / 'run')
+  assert_same_end(workdir, finished)
+
+
+def test_a_talent_folder_gives_what_its_csv_gives(
+  make_config, data_file, finished, tmp_path, no_report
+):
+  table = tables.read_file(data_file, 'price')
+  folder = tmp_path / 'tasks' / 'houses'
+  folder.mkdir(parents=True)
+  for split in tables.SPLITS:
+    rows = getattr(table, split)
+    np.save(folder / f'N_{split}.npy', rows.numeric)
+    np.save(folder / f'C_{split}.npy', rows.categories, allow_pickle=True)
+    np.save(folder / f'y_{split}.npy', rows.target)
+  with open(folder / 'C_train.npy', 'rb') as file:
+    np.lib.format.read_magic(file)
+    np.lib.format.read_array_header_1_0(file)
+    assert pickle.load(file).dtype == object
+  (folder / 'info.json').write_text('{"task_type": "regression"}')
+  config = make_config(
+    {'data.path': '', 'data.root': str(folder.parent), 'data.name': 'houses'}
+  )
+  workdir = train.train_and_evaluate(config, tmp_path / 'run')
+  assert_same_end(workdir, finished)
+
+
+def test_several_seeds_and_batches_beyond_the_data(
+  make_config, tmp_path, no_report
+):
+  config = make_config(
+    {
+      'stages': ('ce',), 'ce.epochs': 3, 'num_seeds': 2, 'batch_size': 512,
+      'eval.batch_size': 64,
+    }
+  )  # fmt: skip
+  workdir = train.train_and_evaluate(config, tmp_path / 'run')
+  results = read_results(workdir)
+  assert {key for key in results} == {
+    ('houses', seed, 'ce', split, *metric)
+    for seed in ('0', '1', 'mean', 'std', 'ensemble')
+    for split in ('val', 'test')
+    for metric in ALL_METRICS
+  }
+  for place in {key[2:] for key in results}:
+    each = [results['houses', seed, *place] for seed in ('0', '1')]
+    mean, std = (results['houses', s, *place] for s in ('mean', 'std'))
+    assert mean == pytest.approx(np.mean(each))
+    assert std == pytest.approx(np.std(each, ddof=1), abs=1e-12)
+  records = read_log(workdir)
+  # One step takes all 76 rows in.
+  assert [(r['seed'], r['step']) for r in records] == [
+    (seed, step) for step in range(4) for seed in (0, 1)
+  ]
+  assert records[-1]['val/loss'] != records[-2]['val/loss']
+  # As many seeds as the source has, or one that all seeds start from.
+  more = {'init_from': str(workdir), 'num_seeds': 3}
+  assert_refused(
+    lambda: train.train_and_evaluate(make_config(more), tmp_path / 'more'),
+    'has 2 seeds, this run 3',
+  )
+  assert not (tmp_path / 'more').exists()
+
+
+def test_a_constant_target_is_learnt_exactly_and_said(
+  make_config, tmp_path, capsys
+):
+  path = write_table(tmp_path / 'flat.csv', target=1234.5)
+  config = make_config(
+    {'data.path': str(path), 'rl.advantage': 'grpo', 'ce.epochs': 2}
+  )
+  workdir = train.train_and_evaluate(config, tmp_path / 'run')
+  assert 'target is constant' in capsys.readouterr().out
+  table = pd.read_csv(workdir / 'predictions.csv')
+  assert (table.drop(columns='row') == 1234.5).all(axis=None)
+  results = read_results(workdir)
+  for stage in ('ce', 'grpo'):
+    for metric, value in (('rmse', 0), ('r2', 1), ('crps', 0), ('width90', 0)):
+      estimator = 'sample'
+      key = ('flat', '0', stage, 'test', estimator, metric)
+      assert results[key] == value
+
+
+# ----------------------------------------------------- objectives, tokenizers
+
+
+@pytest.mark.parametrize(
+  ('fields', 'name'),
+  [
+    ({'rl.advantage': 'grpo', 'rl.kl_estimator': 'k1'}, 'grpo'),
+    ({'rl.advantage': 'grpo', 'rl.kl_estimator': 'k2'}, 'grpo'),
+    ({'rl.advantage': 'grpo', 'rl.kl_estimator': 'k3'}, 'grpo'),
+    ({'rl.advantage': 'reinforce', 'rl.kl_weight': 0.0}, 'reinforce'),
+  ],
+  ids=['grpo k1', 'grpo k2', 'grpo k3', 'reinforce'],
+)
+def test_reinforcement_alone_starts_from_another_run(
+  make_config, finished, tmp_path, no_report, fields, name
+):
+  config = make_config(
+    {
+      'init_from': str(finished), 'rl.epochs': 1, 'rl.num_updates': 2,
+      'rl.kl_weight': 0.1,
+    }
+    | fields
+  )  # fmt: skip
+  workdir = train.train_and_evaluate(config, tmp_path / 'run')
+  assert run_info(workdir)['stages'] == ['ce', name]
+  assert not (workdir / 'checkpoints' / 'ce').exists()
+  ours, theirs = read_results(workdir), read_results(finished)
+  # Stage 'ce' is the source's: the same parameters, keys and rows.
+  base = {key for key in theirs if key[2] == 'ce'}
+  assert base == {key for key in ours if key[2] == 'ce'}
+  assert all(ours[key] == theirs[key] for key in base)
+  source = read_checkpoint(finished / 'checkpoints' / 'ce')['state']
+  tuned = read_checkpoint(workdir / 'checkpoints' / name)['state']
+  if config.rl.kl_weight:
+    assert_same_bits(tuned['reference'], source['best_params'])
+  assert (tuned['step'], tuned['epoch']) == (5, 1)
+  moved = [
+    np.abs(a - b).max()
+    for a, b in zip(
+      *(np_leaves(tree) for tree in (tuned['params'], source['best_params'])),
+      strict=True,
+    )
+  ]
+  assert 0 < max(moved) < 0.1
+  last = read_log(workdir)[-1]
+  assert (last['train/kl'] > 0) == (config.rl.kl_weight > 0)
+
+
+def np_leaves(tree):
+  if isinstance(tree, dict):
+    return [leaf for key in sorted(tree) for leaf in np_leaves(tree[key])]
+  return [tree]
+
+
+@pytest.mark.parametrize(
+  ('fields', 'name'),
+  [
+    ({'tokenizer.name': 'p10', 'rl.expert_weight': 0.05}, 'remax_expert'),
+    ({'tokenizer.name': 'ieee', 'rl.advantage': 'rloo'}, 'rloo'),
+    (
+      {
+        'tokenizer.name': 'exponent_first', 'rl.advantage': 'dr_grpo',
+        'rl.reward': 'absolute',
+      },
+      'dr_grpo',
+    ),
+  ],
+)  # fmt: skip
+def test_every_tokenizer_trains_and_tunes(
+  make_config, tmp_path, no_report, fields, name
+):
+  config = make_config({'ce.epochs': 2, 'rl.epochs': 1} | fields)
+  workdir = train.train_and_evaluate(config, tmp_path / 'run')
+  assert run_info(workdir)['stages'] == ['ce', name]
+  assert {key[2] for key in read_results(workdir)} == {'ce', name}
+  last = read_log(workdir)[-1]
+  assert (last['train/expert'] > 0) == ('expert' in name)
+
+
+# --------------------------------------------------------------- what may fail
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(
+  make_config, tmp_path
+):
+  config = make_config(
+    {
+      'ce.learning_rate': 1e38, 'checkpoint.every_seconds': 0.0,
+      'checkpoint.keep': 100, 'steps_per_dispatch': 1,
+    }
+  )  # fmt: skip
+  with pytest.raises(NonFiniteError, match=r'stage ce, seed 0 .* at step \d+'):
+    train.train_and_evaluate(config, tmp_path / 'run')
+  folder = tmp_path / 'run' / 'checkpoints' / 'ce'
+  steps = [int(path.name) for path in folder.iterdir()]
+  for step in steps:
+    for leaf in np_leaves(read_checkpoint(folder, step)['state']):
+      assert leaf is None or np.isfinite(leaf).all()
+  # The same command again says the same again.
+  with pytest.raises(NonFiniteError, match='stage ce, seed 0'):
+    train.train_and_evaluate(config, tmp_path / 'run')
+  assert not (tmp_path / 'run' / 'run.json').exists()
+
+
+def _csv(text):
+  return lambda folder: {'data.path': str(_write(folder / 'bad.csv', text))}
+
+
+def _write(path, text):
+  path.write_text(text)
+  return path
+
+
+def _with_targets(**cells):
+  rows = [cells.get(f'row{i}', str(i)) for i in range(1, 11)]
+  return _csv('x,price\n' + ''.join(f'{i},{y}\n' for i, y in enumerate(rows)))
+
+
+@pytest.mark.parametrize(
+  ('fields', 'parts'),
+  [
+    (
+      {'data.path': '', 'data.root': '/nowhere', 'data.name': 'x'},
+      ['/nowhere', 'no such folder'],
+    ),
+    ({'data.path': 'nowhere.csv'}, ['nowhere.csv', 'no such file']),
+    ({'data.path': '', 'data.name': 'diabetis'}, ["use 'diabetes'"]),
+    ({'data.target': 'prize'}, ["'prize'", "did you mean 'price'?"]),
+    (_with_targets(row3='nan', row7=''), ['2 rows: 3, 7', 'missing']),
+    (_with_targets(row2='inf'), ['1 row: 2', 'infinite']),
+    (_with_targets(row1='x', row9='?!'), ['text', '2 rows: 1, 9']),
+    (_csv('x,price\n'), ['no data rows']),
+    (_csv(''), ['not readable']),
+    (_csv('x,price\n1,2\n'), ['1 rows']),
+    (_csv('price\n1\n2\n3\n4\n5\n'), ['no feature columns']),
+    ({'mesh.data': 3}, ['mesh.data=3', 'does not fit 1 device']),
+    ({'stages': ('rl',)}, ['init_from']),
+    ({'init_from': '/nowhere'}, ['/nowhere is no workdir']),
+    ({'model.num_heads': 3}, ['model.width=16', 'model.num_heads=3']),
+    ({'tokenizer.name': 'p11'}, ["'p11'", 'p10']),
+    ({'tokenizer.base': 1}, ['base']),
+  ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+  make_config, tmp_path, fields, parts
+):
+  fields = fields(tmp_path) if callable(fields) else fields
+  workdir = tmp_path / 'run'
+  assert_refused(
+    lambda: train.train_and_evaluate(make_config(fields), workdir), *parts
+  )
+  assert not workdir.exists()
+
+
+def test_a_workdir_that_cannot_be_used_is_refused(
+  make_config, finished, tmp_path
+):
+  def start(workdir, fields=()):
+    return lambda: train.train_and_evaluate(make_config(fields), workdir)
+
+  file = _write(tmp_path / 'file', 'mine')
+  assert_refused(start(file), str(file), '--workdir')
+  assert_refused(start(file / 'run'), str(file), '--workdir')
+  assert file.read_text() == 'mine'
+  (tmp_path / 'held' / 'config.json').mkdir(parents=True)
+  assert_refused(start(tmp_path / 'held'), 'config.json')
+  (tmp_path / 'full' / 'model.json').mkdir(parents=True)
+  assert_refused(start(tmp_path / 'full'), 'cannot make', '--workdir')
+  before = (finished / 'config.json').read_bytes()
+  assert_refused(
+    start(finished, {'ce.epochs': 13}),
+    'another config',
+    'ce.epochs (12 there, 13 here)',
+  )
+  assert (finished / 'config.json').read_bytes() == before
+
+
+def test_weights_come_only_from_a_finished_run_of_the_same_model(
+  make_config, finished, tmp_path
+):
+  def start(**fields):
+    config = make_config({k.replace('__', '.'): v for k, v in fields.items()})
+    return lambda: train.train_and_evaluate(config, tmp_path / 'run')
+
+  unfinished = tmp_path / 'unfinished'
+  unfinished.mkdir()
+  (unfinished / 'config.json').write_text('{}')
+  assert_refused(start(init_from=str(unfinished)), 'not finished')
+  ours = {'init_from': str(finished)}
+  assert_refused(start(**ours, model__width=8), 'another model config')
+  assert_refused(start(**ours, tokenizer__digits=3), 'another tokenizer config')
+  other = _write(tmp_path / 'other.csv', 'x,price\n' + '1,2\n' * 20)
+  assert_refused(start(**ours, data__path=str(other)), 'other columns')
+  assert not (tmp_path / 'run').exists()
