@@ -59,7 +59,7 @@ SETTINGS = {
   'tokenizer.digits': 4,
   'ce.learning_rate': 1e-4,
   'rl.learning_rate': 3e-4,
-  'rl.epochs': 40,
+  'rl.epochs': 30,
 }
 # Columns of the table: (title, estimator, metric, whether higher is better).
 COLUMNS = (
@@ -197,7 +197,7 @@ def table(rows, tasks, command, environment, times):
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--root', required=True, help='folder of TALENT tasks')
-  parser.add_argument('--seeds', type=int, default=3)
+  parser.add_argument('--seeds', type=int, default=2)
   parser.add_argument(
     '--workdir', type=pathlib.Path, default=pathlib.Path('runs/talent_ten')
   )

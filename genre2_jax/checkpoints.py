@@ -15,7 +15,11 @@ _logger = logging.getLogger('genre2_jax')
 
 @jax.jit
 def _fingerprint(tree):
-  """One uint32 per leaf: the sum of its bits, mod 2^32, weighted by place."""
+  """One uint32 per leaf: the sum of its elements' hashes, mod 2^32.
+
+  Each element is hashed with its place, by MurmurHash3's finalizer: a plain
+  sum of bits does not see two signs flip.
+  """
 
   def leaf_sum(x):
     if x.dtype == jnp.bool_:
@@ -23,8 +27,11 @@ def _fingerprint(tree):
     bits = jax.lax.bitcast_convert_type(
       x, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
     ).astype(jnp.uint32)
-    place = jnp.arange(x.size, dtype=jnp.uint32).reshape(x.shape)
-    return jnp.sum(bits * (2 * place + 1), dtype=jnp.uint32)
+    place = jnp.arange(1, x.size + 1, dtype=jnp.uint32).reshape(x.shape)
+    bits ^= place * jnp.uint32(0x9E3779B9)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+      bits = (bits ^ (bits >> shift)) * jnp.uint32(factor)
+    return jnp.sum(bits ^ (bits >> 16), dtype=jnp.uint32)
 
   return jnp.stack([leaf_sum(x) for x in jax.tree.leaves(tree)])
 
@@ -48,6 +55,7 @@ class Checkpoints:
       read_only: promises that nothing will be saved.
     """
     self._every_seconds = every_seconds
+    self._read_only = read_only
     self._last_save = time.monotonic()
     self._manager = ocp.CheckpointManager(
       directory,
@@ -107,7 +115,7 @@ class Checkpoints:
         step,
         reason,
       )
-      if not self._manager.read_only:
+      if not self._read_only:
         self._manager.delete(step)
     return None
 

@@ -15,7 +15,6 @@ import sys
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from genre2_jax import sharding, tokenizers
 from genre2_jax.codec import Codec
@@ -88,7 +87,7 @@ def resolve(config):
   Raises:
     InputError: a value that no run could use.
   """
-  config = ConfigDict(config)
+  config = config.copy_and_resolve_references()
   if config.hyperparameters == 'official':
     official = _official(config.data.name)
     with config.unlocked():

@@ -75,8 +75,8 @@ def run():
 
 
 def _set_up_logging():
-  """Ours from INFO up; of the libraries only what they warn of."""
-  absl_logging.set_verbosity(absl_logging.WARNING)
+  """Ours from INFO up; of Orbax, which warns of what we ask for, errors."""
+  absl_logging.set_verbosity(absl_logging.ERROR)
   logger = logging.getLogger('genre2_jax')
   logger.setLevel(logging.INFO)
   logger.propagate = False

@@ -3,13 +3,13 @@
 The numbers that a tokenizer can write form a trie: a node is a prefix, its
 children are the prefixes one token longer. `decode` gives next-token logits at
 nodes, given the nodes already decoded and who of them is whose ancestor. So
-one function is a cached decoding step (the nodes of one level), teacher
-forcing (the T nodes along one number), and the scoring of many numbers, or of
-the whole trie, in one pass.
+one function is a cached decoding step, teacher forcing (the T nodes along one
+number), and the scoring of many numbers, or of the whole trie, in one pass.
 
 The tabular encoder-decoder offers these functions, and so does any model that
 joins: with them every objective, estimator and metric of this project works
-with every model. Letters: B batch, Q nodes to decode, N nodes before them, V
+with every model. Letters: B batch, U decodings of an input side by side, each
+with a cache of its own, Q nodes to decode in each, N nodes before them, V
 vocabulary.
 """
 
@@ -24,7 +24,7 @@ from genre2_jax.tokenizers import Tokenizer
 # What only a model can look into: arrays in any nesting.
 Params = Any
 Context = Any  # leading axis B
-Cache = Any
+Cache = Any  # leading axes [B, U, N]
 
 
 class Policy(NamedTuple):
@@ -37,14 +37,16 @@ class Policy(NamedTuple):
     encode: `(params, inputs, dropout_key=None) -> context`. Once per input,
       never once per sample. No dropout without a key.
     decode: `(params, context, tokens, positions, visible, cache=None,
-      dropout_key=None) -> (logits, cache)`, where `tokens` int [B, Q] are the
-      last tokens of the nodes' prefixes (ignored at position 0, whose prefix
-      is empty), `positions` [Q] the lengths of the prefixes, static;
-      `visible` bool [B or 1, Q, N + Q] says which nodes, those in the cache
-      first, are ancestors of a node or the node itself; `logits` float32
-      [B, Q, V] are grammatical: tokens that the tokenizer forbids stand at a
-      finite, very low value, so that they get probability exactly 0 and
-      gradients stay finite.
+      dropout_key=None) -> (logits, cache)`, where `tokens` int [B, U, Q] are
+      the last tokens of the nodes' prefixes (ignored at position 0, whose
+      prefix is empty), `positions` [Q] the lengths of the prefixes, and
+      `visible` bool [Q, N + Q] says which nodes, those in the cache first,
+      are ancestors of a node or the node itself. Positions and visibility are
+      numpy, static. The cache grows by Q nodes; its leaves begin with the axes
+      [B, U, N], so that nodes can be selected without knowing the model.
+      `logits` float32 [B, U, Q, V] are grammatical: tokens that the tokenizer
+      forbids stand at a finite, very low value, so that they get probability
+      exactly 0 and gradients stay finite.
   """
 
   tokenizer: Tokenizer
@@ -59,9 +61,9 @@ def teacher_forced(policy, params, context, tokens, dropout_key=None):
   logits, _ = policy.decode(
     params,
     context,
-    jnp.roll(tokens, 1, axis=-1),
+    jnp.roll(tokens, 1, axis=-1)[:, None],
     np.arange(length),
-    np.tril(np.ones((1, length, length), bool)),
+    np.tri(length, dtype=bool),
     dropout_key=dropout_key,
   )
-  return logits
+  return logits[:, 0]

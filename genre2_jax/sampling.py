@@ -2,17 +2,17 @@
 
 All numbers start alike. While a level of the trie has no more nodes than there
 are numbers to write, the whole level is decoded, once, and every number walks
-its own way through it; from there on each number has nodes of its own. Sixteen
-samples of eight binary digits cost 79 decoder positions instead of 128, 128
-samples cost 255 instead of 1024, and asking for as many numbers as the
-tokenizer can write decodes exactly its trie.
+its own way through it: the trunk. From there on each number is a branch with
+nodes of its own. Sixteen samples of eight binary digits cost 79 decoder
+positions instead of 128, 128 samples cost 255 instead of 1024, and asking for
+as many numbers as the tokenizer can write decodes exactly its trie.
 
-Sampling decodes level by level, with a cache. Given numbers are scored in one
-pass over all of their nodes, each of which sees its ancestors only: that is
-where gradients go through.
+Sampling decodes level by level, with a cache. Given numbers are scored in two
+passes, one over the trunk and one along all branches: that is where gradients
+go through.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import chex
 import jax
@@ -71,28 +71,39 @@ def sample(
     return jax.random.categorical(jax.random.fold_in(key, position), log_probs)
 
   draw_group = jax.vmap(jax.vmap(draw, (0, 0, None)), (0, 0, None))
-  level = _root(len(keys), num_samples + greedy)
+  allowed = policy.tokenizer.allowed
+  trunk = _trunk(allowed, num_samples + greedy)
+  batch, depth = len(keys), trunk.depth
+  node = jnp.zeros((batch, num_samples + greedy), jnp.int32)
   cache, tokens, log_probs = None, [], []
   for position in range(policy.tokenizer.num_tokens):
+    if position < depth:
+      nodes, seen = trunk.level(position)
+      inputs = _broadcast(trunk.tokens[nodes], batch)
+      visible = trunk.visible[nodes, seen]
+    else:
+      if position == depth:
+        cache = _branch_caches(cache, trunk, node)
+      inputs = tokens[-1][..., None]
+      visible = np.ones((1, position + 1), bool)
+    positions = np.full(len(visible), position)
     logits, cache = policy.decode(
-      params,
-      context,
-      level.inputs,
-      np.full(level.inputs.shape[1], position),
-      level.visible,
-      cache,
+      params, context, inputs, positions, visible, cache
     )
-    log_p = level.rows(jax.nn.log_softmax(logits / temperature))  # [B, R, V]
+    log_p = jax.nn.log_softmax(logits / temperature)
+    if position < depth:
+      log_p = _take(log_p[:, 0], node)  # [B, R, V]
+    else:
+      log_p = log_p[:, :, 0]
     chosen = draw_group(group_keys, log_p[:, :num_samples], position)
     if greedy:
       best = jnp.argmax(log_p[:, num_samples:], axis=-1).astype(chosen.dtype)
       chosen = jnp.concatenate([chosen, best], axis=1)
-    tokens.append(chosen)
+    tokens.append(chosen.astype(jnp.int32))
     log_probs.append(log_p)
-    level = _children(level, chosen, policy.tokenizer.allowed[position])
-  return Rollout(
-    jnp.stack(tokens, -1).astype(jnp.int32), jnp.stack(log_probs, -2)
-  )
+    if position + 1 < depth:
+      node = _child(node, chosen, allowed[position])
+  return Rollout(jnp.stack(tokens, -1), jnp.stack(log_probs, -2))
 
 
 def without_greedy(rollout):
@@ -102,14 +113,13 @@ def without_greedy(rollout):
 
 
 def score(policy, params, context, tokens, temperature=1.0):
-  """The `Rollout` of given numbers, in one pass over their nodes.
+  """The `Rollout` of given numbers: what `sample` would have said of them.
 
   Args:
     policy: a `Policy`.
     params: its parameters.
     context: what `policy.encode` gave.
-    tokens: int [B, R, T], of the grammar. R distinct numbers of a level's
-      width share nodes as `sample` does.
+    tokens: int [B, R, T], of the grammar.
     temperature: divides the logits.
 
   Returns:
@@ -117,88 +127,109 @@ def score(policy, params, context, tokens, temperature=1.0):
   """
   chex.assert_shape(tokens, (None, None, policy.tokenizer.num_tokens))
   batch, num_rows, length = tokens.shape
-  levels = [_root(batch, num_rows)]
-  for position in range(length - 1):
-    allowed = policy.tokenizer.allowed[position]
-    levels.append(_children(levels[-1], tokens[..., position], allowed))
-  sizes = [level.inputs.shape[1] for level in levels]
-  visible = [
-    jnp.pad(level.visible, ((0, 0), (0, 0), (0, sum(sizes[t + 1 :]))))
-    for t, level in enumerate(levels)
-  ]
-  leading = max(len(v) for v in visible)
-  visible = [jnp.broadcast_to(v, (leading, *v.shape[1:])) for v in visible]
-  logits, _ = policy.decode(
+  allowed = policy.tokenizer.allowed
+  trunk = _trunk(allowed, num_rows)
+  depth = trunk.depth
+  logits, cache = policy.decode(
     params,
     context,
-    jnp.concatenate([level.inputs for level in levels], axis=1),
-    np.repeat(np.arange(length), sizes),
-    jnp.concatenate(visible, axis=1),
+    _broadcast(trunk.tokens, batch),
+    trunk.positions,
+    trunk.visible,
   )
-  log_p = jax.nn.log_softmax(logits / temperature)  # [B, N, V]
-  per_level = jnp.split(log_p, np.cumsum(sizes)[:-1], axis=1)
-  log_probs = [
-    level.rows(x) for level, x in zip(levels, per_level, strict=True)
-  ]
-  return Rollout(tokens.astype(jnp.int32), jnp.stack(log_probs, -2))
+  node, parts = jnp.zeros((batch, num_rows), jnp.int32), []
+  for position in range(depth):
+    nodes, _ = trunk.level(position)
+    parts.append(_take(logits[:, 0, nodes], node)[:, :, None])
+    if position + 1 < depth:
+      node = _child(node, tokens[..., position], allowed[position])
+  if depth < length:
+    branches = length - depth
+    visible = np.tri(branches, length, depth, dtype=bool)
+    logits, _ = policy.decode(
+      params,
+      context,
+      tokens[..., depth - 1 : -1],
+      np.arange(depth, length),
+      visible,
+      _branch_caches(cache, trunk, node),
+    )
+    parts.append(logits)
+  logits = jnp.concatenate(parts, axis=2)  # [B, R, T, V]
+  return Rollout(
+    tokens.astype(jnp.int32), jax.nn.log_softmax(logits / temperature)
+  )
 
 
-class _Level(NamedTuple):
-  """The nodes at one depth, and where the R numbers stand among their U.
+class _Trunk(NamedTuple):
+  """The whole levels of the trie that R numbers share: N nodes, static.
 
   Attributes:
-    inputs: int [B, U], last token of each node's prefix.
-    node: int [B, R], each number's node.
-    visible: bool [B or 1, U, N + U], each node's ancestors among all nodes so
-      far, level by level, and itself.
-    own: whether node r is number r's and no other's.
+    tokens: int [N], last token of each node's prefix, level by level.
+    positions: int [N], the length of its prefix.
+    visible: bool [N, N], each node's ancestors and itself.
   """
 
-  inputs: Any
-  node: Any
-  visible: Any
-  own: bool
+  tokens: np.ndarray
+  positions: np.ndarray
+  visible: np.ndarray
 
-  def rows(self, values):
-    """Each number's [B, R, ...] of values at nodes [B, U, ...]."""
-    return values if self.own else _take(values, self.node)
+  @property
+  def depth(self):
+    """Number of levels, at least the root's."""
+    return self.positions[-1] + 1
 
-
-def _root(batch, num_rows):
-  return _Level(
-    inputs=jnp.zeros((batch, 1), jnp.int32),
-    node=jnp.zeros((batch, num_rows), jnp.int32),
-    visible=np.ones((1, 1, 1), bool),
-    own=False,
-  )
+  def level(self, position):
+    """Slices of a level's nodes, and of all nodes down to it."""
+    start, stop = np.searchsorted(self.positions, [position, position + 1])
+    return slice(start, stop), slice(stop)
 
 
-def _children(level, chosen, allowed):
-  """The level below: all its nodes if they are few, else one per number.
+def _trunk(allowed, num_rows):
+  """The trunk for `num_rows` numbers of a grammar [T, V]."""
+  tokens, visible = [np.zeros(1, np.int32)], np.ones((1, 1), bool)
+  for choices in map(np.flatnonzero, allowed[:-1]):
+    parents = len(tokens[-1])
+    if parents * len(choices) > num_rows:
+      break
+    tokens.append(np.tile(choices, parents).astype(np.int32))
+    past = np.repeat(visible[-parents:], len(choices), axis=0)
+    itself = np.eye(len(past), dtype=bool)
+    above = np.pad(visible, ((0, 0), (0, len(past))))
+    visible = np.concatenate([above, np.concatenate([past, itself], 1)])
+  positions = np.repeat(np.arange(len(tokens)), [len(t) for t in tokens])
+  return _Trunk(np.concatenate(tokens), positions, visible)
+
+
+def _child(node, chosen, allowed):
+  """Place in the next level of the child that `chosen` leads to."""
+  rank = jnp.asarray(np.cumsum(allowed) - 1)
+  return node * int(allowed.sum()) + rank[chosen]
+
+
+def _branch_caches(cache, trunk, node):
+  """Of the trunk's cache [B, 1, N, ...] each number's own path [B, R, t, ...].
 
   Args:
-    level: a `_Level`.
-    chosen: int [B, R], the next token of each number.
-    allowed: bool [V], the tokens that may be chosen here.
+    cache: of all nodes of the trunk.
+    trunk: the `_Trunk`.
+    node: int [B, R], where in the trunk's last level each number stands.
   """
-  (batch, num_rows), num_nodes = chosen.shape, level.inputs.shape[1]
-  (choices,) = np.nonzero(allowed)
-  own = level.own or num_nodes * len(choices) > num_rows
-  if own:
-    inputs, node, past = chosen.astype(jnp.int32), level.node, level.visible
-    if not level.own:
-      past = jnp.broadcast_to(past, (batch, *past.shape[1:]))
-      past = _take(past, level.node)
-  else:
-    inputs = np.tile(choices, num_nodes).astype(np.int32)
-    inputs = jnp.broadcast_to(inputs, (batch, len(inputs)))
-    rank = jnp.asarray(np.cumsum(allowed) - 1)
-    node = level.node * len(choices) + rank[chosen]
-    past = np.repeat(level.visible, len(choices), axis=1)
-  itself = np.eye(inputs.shape[1], dtype=bool)
-  itself = np.broadcast_to(itself, (len(past), *itself.shape))
-  join = jnp.concatenate if own else np.concatenate
-  return _Level(inputs, node, join([past, itself], axis=-1), own)
+  nodes, _ = trunk.level(trunk.depth - 1)
+  paths = np.nonzero(trunk.visible[nodes])[1].reshape(-1, trunk.depth)
+  paths = jnp.asarray(paths)[node]  # [B, R, t]
+  flat = paths.reshape(len(node), -1)
+
+  def select(x):
+    rows = _take(x[:, 0], flat)
+    return rows.reshape(*paths.shape, *rows.shape[2:])
+
+  return jax.tree.map(select, cache)
+
+
+def _broadcast(tokens, batch):
+  """Static tokens [Q] for every input: [B, 1, Q]."""
+  return jnp.broadcast_to(jnp.asarray(tokens), (batch, 1, len(tokens)))
 
 
 def _take(values, node):

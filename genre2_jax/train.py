@@ -184,18 +184,18 @@ def _train(run, stage, initial_params):
             f'interrupted at step {state.step[0]} of stage {stage.name}, saved'
           )
         left = _steps_left(state, programs)
-        chunk = min(chunk, left)
+        num_steps = min(chunk, left)
         began = time.monotonic()
-        state = programs.run(state, chunk)
+        state = programs.run(state, num_steps)
         _check_finite(state, run, stage)  # Waits for the device.
         seconds = time.monotonic() - began
-        progress.update(chunk)
-        if chunk == left:
+        progress.update(num_steps)
+        if num_steps == left:
           state = _validate(run, stage, programs, state, writer, progress)
         checkpoints.save_if_due(int(state.step[0]), state)
         if not config.steps_per_dispatch:
           chunk = max(
-            1, min(2 * chunk, int(chunk * _DISPATCH_SECONDS / seconds))
+            1, min(2 * chunk, int(num_steps * _DISPATCH_SECONDS / seconds))
           )
       checkpoints.save(int(state.step[0]), state)
   return state.best_params

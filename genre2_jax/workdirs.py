@@ -68,7 +68,7 @@ def create(workdir, config, table, model, stages):
         f'{workdir} belongs to another config, which differs in '
         f'{", ".join(differences[:5])}: give another --workdir or delete it'
       )
-    if _read_json(workdir / 'model.json').get('data_digest') != digest:
+    if _read_json(workdir / 'model.json').get('data_digest', digest) != digest:
       raise InputError(
         f'the data of {table.name} is not what {workdir} was begun with: '
         'give another --workdir or restore the data'

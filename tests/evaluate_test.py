@@ -34,7 +34,8 @@ def quick_compiles():
 
 def decode(params, context, tokens, positions, visible, cache=None, **_):
   """Logits of a position, [T, V] in all; an input scales them."""
-  return context[:, None, None] * jnp.asarray(params)[positions], cache
+  logits = context[:, None, None, None] * jnp.asarray(params)[positions]
+  return jnp.broadcast_to(logits, (*tokens.shape, 3)), cache
 
 
 POLICY = Policy(

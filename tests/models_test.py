@@ -109,8 +109,7 @@ def test_a_node_sees_what_it_is_told_to_see_and_nothing_else():
   name = 'normalized'
   policy, params = build(TOKENIZERS[name]), parameters(name)
   tokens = np.array([[3, 0, 4, 1, 2], [1, 1, 5, 0, 2]], np.int32)
-  causal = np.tril(np.ones((5, 5), bool))
-  visible = np.kron(np.eye(2, dtype=bool), causal)[None]
+  visible = np.kron(np.eye(2, dtype=bool), np.tri(5, dtype=bool))
 
   @jax.jit
   def both(params):
@@ -118,7 +117,7 @@ def test_a_node_sees_what_it_is_told_to_see_and_nothing_else():
     side_by_side, _ = policy.decode(
       params,
       context,
-      jnp.roll(tokens, 1, axis=-1).reshape(1, 10),
+      jnp.roll(tokens, 1, axis=-1).reshape(1, 1, 10),
       np.tile(np.arange(5), 2),
       visible,
     )
@@ -130,7 +129,7 @@ def test_a_node_sees_what_it_is_told_to_see_and_nothing_else():
 
 
 def test_a_chain_of_cached_steps_equals_one_pass():
-  """Level by level, for two numbers with nodes of their own."""
+  """Token by token, for two numbers of every input."""
   name = 'ieee'
   policy, params = build(TOKENIZERS[name]), parameters(name)
   tokens = TOKENIZERS[name].encode([[0.37, -51.0], [-2e6, 0.0]])
@@ -143,13 +142,13 @@ def test_a_chain_of_cached_steps_equals_one_pass():
       logits, cache = policy.decode(
         params,
         context,
-        tokens[..., t - 1],  # [B, 2]
-        np.full(2, t),
-        np.tile(np.eye(2, dtype=bool), t + 1)[None],
+        tokens[..., [t - 1]],  # [B, 2, 1]
+        np.array([t]),
+        np.ones((1, t + 1), bool),
         cache,
       )
       chain.append(logits)
-    return jnp.stack(chain, 2), teacher_forced(
+    return jnp.concatenate(chain, 2), teacher_forced(
       policy, params, context.repeat(2, 0), tokens.reshape(4, length)
     ).reshape(2, 2, length, -1)
 
@@ -201,14 +200,14 @@ def test_there_is_dropout_only_with_a_key():
 
 
 def test_encoder_and_decoder_both_drop_out():
-  name, tokens = 'normalized', np.zeros((1, 5), np.int32)
+  name, tokens = 'normalized', np.zeros((8, 5), np.int32)
   policy, params = build(TOKENIZERS[name]), parameters(name)
 
   @jax.jit
   def of(params, key):
-    context = policy.encode(params, inputs_of(1))
+    context = policy.encode(params, inputs_of(8))
     return (
-      jnp.abs(policy.encode(params, inputs_of(1), key) - context).max(),
+      jnp.abs(policy.encode(params, inputs_of(8), key) - context).max(),
       jnp.abs(
         teacher_forced(policy, params, context, tokens, key)
         - teacher_forced(policy, params, context, tokens)
@@ -282,7 +281,7 @@ def test_one_memory_slot_equals_several_identical_ones():
   """Over one key the softmax is 1: no need of query and key projections."""
   layer = CrossAttention(num_heads=2)
   rng = np.random.default_rng(0)
-  x = rng.normal(size=(2, 5, 16)).astype(np.float32)
+  x = rng.normal(size=(2, 3, 5, 16)).astype(np.float32)
   memory = rng.normal(size=(2, 1, 16)).astype(np.float32)
   slots = memory.repeat(3, 1)
   params = nn.unbox(layer.init(jax.random.key(0), x, slots))['params']
@@ -294,10 +293,15 @@ def test_one_memory_slot_equals_several_identical_ones():
   )
   needed = nn.unbox(layer.init(jax.random.key(0), x, memory))['params']
   assert set(needed) == {'value', 'out'}
-  # And slots that differ are told apart, position by position.
+  # And slots that differ are told apart, by each node in its own way.
   slots = rng.normal(size=slots.shape).astype(np.float32)
   apart = layer.apply({'params': params}, x, slots)
-  assert np.abs(apart[:, 0] - apart[:, 1]).max() > 1e-3
+  assert np.abs(apart[:, :, 0] - apart[:, :, 1]).max() > 1e-3
+  np.testing.assert_allclose(
+    apart[:, 2:, 3:],
+    layer.apply({'params': params}, x[:, 2:, 3:], slots),
+    atol=1e-5,
+  )
 
 
 @pytest.mark.parametrize('width', [6, 7])

@@ -42,13 +42,15 @@ def table_policy(tokenizer=TOKENIZER, on_encode=lambda: None):
     return inputs
 
   def decode(params, context, tokens, positions, visible, cache=None, **_):
+    places = jnp.broadcast_to(positions, tokens.shape)
     if cache is not None:
-      tokens = jnp.concatenate([cache[0], tokens], axis=1)
-    places = positions if cache is None else np.append(cache[1], positions)
-    distance = positions[:, None] - places  # [Q, N + Q]
-    weight = np.where(places > 0, V ** np.maximum(distance, 0), 0)
-    code = jnp.sum(visible * weight * (tokens[:, None] + 1), -1)  # [B, Q]
-    logits = context[:, None, None] * jnp.asarray(params)[code]
+      tokens = jnp.concatenate([cache[0], tokens], axis=2)
+      places = jnp.concatenate([cache[1], places], axis=2)
+    distance = positions[:, None] - places[:, :, None]  # [B, U, Q, N + Q]
+    weight = jnp.where(places > 0, 1, 0)[:, :, None]
+    weight *= V ** jnp.maximum(distance, 0)
+    code = jnp.sum(visible * weight * (tokens[:, :, None] + 1), -1)
+    logits = context[:, None, None, None] * jnp.asarray(params)[code]
     logits = jnp.where(tokenizer.allowed[positions], logits, -1e9)
     return logits, (tokens, places)
 

@@ -31,25 +31,24 @@ class SelfAttention(nn.Module):
 
   @nn.compact
   def __call__(self, x, visible, cache):
-    """Attends from x [B, Q, D] to the cached nodes and to x itself.
+    """Attends from x [B, U, Q, D] to the cached nodes and to x itself.
 
     Args:
-      x: [B, Q, D].
-      visible: bool [B or 1, Q, N + Q].
-      cache: keys and values [B, H, N, D/H], or None where N is 0.
+      x: [B, U, Q, D].
+      visible: bool [Q, N + Q].
+      cache: keys and values [B, U, N, D], or None where N is 0.
 
     Returns:
-      ([B, Q, D], keys and values [B, H, N + Q, D/H]).
+      ([B, U, Q, D], keys and values [B, U, N + Q, D]).
     """
     width = x.shape[-1]
     x = dense(3 * width, ('embed', 'heads'), name='query_key_value')(x)
-    query, key, value = (
-      split_heads(part, self.num_heads) for part in jnp.split(x, 3, axis=-1)
-    )
+    query, key, value = jnp.split(x, 3, axis=-1)
     if cache is not None:
       key = jnp.concatenate([cache[0], key], axis=-2)
       value = jnp.concatenate([cache[1], value], axis=-2)
-    x = join_heads(attend(query, key, value, visible[:, None]))
+    heads = (split_heads(part, self.num_heads) for part in (query, key, value))
+    x = join_heads(attend(*heads, None if visible.all() else visible))
     return dense(width, ('heads', 'embed'), name='out')(x), (key, value)
 
 
@@ -60,23 +59,25 @@ class CrossAttention(nn.Module):
 
   @nn.compact
   def __call__(self, x, memory):
-    """Attends from x [B, Q, D] to memory [B, M, D].
+    """Attends from x [B, U, Q, D] to memory [B, M, D].
 
     With one memory slot the softmax runs over one key and is 1: the answer,
-    [B, 1, D], is a linear map of the memory, the same for every node, and the
-    query and key projections are left out.
+    [B, 1, 1, D], is a linear map of the memory, the same for every node, and
+    the query and key projections are left out.
     """
-    width = memory.shape[-1]
+    width, memory = memory.shape[-1], memory[:, None]  # [B, 1, M, D]
     value = dense(width, ('embed', 'heads'), name='value')(memory)
-    if memory.shape[1] > 1:
+    if memory.shape[-2] > 1:
       query = dense(width, ('embed', 'heads'), name='query')(
         layer_norm(name='norm')(x)
       )
       key = dense(width, ('embed', 'heads'), name='key')(memory)
-      query, key, value = (
+      # Nodes of one input share the memory: one row of U · Q queries.
+      query = query.reshape(len(x), 1, -1, width)
+      heads = (
         split_heads(part, self.num_heads) for part in (query, key, value)
       )
-      value = join_heads(attend(query, key, value))
+      value = join_heads(attend(*heads)).reshape(x.shape)
     return dense(width, ('heads', 'embed'), name='out')(value)
 
 
@@ -138,7 +139,7 @@ class NumberDecoder(nn.Module):
     # gather's is a scatter, slow on CPU and not reproducible on GPU.
     tokens = jnp.where(positions == 0, vocabulary, tokens)
     one_hot = jax.nn.one_hot(tokens, vocabulary + 1)
-    x = jnp.matmul(one_hot, embedding, precision='highest')  # [B, Q, D]
+    x = jnp.matmul(one_hot, embedding, precision='highest')  # [B, U, Q, D]
     x = x + sinusoidal_positions(length, self.width)[positions]
     x = Dropout(self.dropout)(x)
     caches = []

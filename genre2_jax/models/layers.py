@@ -37,13 +37,13 @@ def layer_norm(name=None):
 
 
 def split_heads(x, num_heads):
-  """[B, Q, D] as [B, H, Q, D/H]: attention is then plain matrix products."""
+  """[..., Q, D] as [..., H, Q, D/H]: attention is then matrix products."""
   x = x.reshape(*x.shape[:-1], num_heads, -1)
   return jnp.swapaxes(x, -2, -3)
 
 
 def join_heads(x):
-  """[B, H, Q, D/H] as [B, Q, D]."""
+  """[..., H, Q, D/H] as [..., Q, D]."""
   x = jnp.swapaxes(x, -2, -3)
   return x.reshape(*x.shape[:-2], -1)
 
@@ -52,21 +52,21 @@ def attend(queries, keys, values, mask=None):
   """Scaled dot-product attention, softmax in float32.
 
   Args:
-    queries: [B, H, Q, D/H].
-    keys: [B, H, K, D/H].
-    values: [B, H, K, D/H].
-    mask: bool, broadcasts against [B, H, Q, K]; True may be seen.
+    queries: [..., H, Q, D/H].
+    keys: [..., H, K, D/H].
+    values: [..., H, K, D/H].
+    mask: bool [Q, K], True may be seen; None is all.
 
   Returns:
-    [B, H, Q, D/H].
+    [..., H, Q, D/H].
   """
   scale = queries.shape[-1] ** -0.5
-  logits = jnp.einsum('bhqd,bhkd->bhqk', queries * scale, keys)
+  logits = jnp.einsum('...qd,...kd->...qk', queries * scale, keys)
   logits = logits.astype(jnp.float32)
   if mask is not None:
     logits = jnp.where(mask, logits, MASKED)
   weights = jax.nn.softmax(logits, axis=-1).astype(values.dtype)
-  return jnp.einsum('bhqk,bhkd->bhqd', weights, values)
+  return jnp.einsum('...qk,...kd->...qd', weights, values)
 
 
 class Dropout(nn.Module):

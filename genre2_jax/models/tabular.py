@@ -24,8 +24,8 @@ class TabularModel(nn.Module):
 
   def __call__(self, inputs):
     """Touches every parameter, for `init`."""
-    tokens = jnp.zeros((1, 1), jnp.int32)
-    visible = np.ones((1, 1, 1), bool)
+    tokens = jnp.zeros((1, 1, 1), jnp.int32)
+    visible = np.ones((1, 1), bool)
     return self.decode(self.encode(inputs), tokens, np.zeros(1, int), visible)
 
 

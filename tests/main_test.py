@@ -1,0 +1,113 @@
+"""The real command: exit codes, and one line for what a user can mend."""
+
+import pytest
+
+
+def run_main(start_main, *arguments, **options):
+  process = start_main(*arguments, **options)
+  out, err = process.communicate()
+  return process.returncode, out, err
+
+
+# Found while reading the flags, before anything heavy is imported.
+@pytest.mark.parametrize(
+  ('arguments', 'parts'),
+  [
+    (['--config.rl.epohcs=3'], ['epohcs', 'Did you mean "epochs"']),
+    (['--config.rl.epohcs.x=3'], ['unknown config field', 'epohcs']),
+    (['--config.tokeniser.name=p10'], ['Did you mean "tokenizer"']),
+    (['--config.rl.epochs=abc'], ['--config.rl.epochs=abc', 'int']),
+    (['--config.rl.temperature=hot'], ['--config.rl.temperature=hot']),
+    (['--config=configs/nowhere.py'], ['configs/nowhere.py', 'No such file']),
+    (
+      ['--config=configs/nowhere.py', '--config.seed=1'],
+      ['configs/nowhere.py', 'No such file'],
+    ),
+    ([], ['--config=configs/remax_talent.py']),
+    (['--epochs=3'], ["'epochs'"]),
+    (['epochs=3'], ["'epochs=3'", 'begin with --']),
+    (['--mode=forecast'], ['forecast', 'predict']),
+    (['--mode=predict', '--input=a.csv', '--output=b.csv'], ['--input=']),
+  ],
+)
+def test_a_wrong_command_is_one_line_and_code_2(
+  start_main, tmp_path, arguments, parts
+):
+  workdir = tmp_path / 'run'
+  recipe = ['--config=configs/remax_talent.py']
+  if not arguments or arguments[0].startswith(('--config=', '--mode')):
+    recipe = []
+  flag = [] if '--mode=predict' in arguments else [f'--workdir={workdir}']
+  code, out, err = run_main(
+    start_main, *recipe, *arguments, *flag, tiny_config=False
+  )
+  parts = ['--mode=predict needs --workdir'] if not flag else parts
+  assert (code, out) == (2, '')
+  assert err.count('\n') == 1 and err.startswith('genre2_jax: '), err
+  for part in parts:
+    assert part in err, err
+  assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'parts'),
+  [
+    (['--config.data.path=nowhere.csv'], ['nowhere.csv: no such file']),
+    (['--config.data.target=prize'], ["did you mean 'price'?"]),
+    (
+      ['--config.batch_size=30'],
+      ['batch_size=30 does not divide', 'multiple of 8'],
+    ),
+    (
+      ['--config.mesh.fsdp=8', '--config.model.width=12'],
+      ['does not split over the mesh'],
+    ),
+  ],
+)
+def test_bad_input_is_one_line_and_code_2(
+  start_main, tmp_path, arguments, parts
+):
+  workdir = tmp_path / 'run'
+  code, out, err = run_main(
+    start_main,
+    f'--workdir={workdir}',
+    *arguments,
+    XLA_FLAGS='--xla_force_host_platform_device_count=8',
+  )
+  assert (code, out) == (2, '')
+  assert err.count('\n') == 1 and err.startswith('genre2_jax: '), err
+  for part in parts:
+    assert part in err, err
+  assert not workdir.exists()
+
+
+def test_a_loss_that_is_not_finite_is_one_line_and_code_1(start_main, tmp_path):
+  workdir = tmp_path / 'run'
+  code, _, err = run_main(
+    start_main,
+    f'--workdir={workdir}',
+    '--config.ce.learning_rate=1e38',
+    "--config.stages=('ce',)",
+  )
+  assert code == 1
+  assert 'Traceback' not in err
+  last = err.splitlines()[-1]
+  assert last.startswith('genre2_jax: the loss of stage ce, seed 0 is not')
+  assert 'at step ' in last
+  assert not (workdir / 'run.json').exists()
+
+
+def test_prediction_by_command(start_main, finished, data_file, tmp_path):
+  output = tmp_path / 'out.csv'
+  arguments = ('--mode=predict', f'--workdir={finished}')
+  code, out, err = run_main(
+    start_main,
+    *arguments,
+    f'--input={data_file}',
+    f'--output={output}',
+    tiny_config=False,
+  )
+  assert (code, err) == (0, '')
+  assert '120 rows' in out
+  assert output.read_text().startswith('row,prediction,')
+  assert output.read_text().count('\n') == 121
