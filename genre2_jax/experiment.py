@@ -10,6 +10,7 @@ import difflib
 import importlib.metadata
 import pathlib
 import platform
+import shlex
 import subprocess
 import sys
 
@@ -125,18 +126,13 @@ def build_model(config, table):
 
 def model_of(config, features, scaler):
   """The `Model` of given statistics."""
-  options = {
-    'normalized': ('rounding', 'edge'),
-    'p10': ('max_exponent',),
-    'exponent_first': ('max_exponent',),
-    'ieee': ('exponent_digits',),
-  }
   fields = config.tokenizer
+  options = tokenizers.OPTIONS.get(fields.name, ())
   tokenizer = tokenizers.build(
     fields.name,
     base=fields.base,
     digits=fields.digits,
-    **{name: fields[name] for name in options.get(fields.name, ())},
+    **{name: fields[name] for name in options if name in fields},
   )
   model = config.model
   if model.width % model.num_heads:
@@ -215,7 +211,7 @@ def environment(mesh):
   """What a run ran on: versions, commit, devices, mesh, command."""
   devices = jax.devices()
   return {
-    'command': ' '.join(['python', '-m', 'genre2_jax.main', *sys.argv[1:]]),
+    'command': shlex.join(['python', '-m', 'genre2_jax.main', *sys.argv[1:]]),
     'python': platform.python_version(),
     **{name: importlib.metadata.version(name) for name in _PACKAGES},
     'git_commit': _git_commit(),

@@ -4,7 +4,7 @@ import optax
 
 
 def warmup_cosine(peak, *, warmup_steps, total_steps, floor=0.1):
-  """Linear warm-up from 0, then a cosine from `peak` to `floor · peak`."""
+  """Linear warm-up to `peak`, then a cosine to `floor · peak`."""
   warmup_steps = min(warmup_steps, total_steps // 2)
   return optax.warmup_cosine_decay_schedule(
     init_value=peak / (warmup_steps + 1),

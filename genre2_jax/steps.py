@@ -216,7 +216,7 @@ def _updated(state, loss_fn, optimizer):
   (loss, metrics), grads = grad_fn(state.params)
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
-  metrics |= {'loss': loss, 'grad_norm': optax.global_norm(grads)}
+  metrics |= {'loss': loss, 'grad_norm': optax.tree.norm(grads)}
   return dataclasses.replace(state, params=params, opt_state=opt_state), metrics
 
 

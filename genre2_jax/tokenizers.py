@@ -380,7 +380,7 @@ class Scientific(Tokenizer):
     return np.array([float(self.base**n) for n in range(most + 1)])
 
 
-_OPTIONS = {
+OPTIONS = {
   'normalized': ('rounding', 'edge'),
   'p10': ('max_exponent',),
   'ieee': ('exponent_digits', 'specials'),
@@ -394,9 +394,9 @@ def build(name: str, *, base: int, digits: int, **options) -> Tokenizer:
   Raises:
     InputError: no such name or option, or a value out of range.
   """
-  _check_choice('tokenizer', name, tuple(_OPTIONS))
+  _check_choice('tokenizer', name, tuple(OPTIONS))
   for option in options:
-    _check_choice(f'option of tokenizer {name!r}', option, _OPTIONS[name])
+    _check_choice(f'option of tokenizer {name!r}', option, OPTIONS[name])
   if name == 'normalized':
     return Normalized(base, digits, **options)
   return Scientific(name, base, digits, **options)

@@ -138,8 +138,7 @@ def train_and_evaluate(config, workdir='', interrupts=()):
     model,
     names,
     seeds,
-    sum(x.size for x in jax.tree.leaves(params)) // len(seeds),
-    ' '.join(f'{k}={v}' for k, v in config.tokenizer.items()),
+    num_parameters=sum(x.size for x in jax.tree.leaves(params)) // len(seeds),
   )
   report.write(run.workdir)
   print(evaluate.summary(rows, names))
@@ -150,24 +149,16 @@ def train_and_evaluate(config, workdir='', interrupts=()):
 def _train(run, stage, initial_params):
   """Trains a stage, or what is left of it: the best parameters [S, ...]."""
   config = run.config
-  _logger.info('compiling stage %s', stage.name)
-  began = time.monotonic()
-  programs = stages.compile_stage(
-    stage,
-    run.model,
-    run.examples,
-    seeds=run.seeds,
-    batch_size=config.batch_size,
-    block_size=config.eval.batch_size,
-    mesh=run.mesh,
-  )
-  _logger.info('compiled in %.1f s', time.monotonic() - began)
+  abstract = _abstract_state(stage, run.model, run.seeds, run.mesh)
   with _stage_checkpoints(run.workdir, stage.name, config) as checkpoints:
     # Resuming: 1. the newest checkpoint that is whole, or the beginning;
     # 2. the log without what comes after it; 3. the same loop as ever.
-    state = checkpoints.restore(programs.abstract_state)
+    state = checkpoints.restore(abstract)
+    if state is not None and stage.is_finished(state):
+      return state.best_params
     step = -1 if state is None else int(state.step[0])
     writers.truncate(run.workdir, stage.name, step)
+    programs = _compile(run, stage)
     if state is None:
       state = programs.init(initial_params)
     with (
@@ -199,6 +190,22 @@ def _train(run, stage, initial_params):
           )
       checkpoints.save(int(state.step[0]), state)
   return state.best_params
+
+
+def _compile(run, stage):
+  _logger.info('compiling stage %s', stage.name)
+  began = time.monotonic()
+  programs = stages.compile_stage(
+    stage,
+    run.model,
+    run.examples,
+    seeds=run.seeds,
+    batch_size=run.config.batch_size,
+    block_size=run.config.eval.batch_size,
+    mesh=run.mesh,
+  )
+  _logger.info('compiled in %.1f s', time.monotonic() - began)
+  return programs
 
 
 def _validate(run, stage, programs, state, writer, progress):

@@ -160,7 +160,7 @@ def write_predictions(path, columns, target=None):
   writers.write_csv(path, tuple(columns), rows)
 
 
-def write_run(workdir, table, model, stages, seeds, num_parameters, tokenizer):
+def write_run(workdir, table, model, stages, seeds, num_parameters):
   """Writes run.json, which says that the run is finished."""
   writers.write_json(
     workdir / 'run.json',
@@ -173,7 +173,6 @@ def write_run(workdir, table, model, stages, seeds, num_parameters, tokenizer):
       'num_val': len(table.val),
       'num_test': len(table.test),
       'parameters': num_parameters,
-      'tokenizer': tokenizer,
       'constant_target': model.scaler.is_constant,
     },
   )

@@ -53,9 +53,10 @@ def clipped_loss(log_probs, old_log_probs, advantages, clip_low, clip_high):
 def kl_estimate(log_probs, reference_log_probs, estimator):
   """KL(π ‖ π_ref) per token from samples of π (Schulman 2020).
 
-  With d = log π − log π_ref: k1 = d, unbiased; k2 = d²/2, its gradient is the
-  KL's; k3 = exp(−d) − 1 + d, unbiased and never negative. As a loss k1 has an
-  expected gradient of zero, so it belongs into the reward: see `steps.py`.
+  With d = log π − log π_ref: k1 = d, unbiased; k2 = d²/2, whose gradient is
+  that of the token's KL given its prefix; k3 = exp(−d) − 1 + d, unbiased and
+  never negative. As a loss k1 has an expected gradient of zero, so it belongs
+  into the reward: see `steps.py`.
 
   Args:
     log_probs: [...].
