@@ -85,4 +85,5 @@ def get_config():
   checkpoint.keep = 2  # newest ones kept per stage
 
   config.steps_per_dispatch = 0  # 0: about a second's worth
+  config.lock()  # A recipe that misspells a field says so.
   return config

@@ -102,8 +102,10 @@ class Checkpoints:
         restored = self._manager.restore(
           step, args=ocp.args.StandardRestore(target)
         )
+      except (MemoryError, jax.errors.JaxRuntimeError):
+        raise  # The machine's fault, not the file's.
       except Exception as error:  # Orbax's errors share no base class.
-        reason = str(error).splitlines()[0] if str(error) else repr(error)
+        reason = (str(error) or repr(error)).splitlines()[0]
       else:
         found = _fingerprint(restored['state'])
         if bool(jnp.all(found == restored['fingerprint'])):
@@ -116,7 +118,7 @@ class Checkpoints:
         reason,
       )
       if not self._read_only:
-        self._manager.delete(step)
+        self._manager.delete(step)  # Or Orbax saves none before it.
     return None
 
   def close(self):

@@ -1,17 +1,26 @@
-"""Exceptions that users are meant to see, as one line."""
+"""Exceptions that users are meant to see: one line, no traceback."""
 
 
-class InputError(ValueError):
-  """Input that cannot be used: what is wrong, where, and what to do.
+class RunError(Exception):
+  """Ends a run with its message; `main` exits with `exit_code`."""
 
-  The message is one line. `main` prints it without a traceback and exits
-  with code 2.
-  """
+  exit_code = 1
 
 
-class NonFiniteError(RuntimeError):
+class InputError(RunError, ValueError):
+  """Input that cannot be used: what is wrong, where, and what to do."""
+
+  exit_code = 2
+
+
+class NonFiniteError(RunError):
   """A loss that is not a number: the message names stage, seed and step."""
 
 
-class InterruptedRunError(RuntimeError):
+class InterruptedRunError(RunError):
   """The run was asked to leave, and left with its progress saved."""
+
+  exit_code = 0
+
+  def __init__(self, where):
+    super().__init__(f'{where}: the same command goes on from here')

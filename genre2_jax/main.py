@@ -14,7 +14,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from genre2_jax.errors import InputError, InterruptedRunError, NonFiniteError
+from genre2_jax.errors import InputError, RunError
 from genre2_jax.interrupts import deferred
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'A recipe.')
@@ -63,15 +63,12 @@ def _parse_flags(argv):
 
 
 def run():
-  """Runs `main`; what users can mend is one line and exit code 2."""
+  """Runs `main`; what users can mend is one line and an exit code."""
   try:
     app.run(main, flags_parser=_parse_flags)
-  except InputError as error:
-    sys.exit(_complain(error, 2))
-  except InterruptedRunError as error:
-    sys.exit(_complain(f'{error}: the same command goes on from here', 0))
-  except NonFiniteError as error:
-    sys.exit(_complain(error, 1))
+  except RunError as error:
+    print('genre2_jax:', *str(error).split(), file=sys.stderr)
+    sys.exit(error.exit_code)
 
 
 def _set_up_logging():
@@ -81,11 +78,6 @@ def _set_up_logging():
   logger.setLevel(logging.INFO)
   logger.propagate = False
   logger.addHandler(logging.StreamHandler())
-
-
-def _complain(message, code):
-  print('genre2_jax:', *str(message).split(), file=sys.stderr)
-  return code
 
 
 if __name__ == '__main__':

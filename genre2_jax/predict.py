@@ -2,7 +2,7 @@
 
 import pathlib
 
-from genre2_jax import evaluate, experiment, sharding, stages, train, workdirs
+from genre2_jax import evaluate, sharding, stages, train, workdirs
 from genre2_jax.data import tables
 from genre2_jax.errors import InputError
 
@@ -31,7 +31,8 @@ def predict_file(workdir, input_path, output_path):
     category_names=features.category_names,
     target_name=run.target_name,
   )
-  mesh = experiment.build_mesh(run.config)
+  # The devices at hand, whatever the run was trained on.
+  mesh = sharding.make_mesh({'replica': 1, 'data': -1, 'fsdp': 1, 'model': 1})
   predicted = evaluate.predict(
     evaluate.predictor(
       run.model,
@@ -41,7 +42,7 @@ def predict_file(workdir, input_path, output_path):
     ),
     train.restore_params(run, run.stages[-1], mesh),
     features.transform(rows),
-    block_size=run.config.eval.batch_size,
+    block_size=-(-run.config.eval.batch_size // mesh.size) * mesh.size,
     sharding=sharding.batch_sharding(mesh),
   )
   columns = evaluate.prediction_columns(predicted, run.model.scaler)

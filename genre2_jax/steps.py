@@ -221,8 +221,10 @@ def _updated(state, loss_fn, optimizer):
 
 
 def _finished(state, metrics):
-  """Counts the step, adds its metrics, notes the first loss not finite."""
-  finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(metrics['grad_norm'])
+  """Counts the step, adds its metrics, notes the first that is not finite."""
+  finite = jnp.array(True)
+  for x in jax.tree.leaves((metrics['loss'], state.params)):
+    finite &= jnp.all(jnp.isfinite(x))
   first = (state.bad_step < 0) & ~finite
   return dataclasses.replace(
     state,
