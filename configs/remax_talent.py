@@ -1,6 +1,10 @@
 """Cross-entropy, then ReMax: GenRe² (arXiv 2512.06533).
 
-python -m genre2_jax.main --config=configs/remax_talent.py
+    python -m genre2_jax.main --config=configs/remax_talent.py
+
+Without data: scikit-learn's diabetes set. 2 CPU cores, 3 to 5 minutes; seed 0,
+test, base -> ReMax: R² of the mean 0.53 -> 0.56, expected reward -1.10 ->
+-0.57, CRPS 0.41 -> 0.51, coverage of the central 90 % 0.92 -> 0.27.
 """
 
 from configs import base
