@@ -30,7 +30,7 @@ def get_config():
   tokenizer.base = 2  # paper's sweep (base, digits): (2,8) (4,4) (6,4) (8,3)
   tokenizer.digits = 8  # digits, or mantissa digits
   tokenizer.rounding = 'round'  # normalized: round (GenRe²), truncate (DBR)
-  tokenizer.edge = 'left'  # normalized, truncate: left or midpoint of the cell
+  tokenizer.edge = 'left'  # normalized: left or midpoint of the cell
   tokenizer.max_exponent = 10  # p10, exponent_first: E-10 .. E10
   tokenizer.exponent_digits = 1  # ieee
 

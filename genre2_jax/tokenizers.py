@@ -104,8 +104,9 @@ class Normalized(Tokenizer):
 
   k = round(u·b^K), clipped to b^K − 1, as in GenRe² (arXiv 2512.06533), halves
   to even; or k = ⌊u·b^K⌋, as in regress-lm (DBR, arXiv 2501.19383). Values
-  outside [0, 1] are clipped. Decodes to k/b^K, or to the midpoint (k + ½)/b^K
-  of the cell that truncation maps to k.
+  outside [0, 1] are clipped. Decodes to k/b^K, as both do, or to the midpoint
+  of the cell that is mapped to k: (k + ½)/b^K after truncation, and after
+  rounding k/b^K but for the first cell and the last.
   """
 
   base: int = 2
@@ -119,11 +120,6 @@ class Normalized(Tokenizer):
     _check_digits(self.base, self.digits)
     _check_choice('rounding', self.rounding, ('round', 'truncate'))
     _check_choice('edge', self.edge, ('left', 'midpoint'))
-    if (self.rounding, self.edge) == ('round', 'midpoint'):
-      raise InputError(
-        "edge='midpoint' is half a cell too high for rounding='round': "
-        "use rounding='truncate' or edge='left'"
-      )
 
   @property
   def token_names(self):
@@ -150,9 +146,15 @@ class Normalized(Tokenizer):
 
   def decode(self, tokens):
     xp = tokens.__array_namespace__()
-    cell = _number(xp, tokens, self.base).astype(_float(xp))
-    offset = 0.5 if self.edge == 'midpoint' else 0.0
-    return (cell + offset) / self.base**self.digits
+    number = _number(xp, tokens, self.base)
+    count = self.base**self.digits
+    cell = number.astype(_float(xp))
+    if self.edge == 'midpoint' and self.rounding == 'truncate':
+      cell = cell + 0.5
+    elif self.edge == 'midpoint':
+      low = xp.maximum(cell - 0.5, 0)
+      cell = (low + xp.where(number == count - 1, count, cell + 0.5)) / 2
+    return cell / count
 
   def _nearest(self, xp, tokens, target):
     # Prefixes order as their numbers do: above the target the lowest
