@@ -21,7 +21,8 @@ class TrainState:
     params: of the policy.
     opt_state: of the optimizer.
     totals: sums of the training metrics since the epoch began, float32.
-    bad_step: int32, first step whose loss was not finite; −1 while none.
+    bad_step: int32, first step whose loss or updated parameters were not
+      finite; −1 while none.
     best_params: the parameters of the best validation so far.
     best_score: float32, its score; higher is better.
     best_epoch: int32, its epoch.
