@@ -69,7 +69,7 @@ def measure(data, steps):
   model = experiment.build_model(config, table)
   mesh = experiment.build_mesh(config)
   examples = {s: model.examples(getattr(table, s)) for s in ('train', 'val')}
-  seeds, params, record = (0,), None, {}
+  seeds, params, record = (0,), {}, {}
   for stage, name, count in zip(
     experiment.build_stages(config), FIGURES, (3 * steps, steps), strict=False
   ):
@@ -82,7 +82,7 @@ def measure(data, steps):
       block_size=128,
       mesh=mesh,
     )
-    state = programs.run(programs.init(params), 1)
+    state = programs.run(programs.init(params.get('policy')), 1)
     jax.block_until_ready(state.params)
     began = time.perf_counter()
     for _ in range(count):
@@ -91,7 +91,11 @@ def measure(data, steps):
     record[name] = (time.perf_counter() - began) / count
     params = state.params
   predict = evaluate.predictor(
-    model, stages.evaluation_keys(seeds), num_samples=128, temperature=1.0
+    model,
+    stages.evaluation_keys(seeds),
+    num_samples=128,
+    temperature=1.0,
+    exact=False,  # The peer only samples.
   )
   inputs = model.features.transform(table.test)
   block, numbers = batches.blocks(

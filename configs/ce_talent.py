@@ -13,5 +13,5 @@ from configs import base
 
 def get_config():
   config = base.get_config()
-  config.stages = ('ce',)
+  config.stages = ('pretrain',)
   return config

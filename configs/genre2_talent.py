@@ -2,8 +2,8 @@
 
     python -m genre2_jax.main --config=configs/genre2_talent.py
 
-2 CPU cores, 3 to 5 minutes on scikit-learn's diabetes set. What to expect on
-ten other tasks: benchmarks/README.md.
+Without data: scikit-learn's diabetes set, 2 CPU cores, 3 to 5 minutes.
+Results on real tasks: benchmarks/README.md.
 """
 
 from configs import base
@@ -11,6 +11,5 @@ from configs import base
 
 def get_config():
   config = base.get_config()
-  config.rl.advantage = 'remax'
-  config.rl.expert_weight = 0.05
+  config.finetune.objective = (('remax', 1.0, {}), ('expert', 0.05, {}))
   return config

@@ -1,10 +1,9 @@
 """Cross-entropy, then GRPO: GenRe² (arXiv 2512.06533), arXiv 2402.03300.
 
-    python -m genre2_jax.main --config=configs/grpo_talent.py \
-      --config.data.path=houses.csv --config.data.target=price
+    python -m genre2_jax.main --config=configs/grpo_talent.py
 
-2 CPU cores, 3 to 5 minutes on scikit-learn's diabetes set. What to expect on
-ten other tasks: benchmarks/README.md.
+Without data: scikit-learn's diabetes set, 2 CPU cores, 3 to 5 minutes.
+Results on real tasks: benchmarks/README.md.
 """
 
 from configs import base
@@ -12,5 +11,5 @@ from configs import base
 
 def get_config():
   config = base.get_config()
-  config.rl.advantage = 'grpo'
+  config.finetune.objective = (('grpo', 1.0, {}),)
   return config

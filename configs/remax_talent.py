@@ -12,5 +12,5 @@ from configs import base
 
 def get_config():
   config = base.get_config()
-  config.rl.advantage = 'remax'
+  config.finetune.objective = (('remax', 1.0, {}),)
   return config

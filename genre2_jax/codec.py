@@ -4,7 +4,12 @@ import dataclasses
 
 import numpy as np
 
-from genre2_jax.tokenizers import Tokenizer
+from genre2_jax.errors import InputError
+from genre2_jax.tokenizers import Bins, Tokenizer
+
+_MAX_NUMBERS = 2**22
+# Sequences that are decoded together: bounds the memory, not the result.
+_BLOCK = 2**16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,6 +18,10 @@ class Codec:
 
   A tokenizer of the unit interval writes u = (z − low) / (high − low); one of
   the real line writes z itself.
+
+  The sequences of the grammar stand in the order of the trie, that of their
+  tokens read from the left: K = tokenizer.num_sequences rows of a grid.
+  `values`, `cells` and `index` go by it, and are for up to 2^22 of them.
 
   Attributes:
     tokenizer: the number vocabulary.
@@ -37,3 +46,79 @@ class Codec:
     if self.tokenizer.domain == 'unit':
       value = value * (self.high - self.low) + self.low
     return value
+
+  def values(self) -> np.ndarray:
+    """z-scores of all sequences, float64 [K]; several may mean one number.
+
+    Raises:
+      InputError: more than 2^22 sequences.
+    """
+    choices = self._choices()
+    count = self.tokenizer.num_sequences
+    blocks = []
+    for start in range(0, count, _BLOCK):
+      index = np.arange(start, min(start + _BLOCK, count))
+      digits = np.unravel_index(index, [len(c) for c in choices])
+      tokens = [c[d] for c, d in zip(choices, digits, strict=True)]
+      blocks.append(self.decode(np.stack(tokens, axis=-1)))
+    return np.concatenate(blocks)
+
+  def cells(self) -> np.ndarray:
+    """Widths of the cells that the sequences stand for, in z, float64 [K].
+
+    What turns probabilities on the grid into a density: a number's probability,
+    spread evenly over all z that are nearer to it than to any other number,
+
+      p(z) = Σ_k p_k / Σ_k w_k, over the sequences k that mean the number.
+
+    The edges of such a (Voronoi) cell lie halfway to the neighbouring numbers;
+    that of the least and of the greatest number reaches as far outwards as
+    inwards. Sequences that mean the same number share its cell equally, so the
+    widths always add up to the span of all cells, and where every number is
+    written in one way p(z) = p_k / w_k. For the tokenizer `bins` the cells are
+    its bins, and its tails reach out as far beyond their means as the bins
+    begin before them. What is not finite (NaN, ±inf) has no place on the line:
+    infinite width, density 0. A sole number, of a constant target, has width 1.
+
+    Raises:
+      InputError: more than 2^22 sequences.
+    """
+    if isinstance(self.tokenizer, Bins):
+      edges, centers = self.tokenizer.edges, self.tokenizer.centers
+      edges[0] = 2 * centers[0] - edges[1]
+      edges[-1] = 2 * centers[-1] - edges[-2]
+      return np.diff(edges)
+    values = self.values()
+    finite = np.isfinite(values)
+    numbers, group, count = np.unique(
+      values[finite], return_inverse=True, return_counts=True
+    )
+    widths = np.ones(1)
+    if len(numbers) > 1:
+      gaps = np.diff(numbers)
+      widths = (np.append(gaps[0], gaps) + np.append(gaps, gaps[-1])) / 2
+    cells = np.full(len(values), np.inf)
+    cells[finite] = (widths / count)[group]
+    return cells
+
+  def index(self, z) -> np.ndarray:
+    """Place of `encode(z)` among all sequences, int64 [...].
+
+    Raises:
+      InputError: more than 2^22 sequences, or z that can't be written.
+    """
+    choices = self._choices()
+    tokens = np.moveaxis(self.encode(z), -1, 0)
+    digits = [
+      np.searchsorted(c, t) for c, t in zip(choices, tokens, strict=True)
+    ]
+    return np.ravel_multi_index(digits, [len(c) for c in choices])
+
+  def _choices(self):
+    """The tokens that the grammar allows at each position, ascending."""
+    if self.tokenizer.num_sequences > _MAX_NUMBERS:
+      raise InputError(
+        f'{self.tokenizer} writes {self.tokenizer.num_sequences:,} sequences, '
+        f'too many to list ({_MAX_NUMBERS:,}): take fewer digits'
+      )
+    return [np.flatnonzero(row) for row in self.tokenizer.allowed]

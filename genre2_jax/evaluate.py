@@ -1,4 +1,4 @@
-"""Predictions of a trained policy, and their metrics."""
+"""Validation and predictions on padded blocks of rows, on the device."""
 
 import functools
 
@@ -6,57 +6,54 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genre2_jax import metrics, sampling
+from genre2_jax import sampling, trie
 from genre2_jax.data import batches
 from genre2_jax.errors import InterruptedRunError
-from genre2_jax.objectives.rewards import REWARDS
-from genre2_jax.objectives.token import cross_entropy
-from genre2_jax.policy import teacher_forced
+from genre2_jax.objective import subset_numbers, supervised
+from genre2_jax.objectives.grid import expected_value
+from genre2_jax.objectives.rewards import comparable
+from genre2_jax.policy import Pointwise
 
 
-def validation_loss(params, examples, numbers, *, policy):
-  """Mean cross-entropy of padded blocks, in nats per token, no dropout.
+def validation(params, examples, numbers, key, *, network, codec, objective):
+  """Means over the rows of padded blocks, without dropout.
+
+  An objective on whole numbers is judged by its reward; others by their loss.
+  The same key at every call: what changes between epochs is the policy.
 
   Args:
     params: of one seed.
     examples: `Examples` cut into blocks [blocks, b, ...].
     numbers: int32 [blocks, b], −1 where padded.
-    policy: a `Policy`.
+    key: of this evaluation.
+    network: a `Policy` or a `Pointwise`.
+    codec: between tokens and z-scores.
+    objective: an `Objective`.
 
   Returns:
-    {'loss': scalar}.
+    (score, higher is better, {name: scalar}).
   """
 
-  def block(args):
-    rows, _ = args
-    context = policy.encode(params, rows.inputs)
-    logits = teacher_forced(policy, params, context, rows.tokens)
-    return {'loss': jax.vmap(cross_entropy)(logits, rows.tokens)}
+  def losses(rows, keys):
+    values = supervised(
+      params, rows, keys, network=network, codec=codec, objective=objective
+    )
+    weighted = [t.weight * values[t.name] for t in objective.terms]
+    return values | {'loss': sum(weighted)}
 
-  return _mean_over_rows(block, examples, numbers)
-
-
-def validation_reward(
-  params, examples, numbers, key, *, policy, codec, objective
-):
-  """Mean reward of sampled and of greedy numbers over padded blocks.
-
-  The same key at every call: what changes between epochs is the policy.
-  """
-
-  def block(args):
-    rows, number = args
+  def sampled(rows, keys):
+    rollouts = objective.rollouts
     rollout = sampling.sample(
-      policy,
-      params,
-      policy.encode(params, rows.inputs),
-      _row_keys(key, number),
-      num_samples=objective.group_size,
-      temperature=objective.temperature,
+      network,
+      params['policy'],
+      network.encode(params['policy'], rows.inputs),
+      keys,
+      num_samples=rollouts.group_size,
+      temperature=rollouts.temperature,
       greedy=True,
     )
     samples, greedy_tokens = sampling.without_greedy(rollout)
-    reward = REWARDS[objective.reward]
+    reward = comparable(rollouts.reward)
     rewards = reward(codec.decode(samples.tokens), rows.target[:, None])
     return {
       'reward': jnp.mean(rewards, -1),
@@ -64,13 +61,31 @@ def validation_reward(
       'entropy': jnp.mean(samples.entropy(), -1),
     }
 
-  return _mean_over_rows(block, examples, numbers)
+  def block(args):
+    rows, number = args
+    values = sampled if objective.is_sequence else losses
+    return values(rows, _row_keys(key, number))
+
+  means = _mean_over_rows(block, examples, numbers)
+  if objective.is_sequence:
+    return means['reward'], means
+  return -means['loss'], means
 
 
 def predictions(
-  params, inputs, numbers, key, *, policy, codec, num_samples, temperature
+  params,
+  inputs,
+  numbers,
+  key,
+  *,
+  network,
+  codec,
+  num_samples,
+  temperature,
+  exact,
+  rail_numbers=0,
 ):
-  """Samples of one block of rows, for one seed.
+  """What one seed predicts for one block of rows.
 
   A row's samples depend on the key and on its number, not on the rows beside
   it. The greedy number is the sampler's: the likeliest token at every step.
@@ -80,42 +95,71 @@ def predictions(
     inputs: of b rows.
     numbers: int32 [b], the rows' numbers.
     key: of this evaluation.
-    policy: a `Policy`.
+    network: a `Policy` or a `Pointwise`.
     codec: between tokens and z-scores.
     num_samples: G.
     temperature: of sampling.
+    exact: whether the whole trie is asked for.
+    rail_numbers: so many evenly spaced numbers are scored for RAIL; 0: none.
 
   Returns:
-    {'samples_z': [b, G], 'greedy_z': [b], 'entropy': [b]}.
+    {'samples_z': [b, G], 'greedy_z': [b], 'entropy': [b]}; if exact
+    'log_p' [b, K], at temperature 1, and where the numbers were trained
+    'learned_mean_z' [b]; with RAIL 'rail_z' [b], Σ p(y) y over its numbers,
+    and 'rail_normalized_z', with p renormalised on them. A `Pointwise`
+    predicts a point mass: G is 1.
   """
+  own = params['policy']
+  if isinstance(network, Pointwise):
+    point = network.predict(own, inputs)
+    return {
+      'samples_z': point[:, None],
+      'greedy_z': point,
+      'entropy': jnp.zeros_like(point),
+    }
+  context = network.encode(own, inputs)
   rollout = sampling.sample(
-    policy,
-    params,
-    policy.encode(params, inputs),
+    network,
+    own,
+    context,
     _row_keys(key, numbers),
     num_samples=num_samples,
     temperature=temperature,
     greedy=True,
   )
   samples, greedy_tokens = sampling.without_greedy(rollout)
-  return {
+  predicted = {
     'samples_z': codec.decode(samples.tokens),
     'greedy_z': codec.decode(greedy_tokens),
     'entropy': jnp.mean(samples.entropy(), -1),
   }
+  if exact:
+    predicted['log_p'] = trie.log_probs(network, own, context)
+    if 'numbers' in params:
+      p = jnp.exp(predicted['log_p'])
+      predicted['learned_mean_z'] = p @ params['numbers']
+  if rail_numbers:
+    log_p, values = subset_numbers(network, codec, own, context, rail_numbers)
+    predicted['rail_z'] = expected_value(log_p, values)
+    predicted['rail_normalized_z'] = expected_value(log_p, values, True)
+  return predicted
 
 
-def predictor(model, keys, *, num_samples, temperature):
+def predictor(model, keys, **options):
   """`predictions` for stacked seeds, compiled: (params, inputs, numbers).
 
   Compiled once per block shape and shared by all stages and splits.
+
+  Args:
+    model: with `network` and `codec`.
+    keys: one per seed.
+    **options: what else `predictions` is asked for.
   """
   function = functools.partial(
     predictions,
-    policy=model.policy,
+    network=model.network,
     codec=model.codec,
-    num_samples=num_samples,
-    temperature=temperature,
+    **options,
   )
   stacked = jax.jit(jax.vmap(function, (0, None, None, 0)))
   return lambda params, inputs, numbers: stacked(params, inputs, numbers, keys)
@@ -135,7 +179,7 @@ def predict(
     interrupts: true once the run is asked to leave.
 
   Returns:
-    numpy {'samples_z': [S, n, G], 'greedy_z': [S, n], 'entropy': [S, n]}.
+    numpy, what `predictions` gives: {'samples_z': [S, n, G], ...}.
   """
   blocks, numbers = batches.blocks(inputs, block_size)
   outputs = []
@@ -150,100 +194,6 @@ def predict(
     name: np.concatenate([o[name] for o in outputs], axis=1)[:, :num_rows]
     for name in outputs[0]
   }
-
-
-def pooled(predicted):
-  """The ensemble of S seeds: their samples in one pool, their greedy's mean.
-
-  Samples alternate between the seeds, so that the first k are fair.
-  """
-  samples = predicted['samples_z']  # [S, n, G]
-  num_seeds, num_rows, group = samples.shape
-  return {
-    'samples_z': samples.transpose(1, 2, 0).reshape(
-      num_rows, group * num_seeds
-    ),
-    'greedy_z': predicted['greedy_z'].mean(axis=0),
-    'entropy': predicted['entropy'].mean(axis=0),
-  }
-
-
-def result_rows(predicted, target_z, *, scaler, seeds, task, stage, split):
-  """Rows of results.csv for one stage and split.
-
-  Each seed by itself; of several seeds their 'mean' and 'std' (ddof 1), and
-  the 'ensemble' that pools their samples.
-  """
-  members = [
-    (seed, jax.tree.map(lambda x, i=i: x[i], predicted))
-    for i, seed in enumerate(seeds)
-  ]
-  if len(seeds) > 1:
-    members.append(('ensemble', pooled(predicted)))
-  rows = []
-  for seed, member in members:
-    values = metrics.evaluate(
-      member['samples_z'],
-      member['greedy_z'],
-      member['entropy'],
-      target_z,
-      low=scaler.low,
-      high=scaler.high,
-      std=scaler.std,
-    )
-    rows += [(task, seed, stage, split, *value) for value in values]
-  return metrics.summarize(rows)
-
-
-def prediction_columns(predicted, scaler):
-  """Columns of a predictions file, in the original unit: name -> [n].
-
-  Every point estimate and the central 90 % interval of the samples of all
-  seeds.
-  """
-  member = pooled(predicted)
-  samples = member['samples_z']
-  columns = metrics.point_estimates(
-    samples, member['greedy_z'], metrics.widened(scaler.low, scaler.high)
-  )
-  low, high = metrics.central_interval(samples, 0.9)
-  columns |= {'lower90': low, 'upper90': high}
-  return {name: scaler.restore(z) for name, z in columns.items()}
-
-
-# What the summary shows: (estimator, metric).
-_SUMMARY = (
-  *((e, m) for e in ('greedy', 'mean', 'median') for m in ('r2', 'rmse')),
-  *(('sample', m) for m in ('reward', 'crps', 'coverage90', 'width90')),
-)
-
-
-def summary(rows, stages):
-  """Test metrics of the stages side by side, as text.
-
-  Args:
-    rows: of results.csv.
-    stages: names, in order.
-  """
-  seeds = {row[1] for row in rows}
-  seed = 'mean' if 'mean' in seeds else min(seeds)
-  of = 'mean over seeds' if seed == 'mean' else f'seed {seed}'
-  values = {
-    (stage, estimator, metric): value
-    for _, s, stage, split, estimator, metric, value in rows
-    if s == seed and split == 'test'
-  }
-  lines = [
-    f'Test rows, {of}; z-scores; distribution metrics from all samples',
-    f'{"":24}' + ''.join(f'{stage:>14}' for stage in stages),
-  ]
-  for estimator, metric in _SUMMARY:
-    name = 'distribution' if estimator == 'sample' else estimator
-    cells = (values[stage, estimator, metric] for stage in stages)
-    lines.append(
-      f'{name + " " + metric:24}' + ''.join(f'{c:14.4f}' for c in cells)
-    )
-  return '\n'.join(lines)
 
 
 def _row_keys(key, numbers):

@@ -17,19 +17,20 @@ import sys
 import jax
 import numpy as np
 
-from genre2_jax import sharding, tokenizers
+from genre2_jax import sharding, tokenizers, trie
+from genre2_jax.baselines import BASELINES
 from genre2_jax.codec import Codec
 from genre2_jax.data import tables, talent
 from genre2_jax.data.batches import Examples
 from genre2_jax.data.features import Features, TargetScaler
 from genre2_jax.errors import InputError
+from genre2_jax.models.heads import histogram_policy, pointwise_head
 from genre2_jax.models.tabular import tabular_policy
-from genre2_jax.objectives.advantages import ADVANTAGES
-from genre2_jax.objectives.policy_gradient import KL_ESTIMATORS
+from genre2_jax.objective import Enumeration, Objective, Rollouts
+from genre2_jax.objectives.catalog import build_term
 from genre2_jax.objectives.rewards import REWARDS
-from genre2_jax.policy import Policy
+from genre2_jax.policy import Pointwise, Policy
 from genre2_jax.stages import Stage
-from genre2_jax.steps import SequenceObjective
 
 OFFICIAL_HYPERPARAMETERS = (
   pathlib.Path(__file__).parent.parent / 'configs/genre2_hyperparameters.csv'
@@ -44,7 +45,7 @@ _OFFICIAL_FIELDS = {
   'dim_feedforward': 'model.feedforward',
   'hidden_dim': 'model.encoder_hidden',
   'dropout': 'model.dropout',
-  'learning_rate': 'ce.learning_rate',
+  'learning_rate': 'pretrain.learning_rate',
 }
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
@@ -57,13 +58,13 @@ class Model:
     features: of the training rows.
     scaler: of the training targets.
     codec: z-scores <-> tokens.
-    policy: the model.
+    network: the model.
   """
 
   features: Features
   scaler: TargetScaler
   codec: Codec
-  policy: Policy
+  network: Policy | Pointwise
 
   def example_inputs(self):
     """Inputs of one row, all zero: for shapes."""
@@ -126,85 +127,238 @@ def build_model(config, table):
 
 def model_of(config, features, scaler):
   """The `Model` of given statistics."""
-  fields = config.tokenizer
-  options = tokenizers.OPTIONS.get(fields.name, ())
-  tokenizer = tokenizers.build(
-    fields.name,
-    base=fields.base,
-    digits=fields.digits,
-    **{name: fields[name] for name in options if name in fields},
-  )
+  tokenizer = build_tokenizer(config)
   model = config.model
   if model.width % model.num_heads:
     raise InputError(
       f'model.width={model.width} does not divide by '
       f'model.num_heads={model.num_heads}: change either'
     )
+  if model.head == 'histogram' and tokenizer.num_tokens > 1:
+    raise InputError(
+      'model.head=histogram writes one token: set tokenizer.name=bins'
+    )
   return Model(
     features=features,
     scaler=scaler,
     codec=Codec(tokenizer, scaler.low, scaler.high),
-    policy=tabular_policy(
-      tokenizer, cardinalities=features.cardinalities, **model
-    ),
+    network=_network(config.model, tokenizer, features),
+  )
+
+
+def build_tokenizer(config):
+  """The tokenizer that `config.tokenizer` describes."""
+  fields = config.tokenizer
+  options = tokenizers.OPTIONS.get(fields.name, ())
+  return tokenizers.build(
+    fields.name,
+    base=fields.base,
+    digits=fields.digits,
+    **{name: fields[name] for name in options if name in fields},
+  )
+
+
+def _network(fields, tokenizer, features):
+  fields = fields.to_dict()
+  head = fields.pop('head')
+  hidden, layers = fields.pop('head_hidden'), fields.pop('head_layers')
+  fields |= {
+    'cardinalities': features.cardinalities,
+    'quantiles': features.quantiles,
+  }
+  if head == 'decoder':
+    return tabular_policy(tokenizer, **fields)
+  for name in (
+    'width', 'num_layers', 'num_heads', 'feedforward', 'encoder_hidden',
+    'encoder_layers',
+  ):  # fmt: skip
+    fields.pop(name)
+  fields |= {'hidden': hidden, 'num_layers': layers}
+  if head == 'pointwise':
+    return pointwise_head(**fields)
+  return histogram_policy(tokenizer, **fields)
+
+
+def evaluation_options(config, model):
+  """What `evaluate.predictor` is asked for."""
+  return {
+    'num_samples': config.eval.num_samples,
+    'temperature': config.eval.temperature,
+    'exact': _is_enumerable(config, model),
+    'rail_numbers': config.eval.rail_numbers,
+  }
+
+
+def _is_enumerable(config, model):
+  """Whether the whole distribution is to be evaluated exactly."""
+  tokenizer = model.codec.tokenizer
+  return (
+    not isinstance(model.network, Pointwise)
+    and trie.num_nodes(tokenizer) <= config.trie.max_nodes
+    and bool(np.isfinite(model.codec.values()).all())
   )
 
 
 def all_stages(config):
-  """Every stage that the config describes, to be run or not."""
-  return [_stage('ce', config), _stage('rl', config)]
+  """Every stage that the config's runs go through, 'pretrain' elsewhere too."""
+  # Without 'finetune' its objective need not fit the model.
+  sections = ('pretrain', 'finetune')[: 1 + ('finetune' in config.stages)]
+  return [_stage(section, config) for section in sections]
 
 
 def build_stages(config):
   """The stages to run, in order.
 
-  With `init_from` the weights stand in for stage 'ce' where another follows.
+  With `init_from` the weights stand in for stage 'pretrain' where another
+  follows.
   """
-  names = [str(name) for name in config.stages]
-  if names not in (['ce'], ['ce', 'rl'], ['rl']):
+  sections = [str(section) for section in config.stages]
+  if sections not in (['pretrain'], ['pretrain', 'finetune'], ['finetune']):
     raise InputError(
-      f"stages={tuple(names)} is not one of ('ce',), ('ce', 'rl'), ('rl',)"
+      f"stages={tuple(sections)} is not one of ('pretrain',), "
+      "('pretrain', 'finetune'), ('finetune',)"
     )
-  if names == ['rl'] and not config.init_from:
+  if sections == ['finetune'] and not config.init_from:
     raise InputError(
-      "stages=('rl',) has no weights to start from: set "
-      '--config.init_from=WORKDIR, or run ce too'
+      "stages=('finetune',) has no weights to start from: set "
+      '--config.init_from=WORKDIR, or run pretrain too'
     )
-  if config.init_from and 'rl' in names:
-    names = ['rl']
-  return [_stage(name, config) for name in names]
+  if config.init_from and 'finetune' in sections:
+    sections = ['finetune']
+  return [_stage(section, config) for section in sections]
 
 
-def _stage(name, config):
-  if name == 'ce':
-    objective, fields = None, config.ce
-  else:
-    fields = config.rl
-    objective = SequenceObjective(
-      **{
-        field.name: fields[field.name]
-        for field in dataclasses.fields(SequenceObjective)
-      }
-    )
-    name = fields.advantage + ('_expert' if fields.expert_weight else '')
+def _stage(section, config):
+  fields = config[section]
+  objective = Objective(
+    terms=_terms(section, fields.objective, config),
+    rollouts=Rollouts(**config.rollouts),
+    enumeration=_enumeration(section, config),
+    dropout=fields.dropout,
+  )
+  name = objective.name
+  if section == 'finetune' and _terms_name(config.pretrain) == name:
+    name += '_again'
   return Stage(
+    section=section,
     name=name,
     objective=objective,
     epochs=fields.epochs,
+    max_steps=fields.max_steps,
     learning_rate=fields.learning_rate,
     patience=fields.patience,
     **config.optimizer,
   )
 
 
+def _terms_name(fields):
+  return '_'.join(str(name) for name, *_ in fields.objective)
+
+
+def _terms(section, parts, config):
+  """The terms of `(name, weight, options)` parts, checked against the model."""
+  field = f'{section}.objective'
+  terms = []
+  for part in parts:
+    try:
+      name, weight, options = part
+      terms.append(build_term(name, weight, options))
+    except (TypeError, ValueError) as error:
+      reason = str(error)
+      if not reason.startswith('objective '):
+        reason = (
+          f'{part!r} is not (name, weight, options): write for example '
+          "(('remax', 1.0, {}),)"
+        )
+      raise InputError(f'{field}: {reason}') from error
+  names = [term.name for term in terms]
+  if not terms or len(set(names)) < len(names):
+    raise InputError(
+      f'{field}={names}: give every objective once, at least one'
+    )
+  levels, head = {term.level for term in terms}, config.model.head
+  if (levels == {'point'}) != (head == 'pointwise') or (
+    'point' in levels and len(levels) > 1
+  ):
+    raise InputError(
+      f'{field}={names} does not fit model.head={head}: mse belongs to '
+      'pointwise, all others to decoder and histogram'
+    )
+  if 'soft_ce' in names and config.tokenizer.name != 'bins':
+    raise InputError(f'{field}: soft_ce needs tokenizer.name=bins')
+  if names == ['kl']:
+    raise InputError(f'{field}: kl alone keeps the weights as they are')
+  unrewarded = sorted({'dar', 'real'} & set(names))
+  if unrewarded and config.rollouts.num_updates > 1:
+    raise InputError(
+      f'rollouts.num_updates must be 1 with {unrewarded[0]}: it has no ratio'
+    )
+  in_reward = any(getattr(t.loss, 'in_reward', False) for t in terms)
+  if in_reward and set(names) <= {'kl', 'dar', 'real', 'expert'}:
+    raise InputError(
+      f'{field}: kl with estimator k1 is taken from a reward, and none of '
+      f'{", ".join(names)} looks at one: use k2 or k3'
+    )
+  group_size = config.rollouts.group_size
+  for name, least in (('rloo', 2), ('real', 2), ('dar', 3)):
+    if name in names and group_size < least:
+      raise InputError(
+        f'objective {name} needs rollouts.group_size of {least} or more'
+      )
+  if 'sequence' in levels and config[section].dropout:
+    raise InputError(
+      f'{section}.dropout must be False with {", ".join(names)}: numbers are '
+      'sampled and scored without it'
+    )
+  return tuple(terms)
+
+
+def _enumeration(section, config):
+  """How the grid level sees the tokenizer's numbers, within trie.max_nodes."""
+  tokenizer, fields = build_tokenizer(config), config.trie
+  nodes = trie.num_nodes(tokenizer)
+  if nodes <= fields.max_nodes:
+    return Enumeration(depth=tokenizer.num_tokens)
+  parts = [build_term(*part) for part in config[section].objective]
+  if any(term.learnable for term in parts):
+    raise InputError(
+      f'{section}.objective trains every number of the tokenizer, and its trie '
+      f'has {nodes} nodes, more than trie.max_nodes={fields.max_nodes}: raise '
+      'it, or take fewer digits'
+    )
+  if fields.beyond == 'samples':
+    return Enumeration(depth=0, samples=config.rollouts.group_size)
+  if fields.beyond == 'prefix':
+    depth = tokenizer.num_tokens - 1
+    while depth and trie.num_nodes(tokenizer, depth + 1) > fields.max_nodes:
+      depth -= 1
+    return Enumeration(depth=depth)
+  if any(term.level == 'grid' and not term.subset for term in parts):
+    model = config.model
+    size = nodes * config.batch_size * model.num_layers
+    size *= 4 * (10 * model.width + 2 * model.feedforward)
+    raise InputError(
+      f'{section}.objective enumerates the trie of tokenizer.'
+      f'{config.tokenizer.name}: {nodes} nodes, about {size / 1e9:.1f} GB of '
+      f'activations per seed, more than trie.max_nodes={fields.max_nodes}: '
+      'raise it, or set trie.beyond=prefix or samples'
+    )
+  return Enumeration(depth=0, samples=config.rollouts.group_size)
+
+
 def build_mesh(config):
   """The device mesh, checked against the batch sizes and the seeds."""
   mesh = sharding.make_mesh(config.mesh)
+  check_mesh(config, mesh)
+  return mesh
+
+
+def check_mesh(config, mesh):
+  """Raises InputError unless batches and seeds split over the mesh."""
   rows = ('data', 'fsdp')
   sharding.check_divides(mesh, 'batch_size', config.batch_size, *rows)
   sharding.check_divides(mesh, 'eval.batch_size', config.eval.batch_size, *rows)
   sharding.check_divides(mesh, 'num_seeds', config.num_seeds, 'replica')
-  return mesh
 
 
 def environment(mesh):
@@ -240,16 +394,20 @@ def _check_values(config):
   positive = (
     'num_seeds', 'batch_size', 'model.width', 'model.num_layers',
     'model.num_heads', 'model.feedforward', 'model.encoder_hidden',
-    'ce.learning_rate', 'rl.learning_rate', 'rl.group_size', 'rl.temperature',
-    'rl.num_updates', 'eval.num_samples', 'eval.temperature',
-    'eval.batch_size', 'checkpoint.keep',
+    'model.head_hidden', 'model.num_frequencies', 'model.frequency_scale',
+    'model.embedding_width', 'model.ensemble_members',
+    'pretrain.learning_rate', 'finetune.learning_rate', 'rollouts.group_size',
+    'rollouts.temperature', 'rollouts.num_updates', 'trie.max_nodes',
+    'eval.num_samples', 'eval.temperature', 'eval.batch_size',
+    'checkpoint.keep',
   )  # fmt: skip
   not_negative = (
-    'seed', 'model.encoder_layers', 'model.dropout', 'ce.epochs', 'rl.epochs',
-    'ce.patience', 'rl.patience', 'rl.clip_low', 'rl.clip_high',
-    'rl.kl_weight', 'rl.expert_weight', 'optimizer.warmup_steps',
-    'optimizer.weight_decay', 'optimizer.max_grad_norm',
-    'checkpoint.every_seconds', 'steps_per_dispatch',
+    'seed', 'model.encoder_layers', 'model.head_layers', 'model.dropout',
+    'pretrain.epochs', 'finetune.epochs', 'pretrain.max_steps',
+    'finetune.max_steps', 'pretrain.patience', 'finetune.patience',
+    'optimizer.warmup_steps', 'optimizer.weight_decay',
+    'optimizer.max_grad_norm', 'checkpoint.every_seconds',
+    'steps_per_dispatch', 'baseline.trials', 'eval.rail_numbers',
   )  # fmt: skip
   for field in positive:
     if not _field(config, field) > 0:
@@ -261,11 +419,15 @@ def _check_values(config):
     raise InputError(f'seed={config.seed} must be below 2^32 - num_seeds')
   if config.model.dropout >= 1:
     raise InputError(f'model.dropout={config.model.dropout} must be below 1')
-  if config.rl.advantage == 'rloo' and config.rl.group_size < 2:
-    raise InputError('rl.advantage=rloo needs rl.group_size of 2 or more')
-  _check_choice('rl.advantage', config.rl.advantage, ADVANTAGES)
-  _check_choice('rl.reward', config.rl.reward, REWARDS)
-  _check_choice('rl.kl_estimator', config.rl.kl_estimator, KL_ESTIMATORS)
+  for field, choices in (
+    ('rollouts.reward', REWARDS),
+    ('trie.beyond', ('error', 'prefix', 'samples')),
+    ('model.head', ('decoder', 'histogram', 'pointwise')),
+    ('model.numeric_embedding', ('none', 'piecewise_linear', 'periodic')),
+    ('model.category_embedding', ('ordinal', 'one_hot', 'learned')),
+    ('baseline.name', ('', *BASELINES)),
+  ):
+    _check_choice(field, _field(config, field), choices)
 
 
 def _check_choice(field, value, choices):

@@ -39,7 +39,11 @@ def draw(run: Run) -> list[Section]:
   many = len(run.seeds) > 1
   thin = ' Thin lines: seeds; thick lines: their mean.' if many else ''
   shown = f' (seed {run.seeds[0]})' if many else ''
-  sections = (
+  intervals = ', with the central 90% interval'
+  predicted = f'The median of {run.num_samples} samples{intervals}'
+  if run.is_point:
+    predicted = 'The prediction'
+  sections = [
     (
       'Learning curves',
       'Dashed: train. Solid: validation; a ring marks the best epoch'
@@ -48,46 +52,50 @@ def draw(run: Run) -> list[Section]:
     ),
     (
       'Predicted against true',
-      f'The median of {run.num_samples} samples, with the central 90% '
-      f'interval{shown}, in the original unit.',
+      f'{predicted}{shown}, in the original unit.',
       _predicted_against_true,
     ),
-    (
-      'Calibration',
-      f'Whether the predictive distribution means what it says.{thin}',
-      _calibration,
-    ),
-    (
-      'Sharpening',
-      'How wide the predictive distributions are, row by row'
-      f'{", all seeds" if many else ""}. Dashed: medians.',
-      _sharpening,
-    ),
-    (
-      'Predictive distributions',
-      f'{run.num_samples} samples for test rows at fixed quantiles of the '
-      f'target{shown}, in the original unit.',
-      _examples,
-    ),
-    (
-      'Sampling efficiency',
-      'RMSE of the best (an oracle picks it) and of the mean of the first k '
-      f'samples.{thin}',
-      _sampling_efficiency,
-    ),
+  ]
+  # One number per row has no interval, no spread and nothing to sample.
+  sections += (
+    ()
+    if run.is_point
+    else (
+      (
+        'Calibration',
+        f'Whether the predictive distribution means what it says.{thin}',
+        _calibration,
+      ),
+      (
+        'Sharpening',
+        'How wide the predictive distributions are, row by row'
+        f'{", all seeds" if many else ""}. Dashed: medians.',
+        _sharpening,
+      ),
+      (
+        'Predictive distributions',
+        f'{run.num_samples} samples for test rows at fixed quantiles of the '
+        f'target{shown}, in the original unit.',
+        _examples,
+      ),
+      (
+        'Sampling efficiency',
+        'RMSE of the best (an oracle picks it) and of the mean of the first k '
+        f'samples.{thin}',
+        _sampling_efficiency,
+      ),
+    )
   )
+  drawn = []
   with matplotlib.rc_context(drawing.STYLE):
-    return [
-      Section(
-        title,
-        text,
-        [
-          Panel(name, caption, drawing.png(fig))
-          for name, caption, fig in panels(run)
-        ],
-      )
-      for title, text, panels in sections
-    ]
+    for title, text, panels in sections:
+      found = [
+        Panel(name, caption, drawing.png(figure))
+        for name, caption, figure in panels(run)
+      ]
+      if found:  # A baseline has no learning curves.
+        drawn.append(Section(title, text, found))
+  return drawn
 
 
 _Panels = Iterator[tuple[str, str, 'Figure']]  # name, caption, figure
@@ -95,8 +103,11 @@ _Panels = Iterator[tuple[str, str, 'Figure']]  # name, caption, figure
 
 def _learning_curves(run: Run) -> _Panels:
   for stage in run.stages:
-    # What the best epoch is chosen by.
-    kind, sign = ('loss', 1) if stage.key == 'ce' else ('reward', -1)
+    if not any(record['stage'] == stage.key for record in run.records):
+      continue
+    # What the best epoch is chosen by: the reward of objectives that sample.
+    is_reward = bool(_history(run, stage, 'val/reward')[0])
+    kind, sign = ('reward', -1) if is_reward else ('loss', 1)
     figure, ax = drawing.panel()
     for split, label, look in (
       ('train', 'train', {'linestyle': '--', 'alpha': 0.65}),
@@ -120,7 +131,7 @@ def _learning_curves(run: Run) -> _Panels:
           zorder=5,
         )
     ax.xaxis.get_major_locator().set_params(integer=True)
-    unit = ' (nats per token)' if kind == 'loss' else ''
+    unit = ' (nats per token)' if stage.key == 'ce' else ''
     ax.set(xlabel='epoch', ylabel=kind + unit, title=stage.name)
     ax.legend()
     yield (
@@ -163,14 +174,15 @@ def _predicted_against_true(run: Run, max_bars: int = 120) -> _Panels:
     ax.plot(
       [bottom, top], [bottom, top], color=drawing.FAINT, linewidth=1, zorder=1
     )
-    ax.vlines(
-      true[bars],
-      low[bars],
-      high[bars],
-      color=stage.color,
-      alpha=0.35,
-      linewidth=1,
-    )
+    if not run.is_point:
+      ax.vlines(
+        true[bars],
+        low[bars],
+        high[bars],
+        color=stage.color,
+        alpha=0.35,
+        linewidth=1,
+      )
     ax.scatter(
       true[~outside],
       shown[~outside],
@@ -193,6 +205,8 @@ def _predicted_against_true(run: Run, max_bars: int = 120) -> _Panels:
         label=f'{outside.sum()} beyond the axis',
       )
       ax.legend(loc='lower right')
+    for axis in (ax.xaxis, ax.yaxis):
+      axis.get_major_locator().set_params(nbins=5)
     ax.set(
       xlim=(bottom, top),
       ylim=(bottom, top),
@@ -202,7 +216,7 @@ def _predicted_against_true(run: Run, max_bars: int = 120) -> _Panels:
       ylabel=drawing.wrapped(f'predicted {run.info["target"]}'),
     )
     caption = f'{stage.name}: predicted against true'
-    if len(bars) < len(true):
+    if len(bars) < len(true) and not run.is_point:
       caption += f'; intervals of {len(bars)} of {len(true):,} rows'
     yield f'predicted_against_true_{stage.key}', caption, figure
 

@@ -56,6 +56,13 @@ def kendall(x: ArrayLike, y: ArrayLike) -> float:
   return float(stats.kendalltau(x, y).statistic)
 
 
+def pearson(x: ArrayLike, y: ArrayLike) -> float:
+  """Pearson's r in [−1, 1]; 0 if x or y is constant: nothing varies."""
+  if _is_constant(x) or _is_constant(y):
+    return 0.0
+  return float(stats.pearsonr(x, y).statistic)
+
+
 def crps(samples: ArrayLike, y: ArrayLike) -> float:
   """Continuous ranked probability score, lower is better, in the unit of y.
 
@@ -177,7 +184,7 @@ def evaluate(
   are z-scores; std is the train standard deviation in the original unit.
 
   For each of POINT_ESTIMATORS: rmse, mae, reward = −mse (z, z, z²); r2,
-  spearman, kendall; rmse_unit, mae_unit (original unit: z times std).
+  spearman, kendall, pearson; rmse_unit, mae_unit (original unit: z times std).
   'sample' stands for the policy itself. Its point errors are the first
   sample's, but its reward is the expected one, −mean (x − y)² over all
   samples, and it carries the distribution's metrics: crps, width90 (z),
@@ -187,28 +194,37 @@ def evaluate(
   rows = []
   estimates = point_estimates(samples_z, greedy_z, widened(low, high))
   for name, x in estimates.items():
-    z_rmse, z_mae = rmse(x, target_z), mae(x, target_z)
-    values = {
-      'rmse': z_rmse,
-      'mae': z_mae,
-      'r2': r2(x, target_z),
-      'spearman': spearman(x, target_z),
-      'kendall': kendall(x, target_z),
-      'rmse_unit': z_rmse * std,
-      'mae_unit': z_mae * std,
-      'reward': -(z_rmse**2),
-    }
-    if name == 'sample':
-      errors = _error(samples_z, np.expand_dims(target_z, -1))
-      values |= {
-        'reward': -np.mean(np.square(errors)),
-        'crps': crps(samples_z, target_z),
-        'coverage90': coverage(samples_z, target_z),
-        'width90': width(samples_z),
-        'entropy': np.mean(entropy, dtype=np.float64),
-      }
-    rows += [(name, metric, float(value)) for metric, value in values.items()]
+    rows += point_metrics(name, x, target_z, std=std)
+  rows.remove(next(row for row in rows if row[:2] == ('sample', 'reward')))
+  errors = _error(samples_z, np.expand_dims(target_z, -1))
+  values = {
+    'reward': -np.mean(np.square(errors)),
+    'crps': crps(samples_z, target_z),
+    'coverage90': coverage(samples_z, target_z),
+    'width90': width(samples_z),
+    'entropy': np.mean(entropy, dtype=np.float64),
+  }
+  rows += [('sample', metric, float(v)) for metric, v in values.items()]
   return rows
+
+
+def point_metrics(
+  name: str, x: ArrayLike, target_z: ArrayLike, *, std: float
+) -> list[tuple[str, str, float]]:
+  """Every metric of one point estimate [n]: [(name, metric, value)]."""
+  z_rmse, z_mae = rmse(x, target_z), mae(x, target_z)
+  values = {
+    'rmse': z_rmse,
+    'mae': z_mae,
+    'r2': r2(x, target_z),
+    'spearman': spearman(x, target_z),
+    'kendall': kendall(x, target_z),
+    'pearson': pearson(x, target_z),
+    'rmse_unit': z_rmse * std,
+    'mae_unit': z_mae * std,
+    'reward': -(z_rmse**2),
+  }
+  return [(name, metric, float(value)) for metric, value in values.items()]
 
 
 def sampling_efficiency(

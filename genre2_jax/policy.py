@@ -55,6 +55,19 @@ class Policy(NamedTuple):
   decode: Callable[..., Any]
 
 
+class Pointwise(NamedTuple):
+  """A regression head: one number per input and no distribution.
+
+  Attributes:
+    init: `(key, inputs) -> params`, boxed with logical axis names.
+    predict: `(params, inputs, dropout_key=None) -> z` [B], float32, in the
+      unit that it is trained in. No dropout without a key.
+  """
+
+  init: Callable[..., Params]
+  predict: Callable[..., Any]
+
+
 def teacher_forced(policy, params, context, tokens, dropout_key=None):
   """Logits [B, T, V] of a number's tokens [B, T], each given those before."""
   length = tokens.shape[-1]

@@ -2,7 +2,15 @@
 
 import pathlib
 
-from genre2_jax import evaluate, sharding, stages, train, workdirs
+from genre2_jax import (
+  evaluate,
+  experiment,
+  results,
+  sharding,
+  stages,
+  train,
+  workdirs,
+)
 from genre2_jax.data import tables
 from genre2_jax.errors import InputError
 
@@ -37,16 +45,17 @@ def predict_file(workdir, input_path, output_path):
     evaluate.predictor(
       run.model,
       stages.evaluation_keys(run.seeds),
-      num_samples=run.config.eval.num_samples,
-      temperature=run.config.eval.temperature,
+      **experiment.evaluation_options(run.config, run.model),
     ),
     train.restore_params(run, run.stages[-1], mesh),
     features.transform(rows),
     block_size=-(-run.config.eval.batch_size // mesh.size) * mesh.size,
     sharding=sharding.batch_sharding(mesh),
   )
-  columns = evaluate.prediction_columns(predicted, run.model.scaler)
-  columns = {'prediction': columns['median'], **columns}
+  columns = results.prediction_columns(predicted, run.model)
+  # Exact where the interval is: it lies inside.
+  median = columns.get('exact_median', columns['median'])
+  columns = {'prediction': median, **columns}
   workdirs.write_predictions(output_path, columns)
   print(f'{len(rows)} rows predicted: {output_path}')
 

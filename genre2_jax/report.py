@@ -62,9 +62,17 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser = argparse.ArgumentParser(
     prog='python -m genre2_jax.report', description='Writes report.html.'
   )
-  parser.add_argument('--workdir', required=True, help='folder of a run')
+  parser.add_argument(
+    '--workdir', required=True, help='folder of a run or of a benchmark'
+  )
+  workdir = pathlib.Path(parser.parse_args(argv).workdir)
   try:
-    print(write(parser.parse_args(argv).workdir))
+    if (workdir / 'benchmark.json').exists():
+      from genre2_jax import comparison_report
+
+      print(comparison_report.write(workdir))
+    else:
+      print(write(workdir))
   except errors.InputError as error:
     print(error, file=sys.stderr)
     return 2

@@ -30,13 +30,36 @@ RUN_FIELDS = (  # of run.json
 
 # Okabe & Ito's colours, dark ones first: they keep apart for colour-blind eyes.
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00')
-STAGE_NAMES = {
+# Of objectives and baselines; what is not here goes by its own name.
+TERM_NAMES = {
+  'catboost': 'CatBoost',
   'ce': 'CE',
+  'crps': 'CRPS loss',  # beside the metric
+  'dar': 'DAR',
+  'dist2': 'DIST²',
   'dr_grpo': 'Dr. GRPO',
+  'dummy': 'train mean',
+  'exact': 'exact gradient',
+  'expert': 'expert',
   'grpo': 'GRPO',
+  'kl': 'KL',
+  'lightgbm': 'LightGBM',
+  'linear': 'linear regression',
+  'log_loss': 'log loss',
+  'mbr': 'MBR',
+  'mse': 'MSE',
+  'no_baseline': 'no baseline',
+  'ntl_mse': 'NTL-MSE',
+  'ntl_was': 'NTL-WAS',
+  'ppo': 'PPO',
+  'raft': 'RAFT',
+  'random_forest': 'random forest',
+  'real': 'REAL',
   'reinforce': 'REINFORCE',
   'remax': 'ReMax',
   'rloo': 'RLOO',
+  'soft_ce': 'soft CE',
+  'xgboost': 'XGBoost',
 }
 
 
@@ -72,6 +95,15 @@ class Run:
   @property
   def num_samples(self) -> int:
     return self.stages[0].samples_z.shape[-1]
+
+  @property
+  def is_point(self) -> bool:
+    """Whether a row has one number, which has no spread to speak of."""
+    return self.num_samples == 1
+
+  def has(self, estimator: str) -> bool:
+    """Whether some stage has test metrics of an estimator."""
+    return any(key[2] == estimator for key in self.results)
 
   def value(
     self, stage: Stage, estimator: str, metric: str, seed: str = ''
@@ -111,7 +143,7 @@ def load(workdir: str | pathlib.Path) -> Run:
       with np.load(workdir / 'evaluation' / f'{key}_{SPLIT}.npz') as arrays:
         # CE looks the same in every report, whatever it is compared with.
         color = COLORS[0] if key == 'ce' else next(colors)
-        stages.append(Stage(key, _name(key), color, arrays['samples_z']))
+        stages.append(Stage(key, stage_name(key), color, arrays['samples_z']))
         truth = {  # of every stage
           'target_z': arrays['target_z'].astype(np.float64),
           'target': arrays['target'].astype(np.float64),
@@ -128,6 +160,15 @@ def load(workdir: str | pathlib.Path) -> Run:
   return Run(info, config, env, records, results, stages, **truth)
 
 
-def _name(key: str) -> str:
-  base = key.removesuffix('_expert')
-  return STAGE_NAMES.get(base, base) + (' + expert' if base != key else '')
+def stage_name(key: str) -> str:
+  """A stage's key in words: 'ntl_was_expert' → 'NTL-WAS + expert'."""
+  base = key.removesuffix('_again')
+  words, names = base.split('_'), []
+  while words:
+    for length in range(len(words), 0, -1):  # 'dr_grpo' is one term.
+      name = TERM_NAMES.get('_'.join(words[:length]))
+      if name or length == 1:
+        names.append(name or words[0])
+        words = words[length:]
+        break
+  return ' + '.join(names) + (', again' if base != key else '')

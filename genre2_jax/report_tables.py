@@ -48,6 +48,7 @@ POINT_COLUMNS = (
 )
 DISTRIBUTION_COLUMNS = (
   Column('CRPS', 'z', 'crps', _lower),
+  Column('NLL', 'nats', 'nll', _lower),
   Column('Coverage', 'of 90%', 'coverage90', _nominal),
   Column('Width', 'of 90%, z', 'width90'),
   Column('Entropy', 'nats', 'entropy'),
@@ -60,7 +61,13 @@ SEED_COLUMNS = (
   Column('CRPS', 'z', 'crps', estimator='sample'),
   Column('Coverage', 'of 90%', 'coverage90', estimator='sample'),
 )
+# Of a single number: they would say that it is one.
+SPREAD_METRICS = ('coverage90', 'width90', 'entropy')
 ESTIMATOR_NAMES = {'sample': 'one sample'}
+DISTRIBUTION_NAMES = {'sample': 'samples'}
+# What results.csv has only of tries that are enumerated.
+EXACT_POINTS = ('exact_mean', 'exact_median', 'learned_mean')
+EXACT_DISTRIBUTIONS = ('exact', 'tempered', 'conformal')
 
 Label = Stage | str
 Number = tuple[float, float]  # and its spread over seeds
@@ -69,20 +76,38 @@ Row = tuple[Label, Sequence[Number]]
 
 def points(run: Run) -> dict[str, Any]:
   """Point estimates: a group per estimator, a row per stage."""
-  groups = [
-    (
-      ESTIMATOR_NAMES.get(name, name.replace('_', ' ')),
-      _stage_rows(run, POINT_COLUMNS, name),
-    )
+  names = {
+    name: ESTIMATOR_NAMES.get(name, name.replace('_', ' '))
     for name in metrics.POINT_ESTIMATORS
+  }
+  if run.is_point and not run.has('exact'):  # All estimates are the same.
+    names = {'mean': 'prediction'}
+  names |= {n: n.replace('_', ' ') for n in EXACT_POINTS if run.has(n)}
+  groups = [
+    (name, _stage_rows(run, POINT_COLUMNS, estimator))
+    for estimator, name in names.items()
   ]
   return _table(('Estimator', 'Stage'), POINT_COLUMNS, groups)
 
 
-def distributions(run: Run) -> dict[str, Any]:
-  """Predictive distributions: a row per stage."""
-  rows = _stage_rows(run, DISTRIBUTION_COLUMNS, 'sample')
-  return _table(('Stage',), DISTRIBUTION_COLUMNS, [('', rows)])
+def distributions(run: Run) -> dict[str, Any] | None:
+  """Predictive distributions: a group per way to know them, a row per stage.
+
+  None where all that is predicted is one number.
+  """
+  exact = [name for name in EXACT_DISTRIBUTIONS if run.has(name)]
+  if run.is_point and not exact:
+    return None
+  columns = [c for c in DISTRIBUTION_COLUMNS if exact or c.metric != 'nll']
+  groups = [
+    (
+      DISTRIBUTION_NAMES.get(name, name),
+      _stage_rows(run, columns, name),
+    )
+    for name in ('sample', *exact)
+  ]
+  heads = ('Distribution', 'Stage') if exact else ('Stage',)
+  return _table(heads, columns, groups)
 
 
 def seeds(run: Run) -> dict[str, Any]:
@@ -96,7 +121,7 @@ def seeds(run: Run) -> dict[str, Any]:
         (
           seed,
           [
-            (run.value(stage, c.estimator, c.metric, seed), math.nan)
+            (_value(run, stage, c.estimator, c.metric, seed), math.nan)
             for c in SEED_COLUMNS
           ],
         )
@@ -116,14 +141,22 @@ def _stage_rows(
       stage,
       [
         (
-          run.value(stage, estimator, column.metric),
-          run.value(stage, estimator, column.metric, 'std'),
+          _value(run, stage, estimator, column.metric),
+          _value(run, stage, estimator, column.metric, 'std'),
         )
         for column in columns
       ],
     )
     for stage in run.stages
   ]
+
+
+def _value(
+  run: Run, stage: Stage, estimator: str, metric: str, seed: str = ''
+) -> float:
+  if run.is_point and estimator == 'sample' and metric in SPREAD_METRICS:
+    return math.nan
+  return run.value(stage, estimator, metric, seed)
 
 
 def _table(

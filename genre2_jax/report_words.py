@@ -30,15 +30,26 @@ CLAIMS = (
 )
 
 
+# Of runs that predict one number per row.
+POINT_CLAIMS = (
+  Claim('RMSE', 'mean', 'rmse', '{:.3f} z', is_error=True),
+  Claim('R²', 'mean', 'r2', '{:.3f}'),
+  Claim('MAE', 'mean', 'mae', '{:.3f} z', is_error=True),
+)
+
+
 def verdict(run: Run) -> str:
   """One sentence: what the last stage did to the first, on test."""
   first, last = run.stages[0], run.stages[-1]
   rows = run.info['num_test']
   where = f'On {rows:,} test row{"s" * (rows != 1)}'
   if first is last:
-    states = [f'{c.words} is {_text(run, c, last)}' for c in CLAIMS]
+    states = [f'{c.words} is {_text(run, c, last)}' for c in _claims(run)]
     return f'{where} with {last.name}, {_enumerate(states)}.'
-  *gains, coverage = (_change(run, claim) for claim in CLAIMS)
+  changes = [_change(run, claim) for claim in _claims(run)]
+  if run.is_point:
+    return f'{where}, {last.name} after {first.name} {_enumerate(changes)}.'
+  *gains, coverage = changes
   # Accuracy and honesty that move in opposite directions deserve a 'but'.
   old_error, new_error = _ends(run, CLAIMS[0])
   old_gap, new_gap = (abs(c - NOMINAL) for c in _ends(run, CLAIMS[-1]))
@@ -56,12 +67,17 @@ def notes(run: Run) -> list[str]:
     sentences.append('One seed: there is no spread to judge the numbers by.')
   else:
     sentences.append(f'Numbers are means over {len(run.seeds)} seeds.')
-    doubtful = [c.words for c in CLAIMS if _is_within_noise(run, c)]
+    doubtful = [c.words for c in _claims(run) if _is_within_noise(run, c)]
     if doubtful:
       sentences.append(
         f'The change in {_enumerate(doubtful)} is less than two standard '
         'errors of the paired differences between seeds.'
       )
+  if run.is_point:
+    sentences.append(
+      'One number is predicted per row: its CRPS is its absolute error, and '
+      'there are no intervals to judge.'
+    )
   if run.info['constant_target']:
     sentences.append(
       'The train target is constant. Where the test target is constant too, '
@@ -75,7 +91,7 @@ def notes(run: Run) -> list[str]:
 
 def facts(run: Run) -> dict[str, str]:
   """What was run."""
-  info, tokenizer = run.info, run.config['tokenizer']
+  info, parameters = run.info, run.info['parameters']
   return {
     'Target': info['target'],
     'Rows': (
@@ -83,14 +99,27 @@ def facts(run: Run) -> dict[str, str]:
       f'{info["num_test"]:,} test'
     ),
     'Stages': ' → '.join(stage.name for stage in run.stages),
-    'Tokenizer': (
-      f'{tokenizer["name"]}, base {tokenizer["base"]}, '
-      f'{tokenizer["digits"]} digits'
-    ),
-    'Parameters': f'{info["parameters"]:,}',
+    **_tokenizer(run),
+    **({'Parameters': f'{parameters:,}'} if parameters else {}),
     'Seeds': ', '.join(run.seeds),
-    'Samples': f'{run.num_samples} per test row',
+    **({} if run.is_point else {'Samples': f'{run.num_samples} per test row'}),
   }
+
+
+def _tokenizer(run: Run) -> dict[str, str]:
+  """What numbers are written in, if they are written."""
+  head = run.config.get('model', {}).get('head')
+  if head == 'pointwise' or run.config.get('baseline', {}).get('name'):
+    return {}
+  fields = run.config['tokenizer']
+  text = f'{fields["name"]}, base {fields["base"]}, {fields["digits"]} digits'
+  if fields['name'] == 'bins':
+    text = f'{fields["bins"]} bins and two tails'
+  return {'Tokenizer': text}
+
+
+def _claims(run: Run) -> Sequence[Claim]:
+  return POINT_CLAIMS if run.is_point else CLAIMS
 
 
 def _ends(run: Run, claim: Claim, seed: str = '') -> tuple[float, float]:

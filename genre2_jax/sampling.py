@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from genre2_jax import trie
+
 
 class Rollout(NamedTuple):
   """Numbers written by a policy.
@@ -47,7 +49,15 @@ class Rollout(NamedTuple):
 
 
 def sample(
-  policy, params, context, keys, *, num_samples, temperature=1.0, greedy=False
+  policy,
+  params,
+  context,
+  keys,
+  *,
+  num_samples,
+  temperature=1.0,
+  greedy=False,
+  prefixes=None,
 ):
   """Samples numbers, i.i.d. given the input, and with them the greedy one.
 
@@ -60,6 +70,8 @@ def sample(
     temperature: divides the logits.
     greedy: whether the most likely token at every position is written in one
       more row, the last.
+    prefixes: static int [G, d]: the first d tokens of each sample, which are
+      then given and not drawn.
 
   Returns:
     A `Rollout` with R = G, or G + 1.
@@ -72,18 +84,20 @@ def sample(
 
   draw_group = jax.vmap(jax.vmap(draw, (0, 0, None)), (0, 0, None))
   allowed = policy.tokenizer.allowed
-  trunk = _trunk(allowed, num_samples + greedy)
+  num_rows = num_samples + greedy
+  trunk = trie.trunk(allowed, max_width=num_rows)
   batch, depth = len(keys), trunk.depth
-  node = jnp.zeros((batch, num_samples + greedy), jnp.int32)
+  given = np.zeros((num_samples, 0)) if prefixes is None else prefixes
+  node = jnp.zeros((batch, num_rows), jnp.int32)
   cache, tokens, log_probs = None, [], []
   for position in range(policy.tokenizer.num_tokens):
     if position < depth:
       nodes, seen = trunk.level(position)
-      inputs = _broadcast(trunk.tokens[nodes], batch)
+      inputs = trie.broadcast(trunk.tokens[nodes], batch)
       visible = trunk.visible[nodes, seen]
     else:
       if position == depth:
-        cache = _branch_caches(cache, trunk, node)
+        cache = trie.path_caches(cache, trunk, node)
       inputs = tokens[-1][..., None]
       visible = np.ones((1, position + 1), bool)
     positions = np.full(len(visible), position)
@@ -92,17 +106,20 @@ def sample(
     )
     log_p = jax.nn.log_softmax(logits / temperature)
     if position < depth:
-      log_p = _take(log_p[:, 0], node)  # [B, R, V]
+      log_p = trie.take(log_p[:, 0], node)  # [B, R, V]
     else:
       log_p = log_p[:, :, 0]
-    chosen = draw_group(group_keys, log_p[:, :num_samples], position)
+    if position < given.shape[1]:
+      chosen = jnp.broadcast_to(given[:, position], (batch, num_samples))
+    else:
+      chosen = draw_group(group_keys, log_p[:, :num_samples], position)
     if greedy:
       best = jnp.argmax(log_p[:, num_samples:], axis=-1).astype(chosen.dtype)
       chosen = jnp.concatenate([chosen, best], axis=1)
     tokens.append(chosen.astype(jnp.int32))
     log_probs.append(log_p)
     if position + 1 < depth:
-      node = _child(node, chosen, allowed[position])
+      node = trie.child(node, chosen, allowed[position])
   return Rollout(jnp.stack(tokens, -1), jnp.stack(log_probs, -2))
 
 
@@ -125,24 +142,35 @@ def score(policy, params, context, tokens, temperature=1.0):
   Returns:
     A `Rollout`.
   """
+  logits = logits_along(policy, params, context, tokens)
+  return Rollout(
+    tokens.astype(jnp.int32), jax.nn.log_softmax(logits / temperature)
+  )
+
+
+def logits_along(policy, params, context, tokens):
+  """Logits [B, R, T, V] at the prefixes of numbers [B, R, T], shared ones once.
+
+  Where gradients go through.
+  """
   chex.assert_shape(tokens, (None, None, policy.tokenizer.num_tokens))
   batch, num_rows, length = tokens.shape
   allowed = policy.tokenizer.allowed
-  trunk = _trunk(allowed, num_rows)
+  trunk = trie.trunk(allowed, max_width=num_rows)
   depth = trunk.depth
   logits, cache = policy.decode(
     params,
     context,
-    _broadcast(trunk.tokens, batch),
+    trie.broadcast(trunk.tokens, batch),
     trunk.positions,
     trunk.visible,
   )
   node, parts = jnp.zeros((batch, num_rows), jnp.int32), []
   for position in range(depth):
     nodes, _ = trunk.level(position)
-    parts.append(_take(logits[:, 0, nodes], node)[:, :, None])
+    parts.append(trie.take(logits[:, 0, nodes], node)[:, :, None])
     if position + 1 < depth:
-      node = _child(node, tokens[..., position], allowed[position])
+      node = trie.child(node, tokens[..., position], allowed[position])
   if depth < length:
     branches = length - depth
     visible = np.tri(branches, length, depth, dtype=bool)
@@ -152,87 +180,7 @@ def score(policy, params, context, tokens, temperature=1.0):
       tokens[..., depth - 1 : -1],
       np.arange(depth, length),
       visible,
-      _branch_caches(cache, trunk, node),
+      trie.path_caches(cache, trunk, node),
     )
     parts.append(logits)
-  logits = jnp.concatenate(parts, axis=2)  # [B, R, T, V]
-  return Rollout(
-    tokens.astype(jnp.int32), jax.nn.log_softmax(logits / temperature)
-  )
-
-
-class _Trunk(NamedTuple):
-  """The whole levels of the trie that R numbers share: N nodes, static.
-
-  Attributes:
-    tokens: int [N], last token of each node's prefix, level by level.
-    positions: int [N], the length of its prefix.
-    visible: bool [N, N], each node's ancestors and itself.
-  """
-
-  tokens: np.ndarray
-  positions: np.ndarray
-  visible: np.ndarray
-
-  @property
-  def depth(self):
-    """Number of levels, at least the root's."""
-    return self.positions[-1] + 1
-
-  def level(self, position):
-    """Slices of a level's nodes, and of all nodes down to it."""
-    start, stop = np.searchsorted(self.positions, [position, position + 1])
-    return slice(start, stop), slice(stop)
-
-
-def _trunk(allowed, num_rows):
-  """The trunk for `num_rows` numbers of a grammar [T, V]."""
-  tokens, visible = [np.zeros(1, np.int32)], np.ones((1, 1), bool)
-  for choices in map(np.flatnonzero, allowed[:-1]):
-    parents = len(tokens[-1])
-    if parents * len(choices) > num_rows:
-      break
-    tokens.append(np.tile(choices, parents).astype(np.int32))
-    past = np.repeat(visible[-parents:], len(choices), axis=0)
-    itself = np.eye(len(past), dtype=bool)
-    above = np.pad(visible, ((0, 0), (0, len(past))))
-    visible = np.concatenate([above, np.concatenate([past, itself], 1)])
-  positions = np.repeat(np.arange(len(tokens)), [len(t) for t in tokens])
-  return _Trunk(np.concatenate(tokens), positions, visible)
-
-
-def _child(node, chosen, allowed):
-  """Place in the next level of the child that `chosen` leads to."""
-  rank = jnp.asarray(np.cumsum(allowed) - 1)
-  return node * int(allowed.sum()) + rank[chosen]
-
-
-def _branch_caches(cache, trunk, node):
-  """Of the trunk's cache [B, 1, N, ...] each number's own path [B, R, t, ...].
-
-  Args:
-    cache: of all nodes of the trunk.
-    trunk: the `_Trunk`.
-    node: int [B, R], where in the trunk's last level each number stands.
-  """
-  nodes, _ = trunk.level(trunk.depth - 1)
-  paths = np.nonzero(trunk.visible[nodes])[1].reshape(-1, trunk.depth)
-  paths = jnp.asarray(paths)[node]  # [B, R, t]
-  flat = paths.reshape(len(node), -1)
-
-  def select(x):
-    rows = _take(x[:, 0], flat)
-    return rows.reshape(*paths.shape, *rows.shape[2:])
-
-  return jax.tree.map(select, cache)
-
-
-def _broadcast(tokens, batch):
-  """Static tokens [Q] for every input: [B, 1, Q]."""
-  return jnp.broadcast_to(jnp.asarray(tokens), (batch, 1, len(tokens)))
-
-
-def _take(values, node):
-  """values [B, U, ...] at node [B, R]: [B, R, ...]."""
-  index = node.reshape(node.shape + (1,) * (values.ndim - 2))
-  return jnp.take_along_axis(values, index, axis=1)
+  return jnp.concatenate(parts, axis=2)

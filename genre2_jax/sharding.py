@@ -23,16 +23,19 @@ RULES = (
 )
 
 
-def make_mesh(sizes, num_devices=None):
+def make_mesh(sizes, num_devices=None, devices=None):
   """A mesh over all devices; one size may be −1, for the rest.
 
   Args:
     sizes: mapping from each of `AXES` to its size.
     num_devices: defaults to all.
+    devices: to use instead of those at hand.
 
   Raises:
     InputError: the sizes do not multiply to the number of devices.
   """
+  if devices is not None:
+    num_devices = len(devices)
   num_devices = num_devices or jax.device_count()
   shape = [sizes[axis] for axis in AXES]
   described = ', '.join(
@@ -51,7 +54,8 @@ def make_mesh(sizes, num_devices=None):
       'positive and multiply to that, one may be -1 for the rest'
     )
   shape = [num_devices // known if s == -1 else s for s in shape]
-  return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+  axis_types = (AxisType.Auto,) * len(AXES)
+  return jax.make_mesh(shape, AXES, axis_types=axis_types, devices=devices)
 
 
 def check_divides(mesh, what, size, *axes):

@@ -11,9 +11,10 @@ import numpy as np
 
 from genre2_jax import evaluate, optimizers, sharding, steps, train_state
 from genre2_jax.data import batches
+from genre2_jax.objective import Objective, init_params
 
 # Streams of random numbers: each seed's key is folded with one of these.
-_CE_STREAM, _RL_STREAM, _EVALUATION_STREAM = range(3)
+_STREAMS = ('pretrain', 'finetune', 'evaluation')
 _SHUFFLE = 2**31 - 1  # no step comes this far
 
 
@@ -22,9 +23,11 @@ class Stage:
   """What to train, how long and how fast.
 
   Attributes:
+    section: of the config: 'pretrain' or 'finetune'.
     name: in files and tables: 'ce', 'remax', 'grpo', 'remax_expert', ...
-    objective: a `steps.SequenceObjective`, or None for cross-entropy.
+    objective: what it minimises.
     epochs: at most.
+    max_steps: at most, rounded up to whole epochs; 0: no bound.
     learning_rate: peak of a linear warm-up and a cosine to a tenth.
     patience: epochs without a better validation before it stops; 0: never.
     warmup_steps: of the learning rate.
@@ -32,14 +35,23 @@ class Stage:
     max_grad_norm: gradients are clipped to it; 0: not.
   """
 
+  section: str
   name: str
-  objective: steps.SequenceObjective | None
+  objective: Objective
   epochs: int
+  max_steps: int
   learning_rate: float
   patience: int
   warmup_steps: int
   weight_decay: float
   max_grad_norm: float
+
+  def bounded(self, epoch_steps):
+    """The stage with `max_steps` turned into epochs of so many steps."""
+    if not self.max_steps:
+      return self
+    epochs = min(self.epochs, -(-self.max_steps // epoch_steps))
+    return dataclasses.replace(self, epochs=epochs, max_steps=0)
 
   def is_finished(self, state):
     """Whether a stacked state has no epoch left, or no seed has patience."""
@@ -53,7 +65,7 @@ class Programs:
 
   Attributes:
     abstract_state: shapes, dtypes and shardings of the stacked state.
-    init: `(stacked params or None) -> state` before the first step.
+    init: `(stacked network params or None) -> state` before the first step.
     run: `(state, number of steps) -> state`; donates the state. One program
       for any number of steps, which must not go past the end of the epoch.
     validate: `state -> (state, metrics [S])` at the end of an epoch; donates
@@ -71,21 +83,21 @@ class Programs:
 def seed_keys(seeds, stream):
   """One key per seed, [S], for a stream of random numbers."""
   keys = jax.vmap(jax.random.key)(jnp.array(seeds, jnp.uint32))
-  return jax.vmap(jax.random.fold_in, (0, None))(keys, stream)
+  number = _STREAMS.index(stream)
+  return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 
 
 def evaluation_keys(seeds):
   """The seeds' keys for predictions."""
-  return seed_keys(seeds, _EVALUATION_STREAM)
+  return seed_keys(seeds, 'evaluation')
 
 
 def optimizer_of(stage, epoch_steps):
   """The stage's optax transformation."""
-  updates = stage.objective.num_updates if stage.objective else 1
   schedule = optimizers.warmup_cosine(
     stage.learning_rate,
     warmup_steps=stage.warmup_steps,
-    total_steps=stage.epochs * epoch_steps * updates,
+    total_steps=stage.epochs * epoch_steps * stage.objective.num_updates,
   )
   return optimizers.adamw(
     schedule,
@@ -99,34 +111,38 @@ def state_program(stage, model, *, seeds, mesh, optimizer):
 
   Args:
     stage: a `Stage`.
-    model: with `policy` and `example_inputs`.
+    model: with `network`, `codec` and `example_inputs`.
     seeds: S integers.
     mesh: where it will live.
     optimizer: an optax transformation.
 
   Returns:
-    (abstract state with shardings, `(stacked params or None) -> state`).
+    (abstract state with shardings, `(stacked network params or None) ->
+    state`).
   """
-  policy, inputs = model.policy, model.example_inputs()
-  stream = _CE_STREAM if stage.objective is None else _RL_STREAM
-  metric_names = steps.RL_METRICS if stage.objective else steps.CE_METRICS
+  objective, inputs = stage.objective, model.example_inputs()
+  init_one = functools.partial(
+    init_params,
+    inputs=inputs,
+    network=model.network,
+    codec=model.codec,
+    objective=objective,
+  )
 
-  def create(params, key):
+  def create(start, key):
     init_key, loop_key = jax.random.split(key)
-    if params is None:
-      params = nn.unbox(policy.init(init_key, inputs))
     return train_state.create(
-      params,
+      nn.unbox(init_one(init_key, start=start)),
       loop_key,
       optimizer,
-      metric_names,
-      keep_reference=bool(stage.objective and stage.objective.kl_weight),
+      objective.metrics,
+      keep_reference='reference' in objective.needs,
     )
 
-  keys = seed_keys(seeds, stream)
+  keys = seed_keys(seeds, stage.section)
   stacked = jax.vmap(create, (None, 0))
   abstract = jax.eval_shape(stacked, None, keys)
-  boxed = jax.eval_shape(policy.init, jax.random.key(0), inputs)
+  boxed = jax.eval_shape(init_one, jax.random.key(0))
   shardings = sharding.state_sharding(boxed, abstract, optimizer, mesh)
   sharding.check_shapes(abstract, shardings)
   abstract = jax.tree.map(
@@ -135,56 +151,38 @@ def state_program(stage, model, *, seeds, mesh, optimizer):
     shardings,
   )
 
-  def init(params):
-    axes = (None if params is None else 0, 0)
+  def init(start):
+    axes = (None if start is None else 0, 0)
     function = jax.jit(jax.vmap(create, axes), out_shardings=shardings)
-    return function(params, keys)
+    return function(start, keys)
 
   return abstract, init
 
 
-def compile_stage(
-  stage, model, examples, *, seeds, batch_size, block_size, mesh
-):
-  """Compiles a stage.
+def functions(stage, model, *, num_rows, batch_size, mesh):
+  """What a stage compiles: pure functions of stacked states.
 
   Args:
     stage: a `Stage`.
-    model: with `policy` and `codec`.
-    examples: `Examples` of the splits 'train' and 'val', on the host.
-    seeds: S integers.
+    model: with `network` and `codec`.
+    num_rows: of the training split.
     batch_size: B, rows of a step.
-    block_size: rows that are validated at once.
     mesh: where it runs.
 
   Returns:
-    `Programs`.
+    (`run(state, training rows, number of steps) -> state`,
+    `validate(state, blocks of rows, their numbers) -> (state, metrics)`,
+    the optimizer).
   """
-  train = jax.device_put(examples['train'], sharding.replicated(mesh))
-  num_rows = len(train.target)
   epoch_steps = batches.steps_per_epoch(num_rows, batch_size)
   optimizer = optimizer_of(stage, epoch_steps)
-  abstract, init = state_program(
-    stage, model, seeds=seeds, mesh=mesh, optimizer=optimizer
-  )
-  step = functools.partial(
-    steps.ce_step, policy=model.policy, optimizer=optimizer
-  )
-  validation = functools.partial(evaluate.validation_loss, policy=model.policy)
-  if stage.objective is not None:
-    step = functools.partial(
-      steps.rl_step,
-      policy=model.policy,
-      codec=model.codec,
-      optimizer=optimizer,
-      objective=stage.objective,
-    )
-    validation = functools.partial(
-      evaluate.validation_reward,
-      policy=model.policy,
-      codec=model.codec,
-      objective=stage.objective,
-    )
+  shared = {
+    'network': model.network,
+    'codec': model.codec,
+    'objective': stage.objective,
+  }
+  step = functools.partial(steps.train_step, optimizer=optimizer, **shared)
+  validation = functools.partial(evaluate.validation, **shared)
   rows_sharding = sharding.batch_sharding(mesh, 'seed')
 
   def run(state, train, num_steps):
@@ -205,33 +203,51 @@ def compile_stage(
 
   def validate(state, rows, numbers):
     means = jax.tree.map(lambda x: x / epoch_steps, state.totals)
-    if stage.objective is None:
-      values = jax.vmap(validation, (0, None, None))(
-        state.params, rows, numbers
-      )
-      score = -values['loss']
-    else:
-      keys = jax.vmap(jax.random.wrap_key_data)(state.key)
-      values = jax.vmap(validation, (0, None, None, 0))(
-        state.params, rows, numbers, keys
-      )
-      score = values['reward']
+    keys = jax.vmap(jax.random.wrap_key_data)(state.key)
+    score, values = jax.vmap(validation, (0, None, None, 0))(
+      state.params, rows, numbers, keys
+    )
     state = jax.vmap(train_state.validated, (0, 0, None))(
       state, score, stage.patience
     )
     metrics = {f'train/{k}': v for k, v in means.items()}
     return state, metrics | {f'val/{k}': v for k, v in values.items()}
 
-  shardings = jax.tree.map(lambda x: x.sharding, abstract)
+  return run, validate, optimizer
+
+
+def compile_stage(
+  stage, model, examples, *, seeds, batch_size, block_size, mesh
+):
+  """Compiles a stage.
+
+  Args:
+    stage: a `Stage`.
+    model: with `network`, `codec` and `example_inputs`.
+    examples: `Examples` of the splits 'train' and 'val', on the host.
+    seeds: S integers.
+    batch_size: B, rows of a step.
+    block_size: rows that are validated at once.
+    mesh: where it runs.
+
+  Returns:
+    `Programs`.
+  """
+  train = jax.device_put(examples['train'], sharding.replicated(mesh))
   block = batches.blocks(examples['val'], block_size)
   block = jax.device_put(block, sharding.batch_sharding(mesh, None))
-  compiled_run = (
-    jax.jit(run, donate_argnums=0, out_shardings=shardings)
-    .lower(abstract, train, np.int32(1))
-    .compile()
+  num_rows = len(train.target)
+  run, validate, optimizer = functions(
+    stage, model, num_rows=num_rows, batch_size=batch_size, mesh=mesh
   )
+  abstract, init = state_program(
+    stage, model, seeds=seeds, mesh=mesh, optimizer=optimizer
+  )
+  compiled_run = lower_run(run, abstract, train).compile()
   compiled_validate = (
-    jax.jit(validate, donate_argnums=0, out_shardings=(shardings, None))
+    jax.jit(
+      validate, donate_argnums=0, out_shardings=(_shardings(abstract), None)
+    )
     .lower(abstract, *block)
     .compile()
   )
@@ -242,5 +258,17 @@ def compile_stage(
       state, train, np.int32(num_steps)
     ),
     validate=lambda state: compiled_validate(state, *block),
-    epoch_steps=epoch_steps,
+    epoch_steps=batches.steps_per_epoch(num_rows, batch_size),
   )
+
+
+def lower_run(run, abstract_state, train):
+  """`run` of `functions`, lowered for where the state and the rows live."""
+  function = jax.jit(
+    run, donate_argnums=0, out_shardings=_shardings(abstract_state)
+  )
+  return function.lower(abstract_state, train, np.int32(1))
+
+
+def _shardings(abstract):
+  return jax.tree.map(lambda x: x.sharding, abstract)

@@ -1,6 +1,6 @@
-"""The training steps: pure functions (state, batch) -> state.
+"""The training step: a pure function (state, batch) -> state.
 
-Each is one XLA program. A reinforcement-learning step encodes the batch,
+It is one XLA program. With objectives on whole numbers it encodes the batch,
 samples the groups, reads the numbers, rewards them, takes the gradient and
 updates, and never leaves the device.
 """
@@ -11,88 +11,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from genre2_jax import sampling
-from genre2_jax.objectives.advantages import ADVANTAGES
-from genre2_jax.objectives.expert import expert_loss
-from genre2_jax.objectives.policy_gradient import (
-  clipped_loss,
-  kl_estimate,
-  policy_gradient_loss,
-)
-from genre2_jax.objectives.rewards import REWARDS
-from genre2_jax.objectives.token import cross_entropy
-from genre2_jax.policy import teacher_forced
-
-CE_METRICS = ('loss', 'grad_norm')
-RL_METRICS = (
-  'loss',
-  'grad_norm',
-  'reward',  # mean of the samples
-  'greedy_reward',
-  'reward_std',  # within a group
-  'flat_groups',  # share of groups without spread: no gradient from them
-  'entropy',  # nats per number
-  'expert',  # nats per token
-  'kl',  # nats per number, to the reference
-  'clipped',  # share of tokens that the clip cuts off
+from genre2_jax.objective import (
+  roll_out,
+  sequence_losses,
+  supervised,
+  total,
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class SequenceObjective:
-  """Reinforcement learning on whole numbers (GenRe², arXiv 2512.06533).
-
-  loss = policy gradient + expert_weight · expert + kl_weight · KL.
-
-  Attributes:
-    advantage: a name of `ADVANTAGES`.
-    reward: a name of `REWARDS`.
-    group_size: G, samples per input.
-    temperature: of sampling; log-probabilities are taken at it too.
-    num_updates: updates per rollout; beyond one the ratio is clipped.
-    clip_low: see `clipped_loss`.
-    clip_high: see `clipped_loss`.
-    kl_weight: 0 keeps no reference.
-    kl_estimator: k1 is taken from the reward, k2 and k3 join the loss.
-    expert_weight: of the dense expert's cross-entropy.
-  """
-
-  advantage: str = 'remax'
-  reward: str = 'squared'
-  group_size: int = 16
-  temperature: float = 1.0
-  num_updates: int = 1
-  clip_low: float = 0.2
-  clip_high: float = 0.2
-  kl_weight: float = 0.0
-  kl_estimator: str = 'k3'
-  expert_weight: float = 0.0
-
-
-def ce_step(state, batch, *, policy, optimizer):
-  """One step of cross-entropy under teacher forcing, with dropout.
-
-  Args:
-    state: a `TrainState`.
-    batch: `Examples` of B rows.
-    policy: a `Policy`.
-    optimizer: an optax transformation.
-
-  Returns:
-    The next state, `CE_METRICS` added to its totals.
-  """
-  encode_key, decode_key = jax.random.split(_step_key(state))
-
-  def loss_fn(params):
-    context = policy.encode(params, batch.inputs, encode_key)
-    logits = teacher_forced(policy, params, context, batch.tokens, decode_key)
-    return jnp.mean(jax.vmap(cross_entropy)(logits, batch.tokens)), {}
-
-  return _finished(*_updated(state, loss_fn, optimizer))
-
-
-def rl_step(state, batch, *, policy, codec, optimizer, objective):
-  """One rollout and the updates from it, without dropout.
+def train_step(state, batch, *, network, codec, optimizer, objective):
+  """One batch: a rollout if the objective wants one, and the updates from it.
 
   Sampling goes level by level with a cache and keeps nothing for a gradient;
   what was sampled is then scored in one pass over its distinct prefixes, and
@@ -101,41 +29,47 @@ def rl_step(state, batch, *, policy, codec, optimizer, objective):
   Args:
     state: a `TrainState`.
     batch: `Examples` of B rows.
-    policy: a `Policy`.
+    network: a `Policy` or a `Pointwise`.
     codec: between tokens and z-scores.
     optimizer: an optax transformation.
-    objective: a `SequenceObjective`.
+    objective: an `Objective`.
 
   Returns:
-    The next state, `RL_METRICS` added to its totals.
+    The next state, `objective.metrics` added to its totals.
   """
-  samples, greedy_tokens = sampling.without_greedy(
-    sampling.sample(
-      policy,
+  key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+  rows_key, dropout_key = jax.random.split(key)
+  keys = jax.random.split(rows_key, len(batch.target))
+  tokens, judgement, metrics = None, None, {}
+  if objective.is_sequence:
+    tokens, judgement, metrics = roll_out(
       state.params,
-      policy.encode(state.params, batch.inputs),
-      jax.random.split(_step_key(state), batch.target.shape[0]),
-      num_samples=objective.group_size,
-      temperature=objective.temperature,
-      greedy=True,
+      state.reference,
+      batch,
+      keys,
+      policy=network,
+      codec=codec,
+      objective=objective,
     )
-  )
-
-  def score(params):
-    context = policy.encode(params, batch.inputs)
-    return sampling.score(
-      policy, params, context, samples.tokens, objective.temperature
-    )
-
-  reference = None
-  if state.reference is not None:
-    reference = score(state.reference).token_log_probs()
-  judgement, metrics = _judge(
-    samples, greedy_tokens, reference, batch, codec, objective
-  )
 
   def loss_fn(params):
-    return _sequence_loss(score(params), judgement, objective)
+    losses = supervised(
+      params,
+      batch,
+      keys,
+      network=network,
+      codec=codec,
+      objective=objective,
+      dropout_key=dropout_key if objective.dropout else None,
+    )
+    more = {}
+    if objective.is_sequence:
+      written, more = sequence_losses(
+        params, batch, tokens, judgement, policy=network, objective=objective
+      )
+      losses |= written
+    means = jax.tree.map(jnp.mean, losses)
+    return total(losses, objective), more | means
 
   def update(state, _):
     return _updated(state, loss_fn, optimizer)
@@ -145,69 +79,11 @@ def rl_step(state, batch, *, policy, codec, optimizer, objective):
   else:
     state, more = jax.lax.scan(update, state, length=objective.num_updates)
     more = jax.tree.map(jnp.mean, more)
-  return _finished(state, metrics | more)
-
-
-def _step_key(state):
-  return jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-
-
-def _judge(samples, greedy_tokens, reference, batch, codec, objective):
-  """What the loss needs to know of a rollout: (judgement, metrics)."""
-  log_probs = samples.token_log_probs()  # [B, G, T]
-  reward_fn = REWARDS[objective.reward]
-  rewards = reward_fn(codec.decode(samples.tokens), batch.target[:, None])
-  greedy_rewards = reward_fn(codec.decode(greedy_tokens), batch.target)
-  penalty, kl = 0.0, jnp.zeros(())
-  if reference is not None:
-    kl = jnp.mean(jnp.sum(kl_estimate(log_probs, reference, 'k1'), -1))
-    if objective.kl_estimator == 'k1':
-      penalty = objective.kl_weight * jnp.sum(log_probs - reference, -1)
-  judgement = {
-    'advantages': ADVANTAGES[objective.advantage](
-      rewards - penalty, greedy_rewards
-    ),
-    'old_log_probs': log_probs,
-    'reference': reference,
-    'best_tokens': None,
-  }
-  if objective.expert_weight:
-    judgement['best_tokens'] = codec.tokenizer.best_tokens(
-      samples.tokens, batch.tokens[:, None]
-    )
-  flat = jnp.max(rewards, -1) == jnp.min(rewards, -1)
-  metrics = {
-    'reward': jnp.mean(rewards),
-    'greedy_reward': jnp.mean(greedy_rewards),
-    'reward_std': jnp.mean(jnp.std(rewards, -1)),
-    'flat_groups': jnp.mean(flat.astype(jnp.float32)),
-    'entropy': jnp.mean(samples.entropy()),
-    'kl': kl,
-  }
-  return judgement, metrics
-
-
-def _sequence_loss(samples, judgement, objective):
-  """The loss of numbers already judged, as a function of their log p."""
-  log_probs = samples.token_log_probs()
-  expert, clipped = jnp.zeros(()), jnp.zeros(())
-  if objective.num_updates == 1:
-    loss = policy_gradient_loss(log_probs, judgement['advantages'])
-  else:
-    loss, clipped = clipped_loss(
-      log_probs,
-      judgement['old_log_probs'],
-      judgement['advantages'],
-      objective.clip_low,
-      objective.clip_high,
-    )
-  if objective.expert_weight:
-    expert = expert_loss(samples.log_probs, judgement['best_tokens'])
-    loss += objective.expert_weight * expert
-  if judgement['reference'] is not None and objective.kl_estimator != 'k1':
-    kl = kl_estimate(log_probs, judgement['reference'], objective.kl_estimator)
-    loss += objective.kl_weight * jnp.mean(jnp.sum(kl, -1))
-  return loss, {'expert': expert, 'clipped': clipped}
+  divergence = metrics.get('kl')
+  metrics |= more
+  if divergence is not None:  # The sampled divergence, whatever the term's.
+    metrics['kl'] = divergence
+  return _finished(state, metrics)
 
 
 def _updated(state, loss_fn, optimizer):

@@ -1,12 +1,13 @@
 """Training: the stages of a run, and the one loop that runs each of them.
 
-A run is one stage after another: cross-entropy, then reinforcement learning
-from its best parameters. Every stage is the same loop, over dispatches of
-`steps.ce_step` or `steps.rl_step`; the seeds of a run are stacked and go
-through one program.
+A run is one stage after another: pretraining, as a rule by cross-entropy, then
+fine-tuning from its best parameters. Every stage is the same loop, over
+dispatches of `steps.train_step`; the seeds of a run are stacked and go through
+one program.
 """
 
 import dataclasses
+import io
 import logging
 import pathlib
 import sys
@@ -19,16 +20,18 @@ import tqdm
 from ml_collections import ConfigDict
 
 from genre2_jax import (
+  baselines,
   evaluate,
   experiment,
   report,
+  results,
   sharding,
   stages,
   workdirs,
   writers,
 )
 from genre2_jax.checkpoints import Checkpoints
-from genre2_jax.data import tables
+from genre2_jax.data import batches, tables
 from genre2_jax.errors import (
   InputError,
   InterruptedRunError,
@@ -56,6 +59,7 @@ class Run:
     mesh: the devices.
     predict_block: `evaluate.predictor` for the seeds.
     interrupts: true once the run is asked to leave.
+    verbose: 1: draws progress bars; 0: does not.
   """
 
   config: ConfigDict
@@ -67,9 +71,12 @@ class Run:
   mesh: jax.sharding.Mesh
   predict_block: Any
   interrupts: Any
+  verbose: int
 
 
-def train_and_evaluate(config, workdir='', interrupts=()):
+def train_and_evaluate(
+  config, workdir='', interrupts=(), *, table=None, verbose=2
+):
   """Runs a config from data to report, or goes on where it was stopped.
 
   Args:
@@ -77,6 +84,9 @@ def train_and_evaluate(config, workdir='', interrupts=()):
     workdir: folder for everything that the run leaves behind; '' for
       `runs/<task>_<stage>_<hash of the config>`.
     interrupts: true once the run is asked to leave.
+    table: a `tables.Table` instead of what `config.data` names; its test split
+      may have no rows.
+    verbose: 0: silent; 1: draws progress bars; 2: prints what it sees, too.
 
   Returns:
     The workdir.
@@ -90,7 +100,10 @@ def train_and_evaluate(config, workdir='', interrupts=()):
   config = experiment.resolve(config)
   todo = experiment.build_stages(config)
   mesh = experiment.build_mesh(config)
-  table = experiment.read_table(config)
+  if table is None:
+    table = experiment.read_table(config)
+  epoch_steps = batches.steps_per_epoch(len(table.train), config.batch_size)
+  todo = [stage.bounded(epoch_steps) for stage in todo]
   seeds = tuple(range(config.seed, config.seed + config.num_seeds))
   source, params = None, None
   if config.init_from:
@@ -112,22 +125,29 @@ def train_and_evaluate(config, workdir='', interrupts=()):
     predict_block=evaluate.predictor(
       model,
       stages.evaluation_keys(seeds),
-      num_samples=config.eval.num_samples,
-      temperature=config.eval.temperature,
+      **experiment.evaluation_options(config, model),
     ),
     interrupts=interrupts,
+    verbose=verbose,
   )
-  print(tables.describe(table))
-  if model.scaler.is_constant:
-    print('The target is constant: the model can only learn to repeat it.')
+  if verbose > 1:
+    print(tables.describe(table))
+    if model.scaler.is_constant:
+      print('The target is constant: the model can only learn to repeat it.')
   writers.write_json(run.workdir / 'env.json', experiment.environment(mesh))
   # ----------------------------------------------------------------- stages
   names, rows = [], []
-  if source is not None and todo[0].objective is not None:
+  if source is not None and todo[0].section == 'finetune':
     names.append(source.stages[0])
     rows += _evaluate(run, names[0], params)
+  if config.baseline.name:
+    names.append(config.baseline.name)
+    rows += _record(run, config.baseline.name, _fit_baseline(run))
+    workdirs.write_results(run.workdir, rows)
+    todo = []
   for stage in todo:
-    params = _train(run, stage, params)
+    start = None if params is None else params['policy']
+    params = _train(run, stage, start)
     names.append(stage.name)
     rows += _evaluate(run, stage.name, params)
     workdirs.write_results(run.workdir, rows)
@@ -138,15 +158,20 @@ def train_and_evaluate(config, workdir='', interrupts=()):
     model,
     names,
     seeds,
-    num_parameters=sum(x.size for x in jax.tree.leaves(params)) // len(seeds),
+    num_parameters=sum(
+      x.size for x in jax.tree.leaves((params or {}).get('policy'))
+    )
+    // len(seeds),
   )
-  report.write(run.workdir)
-  print(evaluate.summary(rows, names))
-  print(f'Report: {run.workdir}/report.html')
+  if config.report:
+    report.write(run.workdir)
+  if verbose > 1:
+    print(results.summary(rows, names))
+    print(f'Workdir: {run.workdir}' + '/report.html' * config.report)
   return run.workdir
 
 
-def _train(run, stage, initial_params):
+def _train(run, stage, start):
   """Trains a stage, or what is left of it: the best parameters [S, ...]."""
   config = run.config
   abstract = _abstract_state(stage, run.model, run.seeds, run.mesh)
@@ -160,10 +185,10 @@ def _train(run, stage, initial_params):
     writers.truncate(run.workdir, stage.name, step)
     programs = _compile(run, stage)
     if state is None:
-      state = programs.init(initial_params)
+      state = programs.init(start)
     with (
       writers.MetricWriter(run.workdir, len(run.seeds)) as writer,
-      _progress_bar(stage, programs, step) as progress,
+      _progress_bar(stage, programs, step, run.verbose) as progress,
     ):
       if step < 0:
         state = _validate(run, stage, programs, state, writer, progress)
@@ -235,37 +260,73 @@ def _validate(run, stage, programs, state, writer, progress):
 
 def _evaluate(run, stage, params):
   """Predicts val and test with a stage's parameters: rows of results.csv."""
-  rows = []
-  for split in ('val', 'test'):
-    examples = run.examples[split]
-    predicted = evaluate.predict(
+  predicted = {
+    split: evaluate.predict(
       run.predict_block,
       params,
-      examples.inputs,
+      run.examples[split].inputs,
       block_size=run.config.eval.batch_size,
       sharding=sharding.batch_sharding(run.mesh),
       interrupts=run.interrupts,
     )
-    scaler, target = run.model.scaler, getattr(run.table, split).target
+    for split in ('val', 'test')
+    if len(getattr(run.table, split))
+  }
+  return _record(run, stage, predicted)
+
+
+def _record(run, stage, predicted):
+  """Writes what a stage predicted, split by split: rows of results.csv."""
+  rows, validation = [], None
+  for split, arrays in predicted.items():
+    target = getattr(run.table, split).target
+    target_z = run.model.scaler.standardize(target)
     workdirs.write_evaluation(
-      run.workdir, stage, split, predicted, target, scaler
+      run.workdir, stage, split, arrays, target, run.model.scaler
     )
-    rows += evaluate.result_rows(
-      predicted,
-      scaler.standardize(target),
-      scaler=scaler,
+    rows += results.rows(
+      arrays,
+      target_z,
+      model=run.model,
       seeds=run.seeds,
       task=run.table.name,
       stage=stage,
       split=split,
+      validation=validation,
     )
+    if run.config.eval.recalibrate:
+      validation = arrays, target_z
   # Of the test rows, which come last; the last stage's are what stays.
   workdirs.write_predictions(
     run.workdir / 'predictions.csv',
-    evaluate.prediction_columns(predicted, scaler),
+    results.prediction_columns(arrays, run.model),
     target,
   )
   return rows
+
+
+def _fit_baseline(run):
+  """What `baselines` predict, every seed's: point masses, split by split."""
+  fitted = [
+    baselines.fit_predict(
+      run.config.baseline.name,
+      run.table,
+      run.model.scaler,
+      seed=seed,
+      num_trials=run.config.baseline.trials,
+      interrupts=run.interrupts,
+    )
+    for seed in run.seeds
+  ]
+  predicted = {}
+  for split in ('val', 'test'):
+    z = np.stack([member[split] for member in fitted]).astype(np.float32)
+    predicted[split] = {
+      'samples_z': z[..., None],
+      'greedy_z': z,
+      'entropy': np.zeros_like(z),
+    }
+  return predicted
 
 
 def restore_params(finished, stage_name, mesh):
@@ -274,9 +335,13 @@ def restore_params(finished, stage_name, mesh):
   Raises:
     InputError: no checkpoint of it is whole.
   """
-  stage = next(
-    s for s in experiment.all_stages(finished.config) if s.name == stage_name
-  )
+  stages_by_name = {s.name: s for s in experiment.all_stages(finished.config)}
+  if stage_name not in stages_by_name:
+    raise InputError(
+      f'{finished.workdir} was made by {stage_name}, which keeps no weights: '
+      'give the workdir of a network'
+    )
+  stage = stages_by_name[stage_name]
   abstract = _abstract_state(stage, finished.model, finished.seeds, mesh)
   folder = finished.workdir / 'checkpoints' / stage_name
   state = None
@@ -341,7 +406,7 @@ def _stage_checkpoints(workdir, name, config):
   )
 
 
-def _progress_bar(stage, programs, step):
+def _progress_bar(stage, programs, step, verbose):
   terminal = sys.stderr.isatty()
   return tqdm.tqdm(
     total=stage.epochs * programs.epoch_steps,
@@ -350,6 +415,8 @@ def _progress_bar(stage, programs, step):
     unit='step',
     mininterval=0.2 if terminal else 10,
     dynamic_ncols=terminal,
+    # One that is disabled would not count the seconds.
+    file=None if verbose else io.StringIO(),
   )
 
 

@@ -23,7 +23,7 @@ from genre2_jax.data.features import Features, TargetScaler
 from genre2_jax.errors import InputError
 
 # Fields that do not change what a run computes.
-_FREE_FIELDS = ('checkpoint', 'steps_per_dispatch')
+_FREE_FIELDS = ('checkpoint', 'report', 'steps_per_dispatch')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,10 +132,14 @@ def open_finished(workdir):
 
 
 def write_evaluation(workdir, stage, split, predicted, target, scaler):
-  """Keeps what a stage predicted for a split, in float32."""
+  """Keeps what a stage predicted for a split, in float32.
+
+  Of exact distributions results.csv keeps what there is to say.
+  """
+  kept = {k: v for k, v in predicted.items() if k != 'log_p'}
   writers.write_npz(
     workdir / 'evaluation' / f'{stage}_{split}.npz',
-    **predicted,
+    **kept,
     target=target,
     target_z=scaler.standardize(target),
     mean=scaler.mean,

@@ -68,9 +68,15 @@ def test_there_is_something_to_look_at():
   [
     'tokenizers',
     'metrics',
+    'grid_metrics',
+    'recalibration',
+    'results',
+    'baselines',
     'errors',
     'writers',
     'report',
+    'comparison_report',
+    'command_line',
     'codec',
     'data.tables',
     'data.talent',
@@ -106,6 +112,13 @@ def test_models_know_only_models_and_what_a_policy_is():
     assert siblings(name) <= models | {'policy', 'tokenizers'}, name
 
 
+def test_tokenizers_know_only_tokenizers():
+  tokenizers = {name for name in TREES if name.startswith('tokenizers')}
+  assert len(tokenizers) > 1
+  for name in tokenizers:
+    assert siblings(name) <= tokenizers | {'errors'}, name
+
+
 def test_data_knows_only_data():
   data = {name for name in TREES if name.startswith('data.')}
   for name in data:
@@ -113,17 +126,24 @@ def test_data_knows_only_data():
 
 
 def test_sampling_knows_no_model_no_step_and_no_training():
-  assert siblings('sampling') <= {'policy', 'tokenizers'}
+  known = {'trie', 'policy', 'tokenizers'}
+  assert siblings('trie') <= known
+  assert siblings('sampling') <= known
 
 
 def test_steps_know_no_model_no_stage_and_no_training():
-  known = {'sampling', 'policy', 'codec', 'train_state', 'data.batches'}
-  for name in siblings('steps') - known:
-    assert name.startswith('objectives.')
+  known = {'objective', 'sampling', 'trie', 'policy', 'codec', 'train_state'}
+  for module in ('objective', 'steps'):
+    for name in siblings(module) - known:
+      assert name.startswith('objectives.'), (module, name)
 
 
-def test_only_main_reads_flags():
-  assert importers_of('absl') <= {'main'}
+def test_only_commands_read_flags():
+  commands = {'command_line', 'main', 'search', 'benchmark'}
+  assert importers_of('absl') <= commands
+  assert {
+    name for name in TREES if 'command_line' in siblings(name)
+  } <= commands
 
 
 def test_only_the_top_reads_configs():
@@ -131,16 +151,18 @@ def test_only_the_top_reads_configs():
     'experiment',
     'train',
     'workdirs',
-    'main',
+    'command_line',
+    'search',
+    'default_config',
   }
 
 
-def test_nothing_below_main_and_predict_imports_the_training():
-  assert {name for name in TREES if 'train' in siblings(name)} <= {
-    'main',
-    'predict',
-  }
-  assert not {name for name in TREES if 'main' in siblings(name)}
+def test_nothing_below_the_commands_imports_the_training():
+  commands = {'main', 'search', 'benchmark'}
+  importers = {name for name in TREES if 'train' in siblings(name)}
+  assert importers <= commands | {'predict', 'estimator'}
+  for command in commands:
+    assert not {name for name in TREES if command in siblings(name)}, command
 
 
 def test_imports_go_round_in_no_circle():

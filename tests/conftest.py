@@ -27,11 +27,13 @@ TINY = {
   'model.feedforward': 16,
   'model.encoder_hidden': 16,
   'model.encoder_layers': 1,
-  'ce.epochs': 12,
-  'ce.learning_rate': 1e-2,
-  'rl.epochs': 3,
-  'rl.learning_rate': 1e-3,
-  'rl.group_size': 4,
+  'model.head_hidden': 16,
+  'model.head_layers': 1,
+  'pretrain.epochs': 12,
+  'pretrain.learning_rate': 1e-2,
+  'finetune.epochs': 3,
+  'finetune.learning_rate': 5e-3,
+  'rollouts.group_size': 4,
   'optimizer.warmup_steps': 5,
   'eval.num_samples': 8,
   'eval.batch_size': 16,
@@ -45,6 +47,14 @@ def compilation_cache(tmp_path_factory):
   jax.config.update('jax_compilation_cache_dir', folder)
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
   return folder
+
+
+@pytest.fixture(scope='module')
+def quick_compiles():
+  """For modules where compiling is what takes time, not running."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
 
 
 def write_table(path, num_rows=120, target=None):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genre2_jax.data.features import LIMIT, Features, TargetScaler
+from genre2_jax.data.features import LEAST_BIN, LIMIT, Features, TargetScaler
 from genre2_jax.data.tables import Rows
 from genre2_jax.errors import InputError
 
@@ -143,12 +143,95 @@ def test_features_survive_json():
     {'most_frequent': [-1]},
     {'most_frequent': [0.0]},
     {'more': []},
+    {'means': [10**400]},
+    {'quantiles': [[-1.0, 1.0]] * 2},
+    {'quantiles': []},
+    {'quantiles': [[]]},
+    {'quantiles': [1.0]},
+    {'quantiles': [[1.0, -1.0]]},
+    {'quantiles': [[1.0, 1.0]]},
+    {'quantiles': [[0.0, LEAST_BIN / 2]]},
+    {'quantiles': [[0.0, 0.1]]},  # 0.1 is no float32
+    {'quantiles': [['-1', '1']]},
+    {'quantiles': [[-1.0, math.inf]]},
+    {'quantiles': [[-1.0, math.nan]]},
+    {'quantiles': [[0.0, 2 * LIMIT]]},
+    {'quantiles': [[0.0, 10**400]]},
+    {'quantiles': [[False, 1.0]]},
+    {'quantiles': '0'},
   ],
 )
 def test_features_from_wrong_json(change):
   data = _fit(_rows([[1], [2]], [['a'], ['b']])).to_json()
   assert Features.from_json(data).means == (1.5,)
   _refused(lambda: Features.from_json(data | change), 'saved Features')
+
+
+def _fit_column(values, num_quantiles=12):
+  rows = _rows([[x] for x in values])
+  return Features.fit(rows, ['x'], [], num_quantiles=num_quantiles)
+
+
+def test_quantiles_by_hand():
+  features = _fit_column([4, 0, 2, 6, 8], num_quantiles=4)
+  z = np.array([-4, -2, 0, 2, 4]) / math.sqrt(8)
+  np.testing.assert_array_equal(features.quantiles, [z.astype(np.float32)])
+  # A missing value is filled by the mean, 4, before.
+  with_gap = _fit_column([4, 0, 2, 6, 8, np.nan, np.inf], num_quantiles=6)
+  values = np.array([0, 2, 4, 4, 4, 6, 8])
+  z = np.unique((values - 4) / values.std())
+  np.testing.assert_allclose(with_gap.quantiles, [z], rtol=1e-6)
+
+
+def test_quantiles_share_the_rows_out():
+  values = np.random.default_rng(0).lognormal(size=1200)
+  features = _fit_column(values)
+  z = features.transform(_rows(values[:, None]))['numeric'][:, 0]
+  (edges,) = features.quantiles
+  assert len(edges) == 12 + 1
+  np.testing.assert_array_equal([edges[0], edges[-1]], [z.min(), z.max()])
+  counts, _ = np.histogram(z, np.array(edges, np.float32))
+  assert (np.abs(counts - 100) <= 1).all()
+
+
+@pytest.mark.parametrize(
+  ('values', 'num_edges'),
+  [
+    ([5, 5, 5], 1),
+    ([np.nan, np.nan], 1),
+    ([0, 1] * 12, 3),  # the median of two values lies between them
+    ([0] * 100 + [1], 2),
+    ([0] * 100 + [1, 2, 3], 2),
+    ([0] * 12 + [1e-9] * 12 + [1], 2),
+    ([1, 2], 13),
+  ],
+)
+def test_a_column_of_few_values_has_few_bins(values, num_edges):
+  assert [len(edges) for edges in _fit_column(values).quantiles] == [num_edges]
+
+
+@settings(deadline=None, derandomize=True, max_examples=150)
+@given(
+  values=st.lists(st.floats(), min_size=1, max_size=12),
+  num_quantiles=st.integers(1, 20),
+)
+def test_quantiles_ascend_in_float32(values, num_quantiles):
+  features = _fit_column(values, num_quantiles)
+  (edges,) = features.quantiles
+  assert 1 <= len(edges) <= num_quantiles + 1
+  single = np.array(edges, np.float32)
+  np.testing.assert_array_equal(single, edges)
+  assert (np.diff(np.array(edges)) > LEAST_BIN).all()
+  z = features.transform(_rows([[x] for x in values]))['numeric']
+  assert single[0] == z.min()
+  assert z.max() - single[-1] <= LEAST_BIN
+  text = json.dumps(features.to_json(), allow_nan=False)
+  assert Features.from_json(json.loads(text)) == features
+
+
+@pytest.mark.parametrize('number', [0, -1, 2.0, True, None])
+def test_the_number_of_quantiles_is_a_positive_integer(number):
+  _refused(lambda: _fit_column([1, 2], number), 'num_quantiles', 'positive')
 
 
 def test_json_of_another_kind():

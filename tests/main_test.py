@@ -13,11 +13,18 @@ def run_main(start_main, *arguments, **options):
 @pytest.mark.parametrize(
   ('arguments', 'parts'),
   [
-    (['--config.rl.epohcs=3'], ['epohcs', 'Did you mean "epochs"']),
-    (['--config.rl.epohcs.x=3'], ['unknown config field', 'epohcs']),
+    (['--config.finetune.epohcs=3'], ['epohcs', 'Did you mean "epochs"']),
+    (['--config.finetune.epohcs.x=3'], ['unknown config field', 'epohcs']),
     (['--config.tokeniser.name=p10'], ['Did you mean "tokenizer"']),
-    (['--config.rl.epochs=abc'], ['--config.rl.epochs=abc', 'int']),
-    (['--config.rl.temperature=hot'], ['--config.rl.temperature=hot']),
+    (['--config.finetune.epochs=abc'], ['--config.finetune.epochs=abc', 'int']),
+    (
+      ['--config.rollouts.temperature=hot'],
+      ['--config.rollouts.temperature=hot'],
+    ),
+    (
+      ["--config.finetune.objective=(('grpo', 1.0, {})"],
+      ['--config.finetune.objective='],
+    ),
     (['--config=configs/nowhere.py'], ['configs/nowhere.py', 'No such file']),
     (
       ['--config=configs/nowhere.py', '--config.seed=1'],
@@ -53,6 +60,23 @@ def test_a_wrong_command_is_one_line_and_code_2(
   ('arguments', 'parts'),
   [
     (['--config.data.path=nowhere.csv'], ['nowhere.csv: no such file']),
+    (
+      ["--config.finetune.objective=(('grop', 1.0, {}),)"],
+      ["finetune.objective: objective 'grop'", "did you mean 'grpo'?"],
+    ),
+    (
+      ["--config.pretrain.objective=(('ce', 1.0, {}))"],
+      ["pretrain.objective: 'ce' is not (name, weight, options)"],
+    ),
+    # An objective that is right: the next thing is wrong.
+    (
+      [
+        "--config.finetune.objective=(('grpo', 1.0, {'clip_high': 0.3}), "
+        "('kl', 0.1, {'estimator': 'k2'}))",
+        '--config.data.path=nowhere.csv',
+      ],
+      ['nowhere.csv: no such file'],
+    ),
     (['--config.data.target=prize'], ["did you mean 'price'?"]),
     (
       ['--config.batch_size=30'],
@@ -86,8 +110,8 @@ def test_a_loss_that_is_not_finite_is_one_line_and_code_1(start_main, tmp_path):
   code, _, err = run_main(
     start_main,
     f'--workdir={workdir}',
-    '--config.ce.learning_rate=1e38',
-    "--config.stages=('ce',)",
+    '--config.pretrain.learning_rate=1e38',
+    "--config.stages=('pretrain',)",
   )
   assert code == 1
   assert 'Traceback' not in err

@@ -30,19 +30,24 @@ def test_point_metrics_by_hand():
   assert metrics.kendall(x, y) == pytest.approx(3 / np.sqrt(30))
   # Ranks 1, 2, 3.5, 3.5 and 1, 3, 2, 4.
   assert metrics.spearman(x, y) == pytest.approx(3 / np.sqrt(4.5 * 5))
+  # Deviations −1.75, −0.75, 1.25, 1.25 and −1.75, 0.25, −0.75, 2.25.
+  assert metrics.pearson(x, y) == pytest.approx(4.75 / np.sqrt(6.75 * 8.75))
 
 
-def test_rank_correlations_equal_scipys():
+def test_correlations_equal_scipys():
   x, y = np.random.default_rng(0).normal(size=(2, 50)).round(1)
   assert metrics.spearman(x, y) == stats.spearmanr(x, y).statistic
   assert metrics.kendall(x, y) == stats.kendalltau(x, y).statistic
+  assert metrics.pearson(x, y) == pytest.approx(np.corrcoef(x, y)[0, 1])
 
 
-@pytest.mark.parametrize('metric', [metrics.spearman, metrics.kendall])
+@pytest.mark.parametrize(
+  'metric', [metrics.spearman, metrics.kendall, metrics.pearson]
+)
 @pytest.mark.parametrize(
   ('x', 'y'), [([2, 2, 2], [1, 2, 3]), ([1, 2, 3], [0.1] * 3), ([1], [2])]
 )
-def test_rank_correlation_of_a_constant_is_zero(metric, x, y):
+def test_correlation_with_a_constant_is_zero(metric, x, y):
   assert metric(x, y) == 0.0
 
 
@@ -171,7 +176,7 @@ def test_evaluate_by_hand():
   )
   assert all(type(value) is float for _, _, value in rows)
   values = {(estimator, metric): value for estimator, metric, value in rows}
-  assert len(values) == len(rows) == 6 * 8 + 4
+  assert len(values) == len(rows) == 6 * 9 + 4
   assert list(dict.fromkeys(e for e, _, _ in rows)) == list(
     metrics.POINT_ESTIMATORS
   )
@@ -181,9 +186,11 @@ def test_evaluate_by_hand():
     ('greedy', 'rmse_unit'): 10 * np.sqrt(1 / 2),
     ('greedy', 'mae_unit'): 5.0,
     ('greedy', 'spearman'): 1.0,
+    ('greedy', 'pearson'): 1.0,
     ('mean', 'rmse'): 1.0,
     ('mean', 'r2'): 0.0,
     ('mean', 'kendall'): 0.0,
+    ('mean', 'pearson'): 0.0,
     ('sample', 'rmse'): np.sqrt(1 / 2),
     ('sample', 'reward'): -(0 + 4 + 1 + 1) / 4,
     ('sample', 'crps'): ((1 - 1) + (1 - 0)) / 2,

@@ -11,7 +11,7 @@ import pytest
 
 from genre2_jax import tokenizers
 from genre2_jax.models.decoder import CrossAttention, sinusoidal_positions
-from genre2_jax.models.encoders import MLPEncoder
+from genre2_jax.models.encoders import MLPEncoder, feature_embedding
 from genre2_jax.models.layers import Dropout
 from genre2_jax.models.tabular import tabular_policy
 from genre2_jax.policy import teacher_forced
@@ -243,7 +243,9 @@ def test_categories_are_read_as_codes_from_minus_one_to_one(cardinality, codes):
   numeric = np.random.default_rng(0).normal(size=(1, 2)).astype(np.float32)
   numeric = numeric.repeat(cardinality, 0)
   sizes = {'width': 4, 'hidden': 8, 'num_layers': 1, 'dropout': 0.0}
-  with_codes = MLPEncoder(cardinalities=(cardinality,), **sizes)
+  with_codes = MLPEncoder(
+    embedding=feature_embedding(cardinalities=(cardinality,)), **sizes
+  )
   inputs = {
     'numeric': numeric,
     'categories': np.arange(cardinality, dtype=np.int32)[:, None],
@@ -255,7 +257,9 @@ def test_categories_are_read_as_codes_from_minus_one_to_one(cardinality, codes):
   }
   np.testing.assert_allclose(
     with_codes.apply(params, inputs),
-    MLPEncoder(**sizes).apply(params, plain),
+    MLPEncoder(embedding=feature_embedding(cardinalities=()), **sizes).apply(
+      params, plain
+    ),
     atol=1e-6,
   )
 
@@ -272,6 +276,63 @@ def test_columns_of_one_kind_may_be_missing(num_numeric, cardinalities):
   assert np.isfinite(context).all()
   if sum(cardinalities) != 1:
     assert np.abs(context[0] - context[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize('ensemble_members', [1, 3])
+def test_the_decoder_reads_every_ensemble_member(ensemble_members):
+  """A slot that changes changes the logits, and their grammar is kept."""
+  policy = build(TOKENIZERS['p10'], ensemble_members=ensemble_members)
+  inputs, tokenizer = inputs_of(2), TOKENIZERS['p10']
+  params = nn.unbox(jax.jit(policy.init)(jax.random.key(0), inputs))
+  cross = params['decoder']['layer_0']['cross_attention']
+  assert ('query' in cross) == (ensemble_members > 1)
+  tokens = jnp.asarray(tokenizer.encode(np.array([0.1, -9.0])))
+
+  @jax.jit
+  def logits(context):
+    return teacher_forced(policy, params, context, tokens)
+
+  context = jax.jit(policy.encode)(params, inputs)
+  assert context.shape == (2, ensemble_members, SIZES['width'])
+  before = logits(context)
+  probs = jax.nn.softmax(before)
+  assert (np.asarray(probs)[:, ~tokenizer.allowed] == 0).all()
+  for member in range(ensemble_members):
+    after = logits(
+      context.at[:, member].add(
+        jax.random.normal(jax.random.key(member), (2, SIZES['width']))
+      )
+    )
+    assert np.abs(after - before)[:, tokenizer.allowed].max() > 1e-3
+
+
+def test_embeddings_reach_the_policy():
+  """Every plain argument changes the encoder's parameters, none the others'."""
+  inputs, base = inputs_of(1, 2), 2 + 2
+  quantiles = ((-1.0, 0.0, 1.0), (0.0, 2.0))
+
+  def inputs_of_first_layer(**features):
+    policy = build(TOKENIZERS['normalized'], **features)
+    shapes = jax.eval_shape(policy.init, jax.random.key(0), inputs)
+    encoder = nn.unbox(shapes)['encoder']
+    return encoder['Dense_0']['kernel'].shape[0], encoder.get('embedding', {})
+
+  assert inputs_of_first_layer() == (base, {})
+  assert inputs_of_first_layer(
+    numeric_embedding='piecewise_linear', quantiles=quantiles
+  ) == (base + 3, {})
+  assert inputs_of_first_layer(category_embedding='one_hot') == (2 + 3 + 5, {})
+  size, tables = inputs_of_first_layer(
+    category_embedding='learned', embedding_width=7
+  )
+  assert size == 2 + 2 * 7
+  assert tables['categories'].shape == (3 + 5, 7)
+  size, tables = inputs_of_first_layer(
+    numeric_embedding='periodic', embedding_width=7, num_frequencies=5
+  )
+  assert size == 2 * 7 + 2
+  assert tables['frequencies'].shape == (2, 5)
+  assert tables['kernel'].shape == (2, 10, 7)
 
 
 # ----------------------------------------------------------------- decoder

@@ -7,14 +7,13 @@ import pytest
 from scipy import special
 
 from genre2_jax.objectives.advantages import ADVANTAGES
-from genre2_jax.objectives.expert import expert_loss
+from genre2_jax.objectives.point import SquaredError
 from genre2_jax.objectives.policy_gradient import (
   clipped_loss,
   kl_estimate,
   policy_gradient_loss,
 )
-from genre2_jax.objectives.rewards import REWARDS
-from genre2_jax.objectives.token import cross_entropy
+from genre2_jax.objectives.rewards import REWARDS, comparable
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -45,6 +44,7 @@ GREEDY = [2.0, -0.5]
     ('dr_grpo', [[-2.0, -1.0, 3.0], [0.0, 1.0, -1.0]]),
     ('rloo', [[-3.0, -1.5, 4.5], [0.0, 1.5, -1.5]]),
     ('reinforce', [[-0.5, 0.5, 4.5], [-1.5, -0.5, -2.5]]),
+    ('no_baseline', REWARDS_BY_HAND),
   ],
 )
 def test_advantages_by_hand(name, expected):
@@ -53,10 +53,13 @@ def test_advantages_by_hand(name, expected):
 
 
 def test_every_estimator_is_tested_by_hand():
-  assert set(ADVANTAGES) == {'remax', 'grpo', 'dr_grpo', 'rloo', 'reinforce'}
+  assert set(ADVANTAGES) == {*BASELINES, 'no_baseline'}
 
 
-@pytest.mark.parametrize('name', ADVANTAGES)
+BASELINES = ('remax', 'grpo', 'dr_grpo', 'rloo', 'reinforce')
+
+
+@pytest.mark.parametrize('name', BASELINES)
 @pytest.mark.parametrize('group', [3, 16, 31])
 def test_a_flat_group_has_no_advantage_at_all(name, group):
   """Exactly 0, whatever rounding makes of the mean of equal numbers."""
@@ -79,7 +82,7 @@ def test_grpo_is_finite_for_a_group_with_hardly_any_spread():
   assert np.isfinite(ADVANTAGES['grpo'](rewards, rewards[:, 0])).all()
 
 
-@pytest.mark.parametrize('name', ['grpo', 'dr_grpo', 'rloo', 'reinforce'])
+@pytest.mark.parametrize('name', sorted({*ADVANTAGES} - {'remax'}))
 def test_only_remax_asks_for_the_greedy_number(name):
   rewards = jnp.array(REWARDS_BY_HAND)
   np.testing.assert_array_equal(
@@ -88,10 +91,67 @@ def test_only_remax_asks_for_the_greedy_number(name):
   )
 
 
-def test_rewards_by_hand():
-  predictions, target = jnp.array([[1.0, -2.0]]), jnp.array([[3.0]])
-  assert REWARDS['squared'](predictions, target).tolist() == [[-4.0, -25.0]]
-  assert REWARDS['absolute'](predictions, target).tolist() == [[-2.0, -5.0]]
+# ------------------------------------------------------------------ rewards
+
+
+@pytest.mark.parametrize(
+  ('name', 'expected'),
+  [
+    ('squared', [-4.0, -100.0, 0.0]),
+    ('absolute', [-2.0, -10.0, 0.0]),
+    ('clipped', [-4.0, -50.0, 0.0]),
+    ('rank', [-0.5, -1.0, 0.0]),
+  ],
+)
+def test_rewards_by_hand(name, expected):
+  predictions, target = jnp.array([[1.0, -7.0, 3.0]]), jnp.array([[3.0]])
+  assert REWARDS[name](predictions, target).tolist() == [expected]
+
+
+def test_every_reward_is_tested_by_hand():
+  assert set(REWARDS) == {'squared', 'absolute', 'clipped', 'rank'}
+
+
+def test_ranks_by_hand_with_ties():
+  """Two hit, two are off by one on either side, one by three."""
+  predictions = jnp.array([[2.0, 1.0, 0.0, 4.0, 1.0]])
+  found = REWARDS['rank'](predictions, jnp.array([[1.0]]))
+  expected = -np.array([[2.5, 0.5, 2.5, 4.0, 0.5]]) / 4
+  np.testing.assert_allclose(found, expected)
+  np.testing.assert_allclose(found.mean(), -0.5)  # Of any group.
+
+
+def test_ranks_know_no_unit_and_nothing_beyond_their_group():
+  rng = np.random.default_rng(0)
+  predictions = jnp.asarray(rng.normal(size=(6, 7)), jnp.float32)
+  target = jnp.asarray(rng.normal(size=(6, 1)), jnp.float32)
+  rank = REWARDS['rank'](predictions, target)
+  np.testing.assert_array_equal(
+    REWARDS['rank'](8 * predictions, 8 * target), rank
+  )
+  order = np.argsort(np.abs(predictions - target), axis=-1)
+  sorted_ranks = np.take_along_axis(np.asarray(rank), order, -1)
+  np.testing.assert_allclose(sorted_ranks, -np.arange(7)[None] / 6 + 0 * rank)
+  assert REWARDS['rank'](target + 5, target).tolist() == [[0.0]] * 6  # alone
+
+
+@pytest.mark.parametrize('name', REWARDS)
+def test_the_nearer_number_has_the_greater_reward(name):
+  predictions = jnp.array([[0.5, 1.0, -1.0, 4.0, -7.0]])
+  rewards = REWARDS[name](predictions, jnp.array([[0.6]]))
+  assert (np.diff(rewards) < 0).all()
+  assert rewards.max() <= 0
+
+
+def test_policies_are_compared_by_a_reward_that_knows_them_all():
+  for name in ('squared', 'clipped', 'absolute'):
+    assert comparable(name) is REWARDS[name]
+  assert comparable('rank') is REWARDS['squared']
+
+
+def test_the_squared_error_of_a_head_by_hand():
+  found = SquaredError()(jnp.array([1.0, -2.0]), jnp.array([3.0, -2.5]))
+  assert found.tolist() == [4.0, 0.25]
 
 
 # --------------------------------------------------------- policy gradient
@@ -130,7 +190,7 @@ def test_clipped_loss_by_hand(ratio, advantage, gain, cut):
   old = jnp.array([[[-1.5]]])
 
   def loss_fn(log_probs):
-    return clipped_loss(log_probs, old, jnp.array([[advantage]]), 0.2, 0.3)
+    return clipped_loss(log_probs, old, jnp.array([[[advantage]]]), 0.2, 0.3)
 
   new = old + np.log(ratio)
   (loss, share), gradient = jax.value_and_grad(loss_fn, has_aux=True)(new)
@@ -145,18 +205,30 @@ def test_clipped_loss_sums_over_tokens_and_averages_over_numbers():
   log_ratios = jnp.log(jnp.array(ratios, jnp.float32))
   # Every case a token of its own number, beside one that stays at ratio 1.
   log_probs = jnp.stack([log_ratios, jnp.zeros(len(CLIPPED))], -1)[None]
+  advantages = jnp.array(advantages, jnp.float32)[None, :, None]
+  loss, share = clipped_loss(
+    log_probs, jnp.zeros_like(log_probs), advantages, 0.2, 0.3
+  )
+  expected = -np.mean(gains + np.asarray(advantages).ravel())
+  assert loss == pytest.approx(expected, rel=1e-5)
+  assert share == pytest.approx(np.mean(cuts) / 2)
+
+
+def test_every_token_may_have_an_advantage_of_its_own():
+  ratios, advantages, gains, cuts = map(np.array, zip(*CLIPPED, strict=True))
+  log_probs = jnp.log(jnp.array(ratios, jnp.float32))[None]  # T = 7
   loss, share = clipped_loss(
     log_probs, jnp.zeros_like(log_probs), jnp.array(advantages)[None], 0.2, 0.3
   )
-  assert loss == pytest.approx(-np.mean(gains + advantages), rel=1e-5)
-  assert share == pytest.approx(np.mean(cuts) / 2)
+  assert loss == pytest.approx(-np.sum(gains), rel=1e-5)
+  assert share == pytest.approx(np.mean(cuts), rel=1e-5)
 
 
 def test_clipped_loss_on_policy_has_the_gradient_of_the_policy_gradient():
   log_probs = -jnp.arange(1.0, 13.0).reshape(2, 3, 2)
   advantages = jnp.array([[1.0, -2.0, 0.5], [0.0, 3.0, -1.0]])
   clipped = jax.grad(
-    lambda x: clipped_loss(x, log_probs, advantages, 0.2, 0.2)[0]
+    lambda x: clipped_loss(x, log_probs, advantages[..., None], 0.2, 0.2)[0]
   )(log_probs)
   plain = jax.grad(policy_gradient_loss)(log_probs, advantages)
   np.testing.assert_allclose(clipped, plain, rtol=1e-6)
@@ -271,27 +343,3 @@ def test_k1_as_a_loss_has_no_gradient():
 def test_the_reference_gets_no_gradient(estimator):
   gradient = jax.grad(lambda x: kl_estimate(jnp.zeros(()), x, estimator))(1.0)
   assert gradient == 0
-
-
-# ---------------------------------------------------------- token by token
-
-
-def test_cross_entropy_by_hand():
-  probs = np.array([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]])
-  loss = cross_entropy(jnp.log(probs) + 3, jnp.array([1, 2]))
-  assert loss == pytest.approx(-(np.log(0.25) + np.log(0.7)) / 2)
-
-
-def test_cross_entropy_of_a_legal_target_is_finite_beside_forbidden_tokens():
-  logits = jnp.array([[0.0, -1e9, 0.0]])
-  loss, gradient = jax.value_and_grad(cross_entropy)(logits, jnp.array([0]))
-  assert loss == pytest.approx(np.log(2))
-  np.testing.assert_allclose(gradient, [[-0.5, 0, 0.5]])
-
-
-def test_expert_loss_by_hand():
-  probs = np.array(
-    [[[0.5, 0.5], [0.25, 0.75]], [[0.1, 0.9], [0.6, 0.4]]]
-  )  # [G, T, V]
-  loss = expert_loss(jnp.log(probs), jnp.array([[0, 1], [1, 0]]))
-  assert loss == pytest.approx(-np.log([0.5, 0.75, 0.9, 0.6]).mean())

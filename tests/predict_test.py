@@ -36,9 +36,12 @@ def test_every_row_gets_a_prediction_in_the_original_unit(
   forecast, rows, data_file
 ):
   table = forecast(rows)
-  assert {'prediction', 'median', 'lower90', 'upper90'} <= set(table)
+  assert list(table) == [
+    'row', 'prediction', 'greedy', 'sample', 'mean', 'median', 'clipped_mean',
+    'clipped_median', 'exact_mean', 'exact_median', 'lower90', 'upper90',
+  ]  # fmt: skip
   assert list(table['row']) == list(range(len(rows)))
-  assert (table['prediction'] == table['median']).all()
+  assert (table['prediction'] == table['exact_median']).all()
   assert (table['lower90'] <= table['prediction']).all()
   assert (table['prediction'] <= table['upper90']).all()
   price = pd.read_csv(data_file)['price']

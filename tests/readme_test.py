@@ -1,5 +1,6 @@
-"""The code that README.md shows runs as it stands."""
+"""The code that README.md shows runs, and what README.md names is there."""
 
+import functools
 import pathlib
 import re
 
@@ -9,20 +10,24 @@ import numpy as np
 import optax
 import pytest
 
+from configs import base
 from genre2_jax import sampling, steps, train_state
 from genre2_jax.codec import Codec
 from genre2_jax.data.batches import Examples
-from genre2_jax.objectives.advantages import ADVANTAGES
+from genre2_jax.objective import Enumeration, Objective, Rollouts
+from genre2_jax.objectives import catalog
+from genre2_jax.objectives.catalog import build_term
 from genre2_jax.tokenizers import Normalized
 
-README = pathlib.Path(__file__).parent.parent / 'README.md'
-BLOCKS = re.findall(r'```python\n(.*?)```', README.read_text(), re.DOTALL)
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / 'README.md').read_text(encoding='utf-8')
+BLOCKS = re.findall(r'```python\n(.*?)```', README, re.DOTALL)
 
 
 def block(word):
   (found,) = (code for code in BLOCKS if word in code)
   assert len(found.splitlines()) < 30
-  names = {}
+  names = {'__name__': word}  # dataclasses look their module up
   exec(compile(found, f'README.md:{word}', 'exec'), names)
   return names
 
@@ -35,50 +40,44 @@ def rows():
   return {'numeric': numeric, 'categories': categories}, target
 
 
-def trained(policy, codec, inputs, target, num_steps, advantage=None):
+def trained(policy, codec, inputs, target, num_steps, name='ce', **options):
   """Mean reward on the rows before and after."""
   batch = Examples(
     inputs, jnp.asarray(target, jnp.float32), jnp.asarray(codec.encode(target))
   )
   optimizer = optax.adam(0.05)
-  params = policy.init(jax.random.key(0), inputs)
+  objective = Objective(
+    terms=(build_term(name, 1.0, options),),
+    rollouts=Rollouts(group_size=8),
+    enumeration=Enumeration(depth=codec.tokenizer.num_tokens),
+  )
+  params = {'policy': policy.init(jax.random.key(0), inputs)}
   key = jax.random.key(1)
-  if advantage:
-    objective = steps.SequenceObjective(advantage=advantage, group_size=8)
-    names = steps.RL_METRICS
-    step = jax.jit(
-      lambda state: steps.rl_step(
-        state,
-        batch,
-        policy=policy,
-        codec=codec,
-        optimizer=optimizer,
-        objective=objective,
-      )
+  step = jax.jit(
+    functools.partial(
+      steps.train_step,
+      network=policy,
+      codec=codec,
+      optimizer=optimizer,
+      objective=objective,
     )
-  else:
-    names = steps.CE_METRICS
-    step = jax.jit(
-      lambda state: steps.ce_step(
-        state, batch, policy=policy, optimizer=optimizer
-      )
-    )
+  )
 
   def reward(params):
     rollout = sampling.sample(
       policy,
-      params,
-      policy.encode(params, inputs),
+      params['policy'],
+      policy.encode(params['policy'], inputs),
       jax.random.split(key, len(target)),
       num_samples=32,
     )
     errors = codec.decode(rollout.tokens) - target[:, None]
     return -float(jnp.mean(errors**2))
 
-  state = train_state.create(params, key, optimizer, names)
+  state = train_state.create(params, key, optimizer, objective.metrics)
   before = reward(state.params)
   for _ in range(num_steps):
-    state = step(state)
+    state = step(state, batch)
   return before, reward(state.params)
 
 
@@ -87,12 +86,13 @@ def test_the_model_shown_is_a_policy_that_learns(rows):
     Normalized(2, 4)
   )
   codec = Codec(policy.tokenizer, -1.0, 1.0)
-  before, after = trained(policy, codec, *rows, num_steps=60)
-  assert after > before + 0.1
+  for name in ('ce', 'remax', 'crps'):
+    before, after = trained(policy, codec, *rows, num_steps=60, name=name)
+    assert after > before + 0.1, name
 
 
 def test_the_tokenizer_shown_round_trips_and_learns(rows):
-  tokenizer = block('class Bins')['Bins'](bins=16)
+  tokenizer = block('class Cells')['Cells'](count=16)
   codec = Codec(tokenizer, -1.0, 1.0)
   inputs, target = rows
   assert np.abs(codec.decode(codec.encode(target)) - target).max() <= 1 / 16
@@ -102,18 +102,38 @@ def test_the_tokenizer_shown_round_trips_and_learns(rows):
 
 
 def test_the_objective_shown_raises_the_reward(rows):
-  shown = block('def best_of_group')['best_of_group']
-  assert 'best_of_group' in ADVANTAGES
-  del ADVANTAGES['best_of_group']
-  ADVANTAGES['shown'] = shown
   try:
+    block('class ExpectedError')
+    assert 'expected_error' in catalog.GRID
     policy = block('def independent_digits')['independent_digits'](
       Normalized(2, 4)
     )
     codec = Codec(policy.tokenizer, -1.0, 1.0)
     before, after = trained(
-      policy, codec, *rows, num_steps=60, advantage='shown'
+      policy, codec, *rows, num_steps=60, name='expected_error', power=1.5
     )
     assert after > before + 0.1
   finally:
-    del ADVANTAGES['shown']
+    del catalog.GRID['expected_error']
+
+
+def test_every_recipe_is_named():
+  start = README.index('Recipes, in')
+  table = README[start : README.index('Every field', start)]
+  named = set(re.findall(r'`(\w+)`', table))
+  paths = (ROOT / 'configs').glob('*_talent.py')
+  assert named == {path.stem.removesuffix('_talent') for path in paths}
+
+
+def test_commands_name_fields_and_files_that_are_there():
+  config = base.get_config()
+  fields = set(re.findall(r'--config\.([\w.]+)=', README)) - {'root'}
+  assert len(fields) > 5
+  for field in fields:  # `root` is the benchmark's.
+    value = config
+    for part in field.split('.'):
+      value = value[part]
+  for path in re.findall(
+    r'(?:--config=|\]\()((?:configs|genre2_jax)/[\w/.]+)', README
+  ):
+    assert (ROOT / path).is_file(), path

@@ -9,8 +9,18 @@ import sys
 import numpy as np
 import pytest
 
-from genre2_jax import errors, metrics, report, report_words, writers
-from genre2_jax.report_inputs import load
+from genre2_jax import (
+  errors,
+  grid_metrics,
+  metrics,
+  report,
+  report_tables,
+  report_words,
+  writers,
+)
+from genre2_jax.baselines import BASELINES
+from genre2_jax.objectives import catalog
+from genre2_jax.report_inputs import TERM_NAMES, load, stage_name
 
 FIGURES = [
   'calibration',
@@ -37,8 +47,13 @@ def make_workdir(
   constant=False,
   task='concrete',
   target='strength',
+  exact=(),
 ):
-  """What a run leaves behind: ReMax is made sharper and a little better."""
+  """What a run leaves behind: ReMax is made sharper and a little better.
+
+  Stages in `exact` have rows of exact distributions as well; with G = 1 stages
+  are point masses, as regression heads and trees leave them.
+  """
   generator = np.random.default_rng(0)
   mean, std = (7.0, 1.0) if constant else (35.8, 16.7)
   truth = generator.uniform(-2, 2, n)
@@ -54,7 +69,8 @@ def make_workdir(
       samples.append((np.round(z.T * 51) / 51).clip(LOW, HIGH))
     samples = np.array(samples, np.float32)  # [S, n, G]
     greedy = samples[..., -1]
-    entropy = np.full((len(seeds), n), 3.1 if stage == 'ce' else 1.9)
+    nats = 0 if G == 1 else 3.1 if stage == 'ce' else 1.9
+    entropy = np.full((len(seeds), n), nats)
     writers.write_npz(
       folder / 'evaluation' / f'{stage}_test.npz',
       target_z=y,
@@ -71,11 +87,13 @@ def make_workdir(
       values = metrics.evaluate(
         samples[i], greedy[i], entropy[i], y, low=LOW, high=HIGH, std=std
       )
+      if stage in exact:
+        values += exact_values(samples[i], y, std)
       rows += [(task, seed, stage, 'test', *value) for value in values]
       for epoch in range(num_epochs):
         fade = np.exp(-4 * epoch / num_epochs)
         noise = 0.02 * generator.normal(size=4)
-        if stage == 'ce':
+        if not {'remax', 'grpo'} & set(stage.split('_')):
           curves = {
             'train/loss': 0.9 + fade + noise[0],
             'val/loss': 1.0 + fade + 0.1 * epoch / num_epochs + noise[1],
@@ -128,6 +146,25 @@ def make_workdir(
   return folder
 
 
+def exact_values(samples, y, std):
+  """Metrics of a grid that is known exactly, and of its recalibration."""
+  values = np.linspace(LOW, HIGH, 17)
+  centre = samples.mean(axis=1, keepdims=True)
+  summary = grid_metrics.summarize(
+    -np.square(values - centre),
+    grid_metrics.Grid(values, np.full(17, values[1] - values[0])),
+    y,
+    np.abs(values - y[:, None]).argmin(axis=1),
+  )
+  return [
+    *grid_metrics.evaluate(summary, y, std=std),
+    *grid_metrics.evaluate(summary, y, std=std, name='tempered'),
+    ('tempered', 'temperature', 1.25),
+    ('conformal', 'coverage90', 0.875),
+    ('conformal', 'width90', 1.5),
+  ]
+
+
 def embedded_figures(html):
   """The PNGs of a report by the id of their figure."""
   pattern = r'<figure id="(\w+)">\s*<img src="data:image/png;base64,([^"]+)"'
@@ -151,10 +188,12 @@ def png_size(data):
     {'stages': ('remax',)},
     {'stages': ('ce', 'grpo_expert', 'remax')},
     {'seeds': (0, 1)},
+    {'stages': ('ce_ntl_was', 'crps_kl', 'ce_again')},
+    {'exact': ('ce', 'remax')},
+    {'exact': ('remax',), 'seeds': (0, 1)},
     {'n': 1},
-    {'n': 1, 'G': 1, 'num_epochs': 1},
+    {'n': 1, 'G': 2, 'num_epochs': 1},
     {'constant': True},
-    {'num_epochs': 0},
   ],
   ids=lambda case: ','.join(f'{k}={v}' for k, v in case.items()) or 'plain',
 )
@@ -171,6 +210,127 @@ def test_report_is_complete_and_stands_alone(tmp_path, case):
     assert 800 <= width <= 1200 and 400 <= height <= 1200
   assert '://' not in html and '<script' not in html
   assert 'nan' not in re.sub('base64,[^"]+', '', html).lower()
+
+
+@pytest.mark.parametrize(
+  'case',
+  [
+    {'stages': ('mse',)},
+    {'stages': ('catboost',), 'num_epochs': 0, 'seeds': (0, 1)},
+    {'stages': ('mse', 'mse_again'), 'seeds': (0, 1)},
+    {'stages': ('mse',), 'n': 1, 'num_epochs': 1},
+    {'stages': ('random_forest',), 'num_epochs': 0, 'constant': True},
+  ],
+  ids=lambda case: ','.join(f'{k}={v}' for k, v in case.items()),
+)
+def test_point_masses_have_no_spread_to_show(tmp_path, case):
+  make_workdir(tmp_path, G=1, **case)
+  html = report.write(tmp_path).read_text(encoding='utf-8')
+  kinds = STAGE_FIGURES if case.get('num_epochs', 5) else STAGE_FIGURES[1:]
+  assert set(embedded_figures(html)) == {
+    f'{kind}_{stage}' for kind in kinds for stage in case['stages']
+  }
+  text = re.sub('base64,[^"]+', '', html)
+  assert 'nan' not in text.lower()
+  assert 'One number is predicted per row' in text
+  for absent in ('interval', 'Calibration', 'Predictive distribution'):
+    assert absent not in text.replace('no intervals to judge', ''), absent
+  verdict = text.split('<p class="verdict">')[1].split('</p>')[0]
+  assert 'RMSE' in verdict and 'R²' in verdict and 'MAE' in verdict
+  run = load(tmp_path)
+  groups = report_tables.points(run)['groups']
+  assert [name for name, _ in groups] == ['prediction']
+  assert 'Samples' not in report_words.facts(run)
+
+
+def test_stages_without_records_have_no_learning_curves(tmp_path):
+  make_workdir(tmp_path, num_epochs=0)
+  html = report.write(tmp_path).read_text(encoding='utf-8')
+  names = set(embedded_figures(html))
+  assert set(FIGURES) <= names
+  assert not [name for name in names if name.startswith('learning_curves')]
+  assert '<h2>Learning curves</h2>' not in html
+
+
+@pytest.mark.parametrize(
+  ('key', 'name'),
+  [
+    ('ce', 'CE'),
+    ('ce_ntl_was', 'CE + NTL-WAS'),
+    ('remax_expert', 'ReMax + expert'),
+    ('dr_grpo_kl_ce', 'Dr. GRPO + KL + CE'),
+    ('soft_ce', 'soft CE'),
+    ('no_baseline_log_loss', 'no baseline + log loss'),
+    ('crps', 'CRPS loss'),
+    ('raft', 'RAFT'),
+    ('exact', 'exact gradient'),
+    ('catboost', 'CatBoost'),
+    ('random_forest', 'random forest'),
+    ('ce_again', 'CE, again'),
+    ('my_loss', 'my + loss'),
+    ('ce_mine', 'CE + mine'),
+  ],
+)
+def test_stages_are_named_by_their_terms(key, name):
+  assert stage_name(key) == name
+
+
+def test_every_objective_has_a_name():
+  objectives = {name for level in catalog.LEVELS.values() for name in level}
+  assert objectives | set(BASELINES) <= TERM_NAMES.keys()
+
+
+def test_exact_distributions_stand_beside_the_samples(tmp_path):
+  run = load(make_workdir(tmp_path, exact=('remax',)))
+  points = dict(report_tables.points(run)['groups'])
+  assert {'exact mean', 'exact median', 'greedy'} <= points.keys()
+  assert 'learned mean' not in points
+  (ce, ce_cells), (remax, remax_cells) = points['exact mean']
+  assert (ce.key, remax.key) == ('ce', 'remax')
+  assert all(cell['text'] == '' for cell in ce_cells)
+  assert all(cell['text'] for cell in remax_cells)
+  table = report_tables.distributions(run)
+  columns = [column.metric for column in table['columns']]
+  groups = dict(table['groups'])
+  assert list(groups) == ['samples', 'exact', 'tempered', 'conformal']
+
+  def shown(group):
+    return {
+      stage.key: {m for m, c in zip(columns, cells, strict=True) if c['text']}
+      for stage, cells in groups[group]
+    }
+
+  sampled = {'crps', 'coverage90', 'width90', 'entropy', 'reward'}
+  assert shown('samples') == {'ce': sampled, 'remax': sampled}
+  for group in ('exact', 'tempered'):
+    assert shown(group) == {'ce': set(), 'remax': sampled | {'nll'}}
+  assert shown('conformal') == {'ce': set(), 'remax': {'coverage90', 'width90'}}
+  html = report.write(tmp_path).read_text(encoding='utf-8')
+  assert '>conformal</th>' in html and '>0.875</td>' in html
+  # Without them, no column and no group is there for nothing.
+  plain = report_tables.distributions(load(make_workdir(tmp_path / 'plain')))
+  assert 'nll' not in {column.metric for column in plain['columns']}
+  assert plain['heads'] == ('Stage',)
+
+
+@pytest.mark.parametrize(
+  ('names', 'expected'),
+  [
+    (('val/loss', 'train/loss'), 'loss'),
+    (('val/reward', 'train/reward', 'train/loss'), 'reward'),
+  ],
+)
+def test_learning_curves_show_what_the_best_is_chosen_by(
+  tmp_path, names, expected
+):
+  make_workdir(tmp_path, stages=('crps_ce',))
+  record = {'stage': 'crps_ce', 'seed': 0, 'epoch': 1, 'step': 8}
+  writers.write_text(
+    tmp_path / writers.METRICS_FILE,
+    json.dumps(record | dict.fromkeys(names, 0.5)) + '\n',
+  )
+  html = report.write(tmp_path).read_text(encoding='utf-8')
+  assert f'CRPS loss + CE: {expected} by epoch' in html
 
 
 def test_verdict_speaks_in_both_directions(tmp_path):

@@ -68,7 +68,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bits(
   out, err = process.communicate()
   assert process.returncode == 0, err
   assert 'Traceback' not in err
-  assert f'Report: {workdir}/report.html' in out
+  assert f'{workdir}/report.html' in out
   assert_same_end(workdir, finished)
   left_behind = [p for p in workdir.rglob('*') if 'tmp' in p.name]
   assert left_behind == []
@@ -138,12 +138,13 @@ def test_a_run_asked_to_leave_saves_where_it_is(
     train.train_and_evaluate(config, workdir, After(5))
   with pytest.raises(InterruptedRunError, match='step 9 of stage ce, saved'):
     train.train_and_evaluate(config, workdir, After(0))
-  # In the evaluation of 'ce', and of 'remax'.
-  for stage in ('ce', 'remax'):
-    path = workdir / 'evaluation' / f'{stage}_val.npz'
+  # In the evaluation of 'ce', and of 'remax': their last step is saved.
+  for stage, step in (('ce', 60), ('remax', 15)):
+    path = workdir / 'checkpoints' / stage / str(step)
     with pytest.raises(InterruptedRunError, match='while predicting'):
       train.train_and_evaluate(config, workdir, Once(path.exists))
-    assert not path.with_name(f'{stage}_test.npz').exists()
+    assert path.exists()
+    assert not (workdir / 'evaluation' / f'{stage}_test.npz').exists()
     assert not (workdir / 'run.json').exists()
   train.train_and_evaluate(config, workdir)
   assert_same_end(workdir, finished)

@@ -1,17 +1,19 @@
 """Sampling: exact against brute force over all sequences of a grammar."""
 
 import functools
-import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import special, stats
+from table_policy import random_table, sequences, table_policy
 
 from genre2_jax import sampling, tokenizers
 from genre2_jax.models.tabular import tabular_policy
-from genre2_jax.policy import Policy, teacher_forced
+from genre2_jax.policy import teacher_forced
+
+pytestmark = pytest.mark.usefixtures('quick_compiles')
 
 TOKENIZERS = {
   'binary': tokenizers.build('normalized', base=2, digits=5),
@@ -21,57 +23,6 @@ TOKENIZERS = {
   'ieee': tokenizers.build('ieee', base=10, digits=1),
 }
 each_tokenizer = pytest.mark.parametrize('name', TOKENIZERS)
-
-
-@pytest.fixture(autouse=True, scope='module')
-def quick_compiles():
-  """Compiling is what takes time here, not running."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
-
-
-def sequences(tokenizer):
-  """Every sequence of the grammar: [K, T]."""
-  choices = [np.flatnonzero(row) for row in tokenizer.allowed]
-  return np.array(list(itertools.product(*choices)), np.int32)
-
-
-@functools.cache
-def table_policy(tokenizer, on_decode=lambda num_nodes: None):
-  """A policy that looks its logits up: params [prefixes, V], context [B].
-
-  A prefix is numbered as in a heap with V children per node, from the tokens
-  of the nodes that it is told to see; an input scales the logits.
-  """
-  allowed, V = tokenizer.allowed, tokenizer.vocab_size
-
-  def decode(params, context, tokens, positions, visible, cache=None, **_):
-    on_decode(tokens[0].size)
-    places = jnp.broadcast_to(positions, tokens.shape)
-    if cache is not None:
-      tokens = jnp.concatenate([cache[0], tokens], axis=2)
-      places = jnp.concatenate([cache[1], places], axis=2)
-    distance = positions[:, None] - places[:, :, None]  # [B, U, Q, N + Q]
-    weight = jnp.where(places > 0, 1, 0)[:, :, None]
-    weight *= V ** jnp.maximum(distance, 0)
-    code = jnp.sum(visible * weight * (tokens[:, :, None] + 1), -1)
-    logits = context[:, None, None, None] * jnp.asarray(params)[code]
-    return jnp.where(allowed[positions], logits, -1e9), (tokens, places)
-
-  return Policy(
-    tokenizer=tokenizer,
-    init=None,
-    encode=lambda params, inputs: inputs,
-    decode=decode,
-  )
-
-
-def random_table(tokenizer, seed=0):
-  V = tokenizer.vocab_size
-  num_prefixes = (V**tokenizer.num_tokens - 1) // (V - 1)
-  rng = np.random.default_rng(seed)
-  return rng.normal(size=(num_prefixes, V)).astype(np.float32)
 
 
 def brute_force(tokenizer, table, scale, tokens, temperature=1.0):
@@ -134,7 +85,7 @@ def nodes_decoded(num_rows, **options):
   """Nodes of every decoding step of binary numbers with eight digits."""
   nodes = []
   tokenizer = tokenizers.build('normalized', base=2, digits=8)
-  policy = table_policy(tokenizer, nodes.append)
+  policy = table_policy(tokenizer, on_decode=nodes.append)
   function = functools.partial(
     sampling.sample, policy, num_samples=num_rows, **options
   )
@@ -460,7 +411,7 @@ def test_scoring_all_numbers_is_one_pass_over_the_inner_nodes_of_the_trie():
   calls = []
   tokenizer = TOKENIZERS['ieee']
   score(
-    table_policy(tokenizer, calls.append),
+    table_policy(tokenizer, on_decode=calls.append),
     random_table(tokenizer),
     jnp.ones(1),
     sequences(tokenizer)[None],

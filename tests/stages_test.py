@@ -26,7 +26,11 @@ from genre2_jax.codec import Codec
 from genre2_jax.data import batches
 from genre2_jax.errors import InputError
 from genre2_jax.models.tabular import tabular_policy
+from genre2_jax.objective import Objective, Rollouts
+from genre2_jax.objectives.catalog import build_term
 from genre2_jax.policy import Policy
+
+pytestmark = pytest.mark.usefixtures('quick_compiles')
 
 CODEC = Codec(tokenizers.build('normalized', base=3, digits=2), -1.5, 1.5)
 POLICY = tabular_policy(
@@ -52,7 +56,7 @@ MESHES = {
 class Model(NamedTuple):
   """What a stage wants to know of a model."""
 
-  policy: Policy = POLICY
+  network: Policy = POLICY
   codec: Codec = CODEC
 
   def example_inputs(self):
@@ -76,15 +80,24 @@ def examples(num_rows, seed):
 EXAMPLES = {'train': examples(20, 0), 'val': examples(11, 1)}
 
 
+SECTIONS = {'ce': 'pretrain', 'rl': 'finetune'}
+OBJECTIVES = {
+  'ce': Objective(terms=(build_term('ce'),), dropout=True),
+  'rl': Objective(
+    terms=(build_term('remax'), build_term('kl', 0.1)),
+    rollouts=Rollouts(group_size=3),
+  ),
+}
+
+
 def stage_of(name, **options):
-  objective = None
-  if name == 'rl':
-    objective = steps.SequenceObjective(group_size=3, kl_weight=0.1)
   return stages.Stage(
     **{
+      'section': SECTIONS[name],
       'name': name,
-      'objective': objective,
+      'objective': OBJECTIVES[name],
       'epochs': 4,
+      'max_steps': 0,
       'learning_rate': 1e-2,
       'patience': 1,
       'warmup_steps': 2,
@@ -114,14 +127,6 @@ SEEDS = (3, 4, 5, 6)
 def packed(name):
   """Four seeds side by side, some of which lose patience."""
   return compile_stage(stage_of(name), SEEDS)
-
-
-@pytest.fixture(autouse=True, scope='module')
-def quick_compiles():
-  """Compiling is what takes time here, not running."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
 
 
 def copy(state):
@@ -175,7 +180,11 @@ def test_a_run_is_steps_over_shuffled_epochs():
 
   step = jax.jit(
     functools.partial(
-      steps.ce_step, policy=POLICY, optimizer=stages.optimizer_of(stage, 3)
+      steps.train_step,
+      network=POLICY,
+      codec=CODEC,
+      optimizer=stages.optimizer_of(stage, 3),
+      objective=stage.objective,
     )
   )
   seen = []
@@ -209,6 +218,11 @@ def test_metrics_of_an_epoch_are_means_over_its_steps():
     'val/entropy',
   }
   assert (before['val/reward'] != metrics['val/reward']).all()
+  _, metrics = packed('ce').validate(packed('ce').init(None))
+  assert {name for name in metrics if name.startswith('val/')} == {
+    'val/loss',
+    'val/ce',
+  }
 
 
 def test_validation_takes_the_same_samples_every_time():
@@ -249,7 +263,7 @@ def test_a_seed_among_others_is_what_it_is_alone(name, place):
     pick(together.best_score), alone.best_score, rtol=1e-5
   )
   assert together.best_epoch[place] < 3 == together.best_epoch.max()
-  kernel = together.params['encoder']['Dense_0']['kernel']
+  kernel = together.params['policy']['encoder']['Dense_0']['kernel']
   assert np.abs(kernel[0] - kernel[1]).max() > 0.1
 
 
@@ -272,19 +286,27 @@ def test_a_seed_begins_alike_alone_and_among_others():
 
 def test_a_stage_begins_with_the_parameters_that_it_is_given():
   programs = packed('rl')
-  given = jax.tree.map(lambda x: x + 1, programs.init(None).params)
+  given = programs.init(None).params['policy']
+  given = jax.tree.map(lambda x: x + 1, given)
   state = programs.init(given)
   for params in (state.params, state.best_params, state.reference):
-    assert_equal(params, given)
-  assert not any(
-    x.any()
-    for x in optax.tree_utils.tree_get(state.opt_state, 'mu')['decoder'][
-      'final_norm'
-    ].values()
-  )
+    assert_equal(params, {'policy': given})
+  moments = optax.tree_utils.tree_get(state.opt_state, 'mu')
+  assert not any(x.any() for x in jax.tree.leaves(moments))
   assert (state.step == 0).all() and (state.epoch == -1).all()
   assert (state.bad_step == -1).all()
   assert len(np.unique(np.asarray(state.key), axis=0)) == 4
+
+
+def test_streams_of_random_numbers_are_apart():
+  keys = [
+    np.asarray(jax.random.key_data(stages.seed_keys(SEEDS, stream)))
+    for stream in ('pretrain', 'finetune', 'evaluation')
+  ]
+  assert len(np.unique(np.concatenate(keys), axis=0)) == 3 * len(SEEDS)
+  np.testing.assert_array_equal(
+    keys[2], jax.random.key_data(stages.evaluation_keys(SEEDS))
+  )
 
 
 # ------------------------------------------------------ best, and patience
@@ -360,6 +382,39 @@ def test_a_stage_ends_with_its_epochs_and_without_patience_not_before():
   assert finished == [False, False, False, True]
 
 
+@pytest.mark.parametrize(
+  ('max_steps', 'epochs'), [(0, 9), (1, 1), (3, 1), (4, 2), (27, 9), (99, 9)]
+)
+def test_a_bound_on_steps_is_rounded_up_to_whole_epochs(max_steps, epochs):
+  stage = stage_of('ce', epochs=9, max_steps=max_steps)
+  bounded = stage.bounded(3)
+  assert (bounded.epochs, bounded.max_steps) == (epochs, 0)
+  assert bounded == stage_of('ce', epochs=epochs)
+
+
+def test_the_learning_rate_ends_with_the_last_update():
+  """A tenth of the peak after all epochs, several updates per step or not."""
+
+  def decayed(num_updates):
+    rollouts = Rollouts(num_updates=num_updates)
+    objective = dataclasses.replace(OBJECTIVES['rl'], rollouts=rollouts)
+    # At 0 steps of warm-up Adam's first update has the size of the rate.
+    stage = stage_of('rl', objective=objective, weight_decay=0, warmup_steps=1)
+    optimizer = stages.optimizer_of(stage, 3)
+    params = {'x': jnp.zeros(())}
+    state, sizes = optimizer.init(params), []
+    for _ in range(12 * num_updates):
+      update, state = optimizer.update({'x': jnp.ones(())}, state, params)
+      sizes.append(abs(float(update['x'])))
+    return np.array(sizes)
+
+  once, twice = decayed(1), decayed(2)
+  assert once.max() == pytest.approx(1e-2, rel=1e-3)
+  assert twice.max() == pytest.approx(1e-2, rel=1e-3)
+  assert 1e-3 < once[-1] < 1.5e-3 and 1e-3 < twice[-1] < 1.5e-3
+  assert (np.diff(twice[2:]) < 0).all()
+
+
 # ------------------------------------------------------------ eight devices
 
 
@@ -372,7 +427,7 @@ def trajectory(ce, rl):
   """
   state, _ = ce.validate(ce.init(None))
   state, metrics = ce.validate(ce.run(state, 3))
-  state, _ = rl.validate(rl.init(state.params))
+  state, _ = rl.validate(rl.init(state.params['policy']))
   state = rl.run(state, 2)
   arrays = {'params': state.params, 'totals': state.totals, 'ce': metrics}
   arrays = {
@@ -396,7 +451,7 @@ def whole_embeddings(state):
     'mu': optax.tree_utils.tree_get(state.opt_state, 'mu'),
     'nu': optax.tree_utils.tree_get(state.opt_state, 'nu'),
   }.items():
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    leaves = jax.tree_util.tree_leaves_with_path(tree['policy'])
     for (path, x), axes in zip(leaves, jax.tree.leaves(names), strict=True):
       if 'embed' in axes:
         axis = 1 + axes.index('embed')
@@ -498,6 +553,31 @@ def test_sizes_that_do_not_split_evenly_are_input_errors():
   sharding.check_divides(mesh, 'batch_size', 12, 'data', 'fsdp')
   with pytest.raises(InputError, match=r'batch_size=8 .* multiple of 6'):
     sharding.check_divides(mesh, 'batch_size', 8, 'data', 'fsdp')
+
+
+def test_what_objectives_add_is_laid_out_too():
+  """The critic as the policy is; trained numbers whole, but for the seeds."""
+  terms = build_term('ppo'), build_term('raft', 1.0, {'learnable': True})
+  stage = stage_of('rl', objective=Objective(terms=terms))
+  state, _ = stages.state_program(
+    stage,
+    Model(),
+    seeds=SEEDS,
+    mesh=abstract_mesh(replica=2, fsdp=2, model=2),
+    optimizer=stages.optimizer_of(stage, 3),
+  )
+  assert state.reference is None
+  moments = optax.tree_utils.tree_get(state.opt_state, 'mu')
+  for params in (state.params, state.best_params, moments):
+    assert set(params) == {'policy', 'critic', 'numbers'}
+    policy, critic = (
+      [(x.shape, x.sharding.spec) for x in jax.tree.leaves(params[name])]
+      for name in ('policy', 'critic')
+    )
+    assert policy == critic
+    assert any('fsdp' in spec for _, spec in policy)
+    assert params['numbers'].shape == (4, 9)
+    assert tuple(params['numbers'].sharding.spec) == ('replica',)
 
 
 def test_parameters_that_do_not_split_evenly_are_input_errors():

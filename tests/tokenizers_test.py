@@ -36,6 +36,18 @@ SCIENTIFIC = [
   tokenizers.build('exponent_first', base=10, digits=4),
   tokenizers.build('exponent_first', base=7, digits=1, max_exponent=3),
 ]
+CODES = [
+  tokenizers.build('repetition', base=2, digits=3, repeats=3),
+  tokenizers.build('repetition', base=3, digits=2, repeats=3, edge='midpoint'),
+  tokenizers.build('repetition', base=10, digits=1, repeats=2),
+  tokenizers.build('repetition', base=3, digits=1, repeats=4),
+  tokenizers.build('repetition', base=2, digits=2, repeats=5),
+  tokenizers.build('repetition', base=4, digits=1, repeats=5),
+  tokenizers.build('hamming', base=2, digits=4),
+  tokenizers.build('hamming', base=2, digits=5),
+  tokenizers.build('hamming', base=3, digits=2, edge='midpoint'),
+  tokenizers.build('hamming', base=5, digits=2),
+]
 SMALL = [
   tokenizers.build('normalized', base=2, digits=4),
   tokenizers.build('normalized', base=3, digits=3),
@@ -44,6 +56,7 @@ SMALL = [
   tokenizers.build('ieee', base=10, digits=2),
   tokenizers.build('ieee', base=2, digits=2, exponent_digits=3),
   tokenizers.build('exponent_first', base=10, digits=2, max_exponent=2),
+  *CODES,
 ]
 each = functools.partial(pytest.mark.parametrize, ids=repr)
 
@@ -83,6 +96,22 @@ def test_table(tokenizer):
   assert isinstance(tokenizer.num_sequences, int)
   same = dataclasses.replace(tokenizer)
   assert same == tokenizer and hash(same) == hash(tokenizer)
+
+
+@each('tokenizer', NORMALIZED + SCIENTIFIC)
+def test_token_values_and_kinds(tokenizer):
+  kinds, values = tokenizer.token_kinds, tokenizer.token_values
+  assert values.dtype == np.float64 and kinds.dtype.kind == 'i'
+  assert kinds.shape == values.shape == (tokenizer.vocab_size,)
+  for name, kind, value in zip(
+    tokenizer.token_names, kinds, values, strict=True
+  ):
+    if name in '+-' or name.startswith('<'):
+      assert (kind, value) == (-1, 0)
+    elif name.startswith('E'):
+      assert (kind, value) == (1, int(name[1:]))
+    else:
+      assert (kind, value) == (0, int(name, 36))
 
 
 def test_num_sequences():

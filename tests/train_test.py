@@ -25,12 +25,35 @@ POINTS = (
   'greedy', 'sample', 'mean', 'median', 'clipped_mean', 'clipped_median',
 )  # fmt: skip
 POINT_METRICS = (
-  'rmse', 'mae', 'r2', 'spearman', 'kendall', 'rmse_unit', 'mae_unit', 'reward',
+  'rmse', 'mae', 'r2', 'spearman', 'kendall', 'pearson', 'rmse_unit',
+  'mae_unit', 'reward',
 )  # fmt: skip
 DISTRIBUTION_METRICS = ('crps', 'coverage90', 'width90', 'entropy')
-ALL_METRICS = {(e, m) for e in POINTS for m in POINT_METRICS} | {
+EXACT_POINTS = ('exact_mean', 'exact_median')
+SAMPLED = {(e, m) for e in POINTS for m in POINT_METRICS} | {
   ('sample', m) for m in DISTRIBUTION_METRICS
 }
+
+
+def of_distribution(name):
+  """What is said of a distribution that is known exactly."""
+  points = (f'{name}_mean', f'{name}_median')
+  return {(e, m) for e in points for m in POINT_METRICS} | {
+    (name, m) for m in (*DISTRIBUTION_METRICS, 'nll', 'reward')
+  }
+
+
+RECALIBRATED = of_distribution('tempered') | {
+  ('tempered', 'temperature'),
+  ('conformal', 'coverage90'),
+  ('conformal', 'width90'),
+}
+
+
+def all_metrics(split):
+  """Of a split: validation rows are what is recalibrated on."""
+  recalibrated = RECALIBRATED if split == 'test' else set()
+  return SAMPLED | of_distribution('exact') | recalibrated
 
 
 def read_results(workdir):
@@ -54,6 +77,14 @@ def run_info(workdir):
 def no_report(monkeypatch):
   """The report has its own tests, and takes seconds."""
   monkeypatch.setattr(report, 'write', lambda workdir: None)
+
+
+@pytest.fixture
+def quickly(no_report):
+  """For runs that are compared with no other: less time in the compiler."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
 
 
 # ------------------------------------------------------------- one whole run
@@ -81,7 +112,7 @@ def test_a_run_leaves_every_file(finished):
   for stage, step in (('ce', 12 * 5), ('remax', 3 * 5)):
     assert (finished / 'checkpoints' / stage / str(step)).is_dir()
   config = json.loads((finished / 'config.json').read_text())
-  assert config['ce']['epochs'] == 12
+  assert config['pretrain']['epochs'] == 12
   env = json.loads((finished / 'env.json').read_text())
   assert {'python', 'jax', 'git_commit', 'mesh', 'command'} <= env.keys()
   assert run_info(finished)['stages'] == ['ce', 'remax']
@@ -94,7 +125,7 @@ def test_results_hold_every_promised_number_once(finished):
     ('houses', '0', stage, split, *metric)
     for stage in ('ce', 'remax')
     for split in ('val', 'test')
-    for metric in ALL_METRICS
+    for metric in all_metrics(split)
   }
 
 
@@ -114,16 +145,23 @@ def test_predictions_are_of_the_test_rows_in_the_original_unit(
 ):
   table = pd.read_csv(finished / 'predictions.csv')
   target = tables.read_file(data_file, 'price').test.target
-  assert list(table) == ['row', 'target', *POINTS, 'lower90', 'upper90']
+  assert list(table) == [
+    'row', 'target', *POINTS, *EXACT_POINTS, 'lower90', 'upper90',
+  ]  # fmt: skip
   assert list(table['row']) == list(range(24))
   np.testing.assert_array_equal(table['target'], target)
   results = read_results(finished)
-  for estimator in POINTS:
+  place = ('test', 'mean', 'rmse')
+  assert (
+    results['houses', '0', 'ce', *place]
+    != (results['houses', '0', 'remax', *place])
+  )
+  for estimator in POINTS + EXACT_POINTS:
     rmse = np.sqrt(np.mean((table[estimator] - target) ** 2))
     key = ('houses', '0', 'remax', 'test', estimator, 'rmse_unit')
     assert rmse == pytest.approx(results[key])
-  assert (table['lower90'] <= table['median']).all()
-  assert (table['median'] <= table['upper90']).all()
+  assert (table['lower90'] <= table['exact_median']).all()
+  assert (table['exact_median'] <= table['upper90']).all()
 
 
 def test_training_learns(finished):
@@ -165,7 +203,7 @@ def test_a_run_without_a_name_goes_to_a_folder_of_its_own(
   make_config, tmp_path, monkeypatch, no_report
 ):
   monkeypatch.chdir(tmp_path)
-  config = make_config({'stages': ('ce',)})
+  config = make_config({'stages': ('pretrain',)})
   first = train.train_and_evaluate(config)
   assert first.parent.name == 'runs' and first.name.startswith('houses_ce_')
   assert first.resolve().is_relative_to(tmp_path)
@@ -209,12 +247,12 @@ def test_a_talent_folder_gives_what_its_csv_gives(
 
 
 def test_several_seeds_and_batches_beyond_the_data(
-  make_config, tmp_path, no_report
+  make_config, tmp_path, quickly
 ):
   config = make_config(
     {
-      'stages': ('ce',), 'ce.epochs': 3, 'num_seeds': 2, 'batch_size': 512,
-      'eval.batch_size': 64,
+      'stages': ('pretrain',), 'pretrain.epochs': 3, 'num_seeds': 2,
+      'batch_size': 512, 'eval.batch_size': 64,
     }
   )  # fmt: skip
   workdir = train.train_and_evaluate(config, tmp_path / 'run')
@@ -223,7 +261,7 @@ def test_several_seeds_and_batches_beyond_the_data(
     ('houses', seed, 'ce', split, *metric)
     for seed in ('0', '1', 'mean', 'std', 'ensemble')
     for split in ('val', 'test')
-    for metric in ALL_METRICS
+    for metric in all_metrics(split)
   }
   for place in {key[2:] for key in results}:
     each = [results['houses', seed, *place] for seed in ('0', '1')]
@@ -246,11 +284,15 @@ def test_several_seeds_and_batches_beyond_the_data(
 
 
 def test_a_constant_target_is_learnt_exactly_and_said(
-  make_config, tmp_path, capsys
+  make_config, tmp_path, capsys, quickly
 ):
   path = write_table(tmp_path / 'flat.csv', target=1234.5)
   config = make_config(
-    {'data.path': str(path), 'rl.advantage': 'grpo', 'ce.epochs': 2}
+    {
+      'data.path': str(path),
+      'finetune.objective': (('grpo', 1.0, {}),),
+      'pretrain.epochs': 2,
+    }
   )
   workdir = train.train_and_evaluate(config, tmp_path / 'run')
   assert 'target is constant' in capsys.readouterr().out
@@ -281,12 +323,15 @@ def test_reinforcement_alone_starts_from_another_run(
 ):
   config = make_config(
     {
-      'init_from': str(finished), 'rl.epochs': 1, 'rl.num_updates': 2,
-      'rl.advantage': name, 'rl.reward': reward,
-      'rl.kl_weight': 0.1, 'rl.kl_estimator': kl_estimator,
+      'init_from': str(finished), 'finetune.epochs': 1,
+      'finetune.objective': (
+        (name, 1.0, {}), ('kl', 0.1, {'estimator': kl_estimator}),
+      ),
+      'rollouts.num_updates': 2, 'rollouts.reward': reward,
     }
   )  # fmt: skip
   workdir = train.train_and_evaluate(config, tmp_path / 'run')
+  name += '_kl'
   assert run_info(workdir)['stages'] == ['ce', name]
   assert not (workdir / 'checkpoints' / 'ce').exists()
   ours, theirs = read_results(workdir), read_results(finished)
@@ -306,14 +351,15 @@ def test_reinforcement_alone_starts_from_another_run(
 
 
 @pytest.mark.parametrize('name', ['p10', 'ieee', 'exponent_first'])
-def test_every_tokenizer_trains(make_config, tmp_path, no_report, name):
-  fields = {'tokenizer.name': name, 'tokenizer.digits': 1, 'ce.epochs': 1}
+def test_every_tokenizer_trains(make_config, tmp_path, quickly, name):
+  fields = {'tokenizer.name': name, 'tokenizer.digits': 1, 'pretrain.epochs': 1}
   if name == 'p10':  # One of them on to the stage that weighs its digits.
     fields |= {
-      'rl.epochs': 1, 'rl.advantage': 'reinforce', 'rl.expert_weight': 0.05,
-    }  # fmt: skip
+      'finetune.epochs': 1,
+      'finetune.objective': (('reinforce', 1.0, {}), ('expert', 0.05, {})),
+    }
   else:
-    fields |= {'stages': ('ce',)}
+    fields |= {'stages': ('pretrain',)}
   workdir = train.train_and_evaluate(make_config(fields), tmp_path / 'run')
   stages = ['ce', 'reinforce_expert'] if name == 'p10' else ['ce']
   assert run_info(workdir)['stages'] == stages
@@ -330,7 +376,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(
 ):
   config = make_config(
     {
-      'ce.learning_rate': 1e38, 'checkpoint.every_seconds': 0.0,
+      'pretrain.learning_rate': 1e38, 'checkpoint.every_seconds': 0.0,
       'checkpoint.keep': 100, 'steps_per_dispatch': 1,
     }
   )  # fmt: skip
@@ -379,7 +425,7 @@ def _with_targets(**cells):
     (_csv('x,price\n1,2\n'), ['1 rows']),
     (_csv('price\n1\n2\n3\n4\n5\n'), ['no feature columns']),
     ({'mesh.data': 3}, ['mesh.data=3', 'does not fit 1 device']),
-    ({'stages': ('rl',)}, ['init_from']),
+    ({'stages': ('finetune',)}, ['init_from']),
     ({'init_from': '/nowhere'}, ['/nowhere is no workdir']),
     ({'model.num_heads': 3}, ['model.width=16', 'model.num_heads=3']),
     ({'tokenizer.name': 'p11'}, ["'p11'", 'p10']),
@@ -413,9 +459,9 @@ def test_a_workdir_that_cannot_be_used_is_refused(
   assert_refused(start(tmp_path / 'full'), 'cannot make', '--workdir')
   before = (finished / 'config.json').read_bytes()
   assert_refused(
-    start(finished, {'ce.epochs': 13}),
+    start(finished, {'pretrain.epochs': 13}),
     'another config',
-    'ce.epochs (12 there, 13 here)',
+    'pretrain.epochs (12 there, 13 here)',
   )
   assert (finished / 'config.json').read_bytes() == before
 

@@ -42,9 +42,14 @@ def test_a_workdir_goes_on_with_its_own_config(begin):
   ('fields', 'part'),
   [
     ({'seed': 1}, 'seed (0 there, 1 here)'),
-    ({'rl.advantage': 'rloo'}, 'rl.advantage (remax there, rloo here)'),
-    ({'stages': ('ce',)}, 'stages'),
-    ({'ce.learning_rate': 0.5}, 'ce.learning_rate (0.01 there, 0.5 here)'),
+    ({'rollouts.reward': 'rank'}, 'rollouts.reward (squared there, rank here)'),
+    ({'finetune.objective': (('rloo', 1.0, {}),)}, 'finetune.objective ('),
+    ({'finetune.objective': (('remax', 1.5, {}),)}, '1.5'),
+    ({'stages': ('pretrain',)}, 'stages'),
+    (
+      {'pretrain.learning_rate': 0.5},
+      'pretrain.learning_rate (0.01 there, 0.5 here)',
+    ),
   ],
 )
 def test_another_config_is_refused_by_the_field(begin, fields, part):

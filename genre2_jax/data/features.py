@@ -1,7 +1,7 @@
 """Features and target as a network reads them; statistics of train only."""
 
 import dataclasses
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -13,6 +13,9 @@ from genre2_jax.errors import InputError
 # Standardised features beyond this are as good as infinite, and float32
 # holds their squares.
 LIMIT = 1e6
+# Quantiles nearer than this are one: (z − edge) / (next edge − edge) is at most
+# 2e12 then, and float32 holds its square.
+LEAST_BIN = 1e-6
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,6 +25,9 @@ class Features:
   means, stds: of each numeric column, missing values filled by the mean.
   categories: sorted train labels of each category column.
   most_frequent: index into these, for labels that train lacks.
+  quantiles: ascending edges of the bins of each numeric column, standardised,
+    exact in float32, the least and the greatest value with them; one edge,
+    so no bin, where all values are equal.
   """
 
   numeric_names: tuple[str, ...]
@@ -30,6 +36,7 @@ class Features:
   stds: tuple[float, ...]
   categories: tuple[tuple[str, ...], ...]
   most_frequent: tuple[int, ...]
+  quantiles: tuple[tuple[float, ...], ...]
 
   @classmethod
   def fit(
@@ -37,15 +44,38 @@ class Features:
     rows: Rows,
     numeric_names: Sequence[str],
     category_names: Sequence[str],
+    num_quantiles: int = 12,
   ) -> Self:
-    """Features of train rows."""
+    """Features of train rows.
+
+    Bins have the edges q_0, q_1/Q, ..., q_1, the empirical quantiles of a
+    column (Gorishniy et al. 2022, arXiv 2203.05556, section 3.2.1). A column
+    of few values has fewer.
+
+    Args:
+      rows: of train.
+      numeric_names: of the numeric columns.
+      category_names: of the category columns.
+      num_quantiles: Q, bins of a numeric column at most.
+
+    Raises:
+      InputError: other columns than named, or num_quantiles below 1.
+    """
     _check_widths(rows, len(numeric_names), len(category_names))
-    means, stds = [], []
+    if type(num_quantiles) is not int or num_quantiles < 1:
+      raise InputError(
+        f'num_quantiles={num_quantiles!r}: give a positive integer'
+      )
+    means, stds, quantiles = [], [], []
     for column in rows.numeric.T:
       finite = np.isfinite(column)
       mean = _moments(column[finite])[0] if finite.any() else 0.0
+      filled = np.where(finite, column, mean)
+      std = _moments(filled)[1]
       means.append(mean)
-      stds.append(_moments(np.where(finite, column, mean))[1])
+      stds.append(std)
+      z = np.clip(_standardized(filled, mean, std), -LIMIT, LIMIT)
+      quantiles.append(_edges(z, num_quantiles))
     categories, most_frequent = [], []
     for column in rows.categories.T:
       present = [label for label in column if label is not None]
@@ -61,6 +91,7 @@ class Features:
       stds=tuple(stds),
       categories=tuple(categories),
       most_frequent=tuple(most_frequent),
+      quantiles=tuple(quantiles),
     )
 
   @property
@@ -94,6 +125,7 @@ class Features:
     return {
       **dataclasses.asdict(self),
       'categories': [list(labels) for labels in self.categories],
+      'quantiles': [list(edges) for edges in self.quantiles],
     }
 
   @classmethod
@@ -107,6 +139,7 @@ class Features:
     for key, names in (
       ('means', 'numeric_names'),
       ('stds', 'numeric_names'),
+      ('quantiles', 'numeric_names'),
       ('categories', 'category_names'),
       ('most_frequent', 'category_names'),
     ):
@@ -135,6 +168,20 @@ class Features:
         cls,
         'most_frequent must index categories',
       )
+    for edges in data['quantiles']:
+      _require(
+        isinstance(edges, list | tuple)
+        and len(edges) > 0
+        and all(map(_is_number, edges)),
+        cls,
+        'quantiles must be lists of finite numbers, none of them empty',
+      )
+      _require(
+        max(map(abs, edges)) <= LIMIT and tuple(edges) == _apart(edges),
+        cls,
+        f'quantiles must ascend within ±{LIMIT:g} by more than {LEAST_BIN:g} '
+        'and be exact in float32',
+      )
     return cls(
       numeric_names=tuple(data['numeric_names']),
       category_names=tuple(data['category_names']),
@@ -142,6 +189,7 @@ class Features:
       stds=tuple(map(float, data['stds'])),
       categories=tuple(map(tuple, data['categories'])),
       most_frequent=tuple(data['most_frequent']),
+      quantiles=tuple(tuple(map(float, q)) for q in data['quantiles']),
     )
 
 
@@ -181,8 +229,11 @@ class TargetScaler:
 
   def restore(self, z) -> np.ndarray:
     """y = z·std + mean."""
-    # In halves, because z·std may leave float64 where y does not.
-    return 2 * (np.asarray(z, np.float64) * (self.std / 2) + self.mean / 2)
+    # In halves, because z·std may leave float64 where y does not; the largest
+    # y must not leave it by a rounding error either.
+    half = np.asarray(z, np.float64) * (self.std / 2) + self.mean / 2
+    most = np.finfo(np.float64).max / 2
+    return 2 * np.clip(half, -most, most)
 
   def to_unit(self, z) -> np.ndarray:
     """u = (z − low) / (high − low), not clipped; 0 if y is constant."""
@@ -237,6 +288,20 @@ def _standardized(values: np.ndarray, mean, std) -> np.ndarray:
     return (values / 2 - mean / 2) / (std / 2)
 
 
+def _edges(z: np.ndarray, num_bins: int) -> tuple[float, ...]:
+  """Edges of at most `num_bins` bins with equally many of z [n] in each."""
+  return _apart(np.quantile(z, np.linspace(0, 1, num_bins + 1)))
+
+
+def _apart(edges) -> tuple[float, ...]:
+  """Edges as float32 holds them, without those too near to the one before."""
+  kept = []
+  for edge in np.asarray(edges, np.float32).astype(np.float64).tolist():
+    if not kept or edge - kept[-1] > LEAST_BIN:
+      kept.append(edge)
+  return tuple(kept)
+
+
 def _check_widths(rows: Rows, n_numeric: int, n_categories: int) -> None:
   have = rows.numeric.shape[1], rows.categories.shape[1]
   if have != (n_numeric, n_categories):
@@ -265,4 +330,6 @@ def _are_text(values) -> bool:
 
 
 def _is_number(value) -> bool:
-  return type(value) in (int, float) and math.isfinite(value)
+  # Compared, because math.isfinite fails at integers beyond float64.
+  most = sys.float_info.max
+  return type(value) in (int, float) and -most <= value <= most

@@ -1,38 +1,301 @@
 """From a table's row to the memory that the decoder reads."""
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from genre2_jax.models.layers import Dropout, dense
 
+NUMERIC_EMBEDDINGS = ('none', 'piecewise_linear', 'periodic')
+CATEGORY_EMBEDDINGS = ('ordinal', 'one_hot', 'learned')
 
-class MLPEncoder(nn.Module):
-  """GenRe²'s encoder (arXiv 2512.06533): an MLP to one memory slot.
+
+class FeatureEmbedding(nn.Module):
+  """A row as one vector: a choice for numbers and a choice for categories.
+
+  'none': the standardised numbers as they are.
+  'piecewise_linear': beside them each number's place in the bins of its
+    column, (z − e_i) / (e_{i+1} − e_i) clipped to [0, 1], except that the
+    first bin's is not clipped below nor the last bin's above: equation 1 of
+    Gorishniy et al. 2022 (arXiv 2203.05556). No parameters.
+  'periodic': ReLU(W_f·[cos 2πc_f z, sin 2πc_f z] + b_f) with K learned
+    frequencies c_f ~ N(0, σ²) and a linear map per column, in place of the
+    number: PLR of the same paper.
+  'ordinal': codes scaled to [-1, 1].
+  'one_hot': an indicator per code; a code out of range is all zeros.
+  'learned': a row of a learned table per code; out of range, zeros.
+
+  `feature_embedding` builds it, with defaults and checks.
 
   Attributes:
-    width: D, the decoder's width.
+    cardinalities: number of codes of each categorical column.
+    quantiles: ascending bin edges of each numeric column, in the units of
+      the inputs; read by 'piecewise_linear' only. One edge is no bin.
+    numeric_embedding: of `NUMERIC_EMBEDDINGS`.
+    category_embedding: of `CATEGORY_EMBEDDINGS`.
+    num_frequencies: K.
+    frequency_scale: σ, in cycles per standard deviation of the column.
+    embedding_width: numbers per column that is 'periodic' or 'learned'.
+  """
+
+  cardinalities: tuple[int, ...]
+  quantiles: tuple[tuple[float, ...], ...]
+  numeric_embedding: str
+  category_embedding: str
+  num_frequencies: int
+  frequency_scale: float
+  embedding_width: int
+
+  @nn.compact
+  def __call__(self, inputs):
+    """Maps `numeric` [B, F] and `categories` [B, C] to [B, E]."""
+    numeric, codes = inputs['numeric'], inputs['categories']
+    if codes.shape[-1] != len(self.cardinalities):
+      raise ValueError(
+        f'{codes.shape[-1]} categorical columns, but cardinalities of '
+        f'{len(self.cardinalities)}'
+      )
+    if self.numeric_embedding == 'piecewise_linear':
+      places = piecewise_linear(numeric, self.quantiles)
+      numeric = jnp.concatenate([numeric, places], axis=-1)
+    elif self.numeric_embedding == 'periodic' and numeric.shape[-1]:
+      numeric = self._periodic(numeric)
+    if self.category_embedding == 'one_hot':
+      codes = self._one_hot(codes)
+    elif self.category_embedding == 'learned' and self.cardinalities:
+      codes = self._learned(codes)
+    else:
+      # Scaled, because as raw integers a column of fifty categories would
+      # drown the standardised numbers beside it.
+      last = jnp.maximum(jnp.array(self.cardinalities, jnp.float32) - 1, 1)
+      codes = 2 * codes.astype(jnp.float32) / last - 1
+    return jnp.concatenate([numeric, codes], axis=-1)
+
+  def _periodic(self, x):
+    num_columns = x.shape[-1]
+    frequencies = self._table(
+      'frequencies',
+      nn.initializers.normal(self.frequency_scale),
+      (num_columns, self.num_frequencies),
+    )
+    kernel = self._table(
+      'kernel',
+      nn.initializers.xavier_uniform(batch_axis=0),
+      (num_columns, 2 * self.num_frequencies, self.embedding_width),
+    )
+    bias = self._table(
+      'bias', nn.initializers.zeros_init(), (num_columns, self.embedding_width)
+    )
+    angles = 2 * math.pi * frequencies * x[..., None]  # [B, F, K]
+    waves = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+    x = jax.nn.relu(jnp.einsum('bfk,fke->bfe', waves, kernel) + bias)
+    return x.reshape(len(x), -1)
+
+  def _one_hot(self, codes):
+    """Indicators of all columns side by side: [B, sum of cardinalities]."""
+    counts = np.array(self.cardinalities, int)
+    column = np.repeat(np.arange(len(counts)), counts)
+    code = np.concatenate([np.arange(n) for n in (*counts, 0)])
+    return (codes[:, column] == code).astype(jnp.float32)
+
+  def _learned(self, codes):
+    total, width = sum(self.cardinalities), self.embedding_width
+    table = self._table(
+      'categories', nn.initializers.normal(width**-0.5), (total, width)
+    )
+    # A product with one-hot rows, as in `NumberDecoder`: its gradient is no
+    # scatter. 'highest', because it is to copy the rows.
+    ends = np.cumsum(self.cardinalities)[:-1]
+    rows = zip(
+      jnp.split(self._one_hot(codes), ends, axis=-1),
+      jnp.split(table, ends),
+      strict=True,
+    )
+    parts = [jnp.matmul(a, b, precision='highest') for a, b in rows]
+    return jnp.concatenate(parts, axis=-1)
+
+  def _table(self, name, init, shape):
+    """A parameter per column: small, whole on every device."""
+    axes = (None,) * len(shape)
+    return self.param(name, nn.with_logical_partitioning(init, axes), shape)
+
+
+def feature_embedding(
+  *,
+  cardinalities,
+  quantiles=(),
+  numeric_embedding='none',
+  category_embedding='ordinal',
+  num_frequencies=48,
+  frequency_scale=0.01,
+  embedding_width=24,
+):
+  """A `FeatureEmbedding`; its attributes say what the arguments are.
+
+  The defaults of the numbers are those of the authors' package
+  rtdl_num_embeddings; the paper searches frequency_scale from 0.01 to 100.
+
+  Raises:
+    ValueError: no such embedding, a size that is not positive, or edges that
+      do not ascend.
+  """
+  for name, value, choices in (
+    ('numeric_embedding', numeric_embedding, NUMERIC_EMBEDDINGS),
+    ('category_embedding', category_embedding, CATEGORY_EMBEDDINGS),
+  ):
+    if value not in choices:
+      raise ValueError(
+        f'unknown {name} {value!r}: choose from {", ".join(choices)}'
+      )
+  for name, value in (
+    ('num_frequencies', num_frequencies),
+    ('frequency_scale', frequency_scale),
+    ('embedding_width', embedding_width),
+  ):
+    if value <= 0:
+      raise ValueError(f'{name}={value!r}: give a positive number')
+  for edges in quantiles:
+    if not (np.diff(np.asarray(edges, np.float32)) > 0).all():
+      raise ValueError('the edges in quantiles must ascend, in float32 too')
+  return FeatureEmbedding(
+    cardinalities=tuple(cardinalities),
+    quantiles=tuple(map(tuple, quantiles)),
+    numeric_embedding=numeric_embedding,
+    category_embedding=category_embedding,
+    num_frequencies=num_frequencies,
+    frequency_scale=frequency_scale,
+    embedding_width=embedding_width,
+  )
+
+
+def piecewise_linear(x, quantiles):
+  """Places of numbers in bins (equation 1 of arXiv 2203.05556).
+
+  Args:
+    x: [B, F].
+    quantiles: ascending edges of each column's bins, static.
+
+  Returns:
+    [B, bins of all columns]. Over the bins of a column they are 1, ..., 1, a
+    fraction, 0, ..., 0; with one bin the line itself.
+
+  Raises:
+    ValueError: not one list of edges per column.
+  """
+  if x.shape[-1] != len(quantiles):
+    raise ValueError(
+      f'{x.shape[-1]} numeric columns, but quantiles of {len(quantiles)}'
+    )
+  bins = [
+    (
+      column,
+      edges[i],
+      edges[i + 1],
+      -np.inf if i == 0 else 0,
+      np.inf if i == len(edges) - 2 else 1,
+    )
+    for column, edges in enumerate(quantiles)
+    for i in range(len(edges) - 1)
+  ]
+  table = np.array(bins, np.float32).reshape(-1, 5)
+  column, left, right, low, high = table.T
+  place = (x[:, column.astype(int)] - left) / (right - left)
+  return jnp.clip(place, low, high)
+
+
+class EnsembleDense(nn.Module):
+  """k linear maps around one kernel: ((x ⊙ r_m)·W) ⊙ s_m + b_m.
+
+  BatchEnsemble (Wen et al. 2020, arXiv 2002.06715), begun as in TabM
+  (Gorishniy et al. 2024, arXiv 2410.24210): r and s at 1, but the first
+  layer's r at random signs, which is where the members begin to differ.
+
+  Attributes:
+    features: numbers out.
+    axes: logical axis names of the kernel (in, out).
+    num_members: k.
+    is_first: whether r begins as random signs.
+  """
+
+  features: int
+  axes: tuple[str | None, str | None]
+  num_members: int
+  is_first: bool
+
+  @nn.compact
+  def __call__(self, x):
+    """Maps [B, k, I] to [B, k, O]."""
+    into, out = self.axes
+
+    def parameter(name, init, shape, axes):
+      return self.param(name, nn.with_logical_partitioning(init, axes), shape)
+
+    def signs(key, shape):
+      return jax.random.rademacher(key, shape, jnp.float32)
+
+    ones, k = nn.initializers.ones_init(), self.num_members
+    r = parameter(
+      'r', signs if self.is_first else ones, (k, x.shape[-1]), (None, into)
+    )
+    kernel = parameter(
+      'kernel',
+      nn.initializers.xavier_uniform(),
+      (x.shape[-1], self.features),
+      self.axes,
+    )
+    s = parameter('s', ones, (k, self.features), (None, out))
+    bias = parameter(
+      'bias', nn.initializers.zeros_init(), (k, self.features), (None, out)
+    )
+    return (x * r) @ kernel * s + bias
+
+
+class MLPEncoder(nn.Module):
+  """GenRe²'s encoder (arXiv 2512.06533): an MLP to one memory slot, or to k.
+
+  With k > 1 members every layer is an `EnsembleDense`, and each member writes
+  a slot of its own. TabM trains k predictions, each by a loss of its own, and
+  averages them; a policy is one distribution per input, so here it is the
+  reader of the slots who weighs the members, under one loss. TabM's k separate
+  output layers are one `EnsembleDense` here.
+
+  Attributes:
+    embedding: of the features.
+    width: D, the numbers in a slot: the decoder's width.
     hidden: width of the hidden layers.
     num_layers: hidden layers, each linear, ReLU, dropout.
     dropout: rate after each hidden layer.
-    cardinalities: number of codes of each categorical column.
+    num_members: k.
+    out_axis: logical axis of what is written.
   """
 
+  embedding: FeatureEmbedding
   width: int
   hidden: int
   num_layers: int
   dropout: float
-  cardinalities: tuple[int, ...] = ()
+  num_members: int = 1
+  out_axis: str | None = 'embed'
 
   @nn.compact
   def __call__(self, inputs):
-    """Maps `numeric` [B, F] and `categories` [B, C] to memory [B, 1, D]."""
-    # Ordinal codes in [-1, 1]: as raw integers a column of fifty categories
-    # would drown the standardised numbers beside it.
-    last = jnp.maximum(jnp.array(self.cardinalities, jnp.float32) - 1, 1)
-    codes = 2 * inputs['categories'].astype(jnp.float32) / last - 1
-    x = jnp.concatenate([inputs['numeric'], codes], axis=-1)  # [B, F + C]
-    for _ in range(self.num_layers):
-      x = jax.nn.relu(dense(self.hidden, (None, 'mlp'))(x))
+    """Maps `numeric` [B, F] and `categories` [B, C] to memory [B, k, D]."""
+    if self.num_members < 1:
+      raise ValueError(f'{self.num_members} ensemble members: give at least 1')
+    x = self.embedding(inputs)
+    if self.num_members > 1:
+      x = jnp.broadcast_to(x[:, None], (len(x), self.num_members, x.shape[-1]))
+    for layer in range(self.num_layers):
+      x = jax.nn.relu(self._linear(self.hidden, (None, 'mlp'), layer)(x))
       x = Dropout(self.dropout)(x)
-    return dense(self.width, ('mlp', 'embed'))(x)[:, None]  # [B, 1, D]
+    axes = ('mlp', self.out_axis)
+    x = self._linear(self.width, axes, self.num_layers)(x)
+    return x if self.num_members > 1 else x[:, None]
+
+  def _linear(self, features, axes, layer):
+    if self.num_members == 1:
+      return dense(features, axes)
+    return EnsembleDense(features, axes, self.num_members, layer == 0)

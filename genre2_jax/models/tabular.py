@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genre2_jax.models.decoder import NumberDecoder
-from genre2_jax.models.encoders import MLPEncoder
+from genre2_jax.models.encoders import MLPEncoder, feature_embedding
 from genre2_jax.policy import Policy
 
 
@@ -32,7 +32,6 @@ class TabularModel(nn.Module):
 def tabular_policy(
   tokenizer,
   *,
-  cardinalities,
   width,
   num_layers,
   num_heads,
@@ -40,12 +39,13 @@ def tabular_policy(
   encoder_hidden,
   encoder_layers,
   dropout,
+  ensemble_members=1,
+  **features,
 ):
   """The `Policy` of GenRe² (arXiv 2512.06533, section 4) for tables.
 
   Args:
     tokenizer: the number vocabulary.
-    cardinalities: number of codes of each categorical column.
     width: D of the decoder and of the memory.
     num_layers: decoder layers.
     num_heads: attention heads, divides `width`.
@@ -53,17 +53,27 @@ def tabular_policy(
     encoder_hidden: width of the encoder's hidden layers.
     encoder_layers: hidden layers of the encoder.
     dropout: rate, in training by cross-entropy only.
+    ensemble_members: k memory slots, one per member of an implicit ensemble
+      of encoders (`MLPEncoder`); 1 is the paper's encoder.
+    **features: cardinalities and what else `feature_embedding` takes:
+      quantiles, numeric_embedding, category_embedding, num_frequencies,
+      frequency_scale, embedding_width. Its defaults are the paper's features.
 
   Returns:
     A `Policy`; inputs are `{'numeric': [B, F], 'categories': [B, C]}`.
+
+  Raises:
+    ValueError: features that do not fit together, in `init` where only the
+      inputs tell.
   """
   model = TabularModel(
     encoder=MLPEncoder(
+      embedding=feature_embedding(**features),
       width=width,
       hidden=encoder_hidden,
       num_layers=encoder_layers,
       dropout=dropout,
-      cardinalities=tuple(cardinalities),
+      num_members=ensemble_members,
     ),
     decoder=NumberDecoder(
       allowed=tuple(map(tuple, tokenizer.allowed.tolist())),

@@ -6,6 +6,7 @@ advantages [B, G]`.
 An estimator whose baseline does not depend on the sample that it is taken from
 leaves the policy gradient unbiased: ReMax and RLOO exactly, Dr. GRPO and
 REINFORCE up to the constant factors (G−1)/G and (BG−1)/(BG), GRPO not at all.
+Without a baseline it is unbiased too, and noisy.
 """
 
 import chex
@@ -52,6 +53,13 @@ def reinforce(rewards, greedy_rewards):
   return _centred(rewards, None)
 
 
+def no_baseline(rewards, greedy_rewards):
+  """A = r: REINFORCE as it was (Williams 1992), for ablations."""
+  chex.assert_rank([rewards, greedy_rewards], [2, 1])
+  del greedy_rewards
+  return rewards
+
+
 def _centred(rewards, axis):
   """r − mean r; exactly 0 where all are equal, whatever their mean rounds to.
 
@@ -67,4 +75,5 @@ ADVANTAGES = {
   'dr_grpo': dr_grpo,
   'rloo': rloo,
   'reinforce': reinforce,
+  'no_baseline': no_baseline,
 }

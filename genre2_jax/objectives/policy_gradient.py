@@ -33,7 +33,8 @@ def clipped_loss(log_probs, old_log_probs, advantages, clip_low, clip_high):
   Args:
     log_probs: [..., T], of the tokens written, under the parameters to train.
     old_log_probs: [..., T], under the parameters that wrote them.
-    advantages: [...], constants to the gradient.
+    advantages: [..., T], or [..., 1] where all tokens share one; constants to
+      the gradient.
     clip_low: how far ρ may fall below 1.
     clip_high: how far ρ may rise above 1.
 
@@ -41,8 +42,8 @@ def clipped_loss(log_probs, old_log_probs, advantages, clip_low, clip_high):
     (loss, share of tokens whose gradient the clip cuts off), scalars.
   """
   chex.assert_equal_shape([log_probs, old_log_probs])
-  chex.assert_shape(advantages, log_probs.shape[:-1])
-  advantages = jax.lax.stop_gradient(advantages)[..., None]
+  chex.assert_equal_rank([log_probs, advantages])
+  advantages = jax.lax.stop_gradient(advantages)
   ratio = jnp.exp(log_probs - jax.lax.stop_gradient(old_log_probs))
   clipped = jnp.clip(ratio, 1 - clip_low, 1 + clip_high)
   gain = jnp.minimum(ratio * advantages, clipped * advantages)  # [..., T]
@@ -56,7 +57,7 @@ def kl_estimate(log_probs, reference_log_probs, estimator):
   With d = log π − log π_ref: k1 = d, unbiased; k2 = d²/2, whose gradient is
   that of the token's KL given its prefix; k3 = exp(−d) − 1 + d, unbiased and
   never negative. As a loss k1 has an expected gradient of zero, so it belongs
-  into the reward: see `steps.py`.
+  into the reward: see `objective.py`.
 
   Args:
     log_probs: [...].

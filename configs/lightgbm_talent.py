@@ -1,0 +1,14 @@
+"""LightGBM: the same data, estimators and report, without decoding.
+
+    python -m genre2_jax.main --config=configs/lightgbm_talent.py
+
+--config.baseline.trials=50 searches its hyperparameters on validation rows.
+"""
+
+from configs import base
+
+
+def get_config():
+  config = base.get_config()
+  config.baseline.name = 'lightgbm'
+  return config

@@ -1,0 +1,787 @@
+"""Decoding-based regression as a scikit-learn estimator.
+
+The same run as the command line's, by `train.train_and_evaluate`: this module
+turns arguments into a config, X and y into a table, and what the run leaves
+into predictions.
+"""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import pathlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.utils import check_array, check_random_state, check_X_y
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from genre2_jax import (
+  default_config,
+  evaluate,
+  experiment,
+  grid_metrics,
+  recalibration,
+  results,
+  sharding,
+  stages,
+  train,
+  workdirs,
+  writers,
+)
+from genre2_jax.data import tables
+from genre2_jax.errors import InputError
+from genre2_jax.objectives.catalog import LEVELS
+from genre2_jax.policy import Pointwise
+
+# What `predict` returns.
+ESTIMATORS = ('exact_mean', 'exact_median', 'mean', 'median', 'greedy')
+
+# Constructor arguments that are config fields.
+_FIELDS = {
+  'tokenizer': 'tokenizer.name',
+  'base': 'tokenizer.base',
+  'digits': 'tokenizer.digits',
+  'width': 'model.width',
+  'num_layers': 'model.num_layers',
+  'num_heads': 'model.num_heads',
+  'feedforward': 'model.feedforward',
+  'encoder_hidden': 'model.encoder_hidden',
+  'encoder_layers': 'model.encoder_layers',
+  'dropout': 'model.dropout',
+  'numeric_embedding': 'model.numeric_embedding',
+  'category_embedding': 'model.category_embedding',
+  'batch_size': 'batch_size',
+  'learning_rate': 'pretrain.learning_rate',
+  'epochs': 'pretrain.epochs',
+  'max_steps': 'pretrain.max_steps',
+  'patience': 'pretrain.patience',
+  'finetune_learning_rate': 'finetune.learning_rate',
+  'finetune_epochs': 'finetune.epochs',
+  'finetune_max_steps': 'finetune.max_steps',
+  'finetune_patience': 'finetune.patience',
+  'group_size': 'rollouts.group_size',
+  'num_samples': 'eval.num_samples',
+  'n_seeds': 'num_seeds',
+}
+# Names of objectives that are more than a term of weight 1: as in the recipes.
+_OBJECTIVES = {
+  'ntl_was': (('ce', 1.0, {}), ('ntl_was', 0.3, {})),
+  'ntl_mse': (('ce', 1.0, {}), ('ntl_mse', 0.3, {})),
+  'dist2': (('ce', 1.0, {}), ('dist2', 0.1, {})),
+  'genre2': (('remax', 1.0, {}), ('expert', 0.05, {})),
+  'log_loss': (('log_loss', 1.0, {'low': -4.0, 'high': 4.0}),),
+  'soft_ce': (('soft_ce', 1.0, {'kind': 'density'}),),
+}
+# Coverages whose conformal margins are kept: others are rounded up to one.
+_COVERAGES = (*(np.arange(1, 100) / 100).tolist(), 0.995, 0.999)
+_FILES = ('config.json', 'model.json', 'run.json')
+_OWN_FILE = 'estimator.json'
+
+
+class Column(NamedTuple):
+  """A column of X: its name, and whether it holds numbers or categories."""
+
+  name: str
+  is_numeric: bool
+
+
+class DecodingRegressor(RegressorMixin, BaseEstimator):
+  """A regressor that writes its prediction digit by digit.
+
+  A small transformer gives a probability to every number that the tokenizer
+  can write: a whole predictive distribution, of which `predict` returns the
+  mean. It is first trained by cross-entropy on digits, then, by `objective`,
+  on whole numbers: GenRe² (arXiv 2512.06533), RAFT (ICLR 2025), CRPS.
+
+  The defaults are for tables of a few hundred to ten thousand rows. On two CPU
+  cores, 5,000 rows of ten columns take 25 s with 'ce' and 50 s with 'remax' or
+  'crps', compilation among it; beyond that `max_steps` and
+  `finetune_max_steps` bound the time, whatever the number of rows.
+
+  Attributes after `fit`: `n_features_in_`, `feature_names_in_` (frames),
+  `exact_`: whether all numbers are scored, rather than some sampled.
+
+  Args:
+    objective: a name ('ce', 'remax', 'grpo', 'crps', 'raft', ...), or a list
+      of (name, weight, options). Those that look at tokens ('ce', 'ntl_was',
+      'ntl_mse', 'dist2', 'soft_ce') and 'mse' are trained from scratch, all
+      others from the best weights of cross-entropy.
+    tokenizer: 'normalized', 'bins', 'p10', ...; 'bins' is a histogram.
+    base: of the digits.
+    digits: of a number.
+    estimator: what `predict` returns: 'exact_mean' and 'exact_median' of all
+      numbers, 'mean' and 'median' of samples, or 'greedy', the likeliest digit
+      at every step. Where there are too many numbers to score all of them
+      (`exact_` is False), the exact ones are of samples too.
+    n_seeds: models that train side by side and predict together.
+    random_state: of the split, the weights, the shuffling and the samples: an
+      integer gives the same bits again; a generator or None draws one.
+    width: of the decoder, and of the memory that it attends to.
+    num_layers: of the decoder.
+    num_heads: divides width.
+    feedforward: width inside the decoder's layers.
+    encoder_hidden: width of the MLP that reads a row.
+    encoder_layers: of the MLP.
+    dropout: of cross-entropy.
+    numeric_embedding: 'none', 'piecewise_linear' or 'periodic'.
+    category_embedding: 'ordinal', 'one_hot' or 'learned'.
+    batch_size: rows per step.
+    learning_rate: peak, from scratch.
+    epochs: from scratch, at most.
+    max_steps: from scratch, at most, in whole epochs; 0: no bound.
+    patience: epochs without a better validation before it stops; 0: never.
+    finetune_learning_rate: peak, in fine-tuning.
+    finetune_epochs: as `epochs`.
+    finetune_max_steps: as `max_steps`.
+    finetune_patience: as `patience`.
+    group_size: numbers sampled per row in reinforcement learning.
+    num_samples: numbers sampled per row where estimates are of samples.
+    config: {field: value} for any other field of `configs/base.py`, such as
+      {'optimizer.weight_decay': 0.1}.
+    workdir: folder for checkpoints, curves and results; a fit that was killed
+      goes on from there. None: a temporary one.
+    verbose: 1 draws a progress bar, 2 prints the table and the results, too.
+  """
+
+  def __init__(
+    self,
+    *,
+    objective: str | Sequence[tuple[str, float, Mapping]] = 'remax',
+    tokenizer: str = 'normalized',
+    base: int = 4,
+    digits: int = 4,
+    estimator: str = 'exact_mean',
+    n_seeds: int = 1,
+    random_state: int | np.random.RandomState | None = None,
+    width: int = 64,
+    num_layers: int = 2,
+    num_heads: int = 4,
+    feedforward: int = 128,
+    encoder_hidden: int = 256,
+    encoder_layers: int = 2,
+    dropout: float = 0.1,
+    numeric_embedding: str = 'piecewise_linear',
+    category_embedding: str = 'one_hot',
+    batch_size: int = 64,
+    learning_rate: float = 1e-3,
+    epochs: int = 200,
+    max_steps: int = 1200,
+    patience: int = 15,
+    finetune_learning_rate: float = 3e-4,
+    finetune_epochs: int = 100,
+    finetune_max_steps: int = 240,
+    finetune_patience: int = 8,
+    group_size: int = 16,
+    num_samples: int = 128,
+    config: Mapping[str, Any] | None = None,
+    workdir: str | os.PathLike[str] | None = None,
+    verbose: int = 0,
+  ):
+    self.objective = objective
+    self.tokenizer = tokenizer
+    self.base = base
+    self.digits = digits
+    self.estimator = estimator
+    self.n_seeds = n_seeds
+    self.random_state = random_state
+    self.width = width
+    self.num_layers = num_layers
+    self.num_heads = num_heads
+    self.feedforward = feedforward
+    self.encoder_hidden = encoder_hidden
+    self.encoder_layers = encoder_layers
+    self.dropout = dropout
+    self.numeric_embedding = numeric_embedding
+    self.category_embedding = category_embedding
+    self.batch_size = batch_size
+    self.learning_rate = learning_rate
+    self.epochs = epochs
+    self.max_steps = max_steps
+    self.patience = patience
+    self.finetune_learning_rate = finetune_learning_rate
+    self.finetune_epochs = finetune_epochs
+    self.finetune_max_steps = finetune_max_steps
+    self.finetune_patience = finetune_patience
+    self.group_size = group_size
+    self.num_samples = num_samples
+    self.config = config
+    self.workdir = workdir
+    self.verbose = verbose
+
+  # -------------------------------------------------------------------- fit
+
+  def fit(
+    self,
+    X: Any,
+    y: ArrayLike,
+    X_val: Any = None,
+    y_val: ArrayLike | None = None,
+  ) -> Self:
+    """Trains on X [n, F] and y [n].
+
+    The best weights on validation rows are kept. Columns of text and of
+    pandas' type `category` are categories; all others are numbers, dates among
+    them. Missing values may be anywhere in X, infinite ones count as missing.
+
+    Args:
+      X: a numpy array, or a frame of pandas, polars or any library with
+        `to_pandas` or `__dataframe__`.
+      y: numbers, finite.
+      X_val: rows to validate on; None: a fifth of X, drawn by `random_state`.
+      y_val: their targets.
+
+    Raises:
+      InputError: an argument or data that cannot be used.
+      NonFiniteError: the loss left the finite numbers.
+    """
+    self._choose(None)
+    if (X_val is None) != (y_val is None):
+      raise InputError('X_val and y_val belong together: give both or neither')
+    frame, target = self._read(X, y, reset=True)
+    columns = tuple(_column(frame, place) for place in range(frame.shape[1]))
+    seed = _seed(self.random_state)
+    config = self._config(seed)
+    if X_val is None:
+      train_rows, val_rows = _split(len(frame), seed)
+      parts = {
+        'train': (frame.iloc[train_rows], target[train_rows]),
+        'val': (frame.iloc[val_rows], target[val_rows]),
+      }
+    else:
+      parts = {
+        'train': (frame, target),
+        'val': self._read(X_val, y_val, reset=False),
+      }
+    table = _table(parts, columns, target_name=_name(y))
+    with contextlib.ExitStack() as held:
+      held.enter_context(_quiet_orbax())
+      workdir = self.workdir
+      if workdir is None:
+        workdir = held.enter_context(tempfile.TemporaryDirectory())
+      train.train_and_evaluate(
+        config, workdir, table=table, verbose=self.verbose
+      )
+      run = _Run.read(workdir)
+    self._install(run, columns, _margins(run, table.val, self.num_samples))
+    return self
+
+  def _config(self, seed):
+    """The whole config, which `experiment` checks."""
+    objective = self.objective
+    if isinstance(objective, str):
+      objective = _OBJECTIVES.get(objective, ((objective, 1.0, {}),))
+    try:
+      objective = _terms(objective)
+    except (TypeError, ValueError) as error:
+      raise InputError(
+        f'objective={self.objective!r}: give a name, or a list of '
+        "(name, weight, options) such as [('remax', 1.0, {})]"
+      ) from error
+    names = {name for name, _, _ in objective}
+    head = 'histogram' if self.tokenizer == 'bins' else 'decoder'
+    fields = {
+      'seed': seed,
+      'report': False,
+      'data.name': '',
+      'checkpoint.keep': 1,
+      'eval.recalibrate': False,
+      'model.head': 'pointwise' if names <= set(LEVELS['point']) else head,
+      'model.head_hidden': self.encoder_hidden,
+    }
+    if names <= {*LEVELS['token'], *LEVELS['point']}:
+      fields |= {'stages': ('pretrain',), 'pretrain.objective': objective}
+    else:
+      fields['finetune.objective'] = objective
+    fields |= {field: getattr(self, name) for name, field in _FIELDS.items()}
+    fields |= dict(self.config or {})
+    config = _updated(default_config.get_config(), fields)
+    if config.report or config.baseline.name:
+      raise InputError(
+        'config: report and baseline.name belong to the command line, which '
+        'has test rows: leave them out'
+      )
+    return config
+
+  def _install(self, run, columns, margins):
+    self._run, self._columns, self._margins = run, columns, margins
+    self.exact_ = run.is_exact
+
+  # ------------------------------------------------------------- prediction
+
+  def predict(self, X: Any, estimator: str | None = None) -> np.ndarray:
+    """One number per row, [n], in the unit of y.
+
+    Args:
+      X: rows with the columns of `fit`. Categories that `fit` did not see
+        count as the most frequent one.
+      estimator: instead of the constructor's.
+    """
+    check_is_fitted(self)
+    name = self._choose(estimator)
+    sampled = not self.exact_ or name in ('mean', 'median')
+    # One sample is what the program draws at least.
+    predicted = self._predict(X, self.num_samples if sampled else 1)
+    columns = results.prediction_columns(predicted, self._run.model)
+    return columns.get(name, columns[name.removeprefix('exact_')])
+
+  def predict_quantiles(
+    self, X: Any, q: float | Sequence[float] = (0.05, 0.5, 0.95)
+  ) -> np.ndarray:
+    """Quantiles of the predictive distributions: [n, Q] for Q levels q.
+
+    As the model has them; `predict_interval` corrects them.
+    """
+    check_is_fitted(self)
+    levels = np.atleast_1d(np.asarray(q, np.float64))
+    if levels.ndim != 1 or not np.all((levels >= 0) & (levels <= 1)):
+      raise InputError(f'q={q!r}: give levels between 0 and 1')
+    self._refuse_points('quantiles')
+    z = _quantiles(self._run.model, self._predict(X), levels)
+    return self._run.model.scaler.restore(z)
+
+  def predict_interval(
+    self, X: Any, coverage: float = 0.9, method: str = 'conformal'
+  ) -> np.ndarray:
+    """Central intervals, low and high: [n, 2].
+
+    Args:
+      X: rows.
+      coverage: share of new targets that intervals are to hold.
+      method: 'model': the quantiles (1 ∓ coverage)/2 of the distributions. Far
+        too narrow after reinforcement learning, which sharpens them.
+        'conformal': widened or narrowed by as much, for all rows alike, as
+        makes them hold that share of the validation rows (Romano et al. 2019).
+        The coverage is rounded up to whole percent.
+    """
+    check_is_fitted(self)
+    if method not in ('conformal', 'model'):
+      raise InputError(f'method={method!r} is not one of conformal, model')
+    if not 0 < coverage < 1:
+      raise InputError(f'coverage={coverage!r}: give a share between 0 and 1')
+    self._refuse_points('intervals')
+    margin = 0.0
+    if method == 'conformal':
+      coverage, margin = self._margin(coverage)
+    model = self._run.model
+    levels = np.array([(1 - coverage) / 2, 0.5, (1 + coverage) / 2])
+    low, median, high = _quantiles(model, self._predict(X), levels).T
+    # A negative margin may not turn an interval inside out.
+    ends = np.minimum(low - margin, median), np.maximum(high + margin, median)
+    return model.scaler.restore(np.stack(ends, axis=1))
+
+  def sample(self, X: Any, n: int = 1) -> np.ndarray:
+    """n numbers per row from its distribution: [rows, n].
+
+    A row's samples depend on its cells, its place in X, n and `random_state`:
+    the same call returns the same samples.
+    """
+    check_is_fitted(self)
+    if not isinstance(n, int | np.integer) or n < 1:
+      raise InputError(f'n={n!r}: give a positive integer')
+    self._refuse_points('samples')
+    each = -(-int(n) // self._run.num_seeds)
+    pooled = results.pooled(self._predict(X, each))
+    return self._run.model.scaler.restore(pooled['samples_z'][:, :n])
+
+  def _predict(self, X, num_samples=None):
+    frame, _ = self._read(X, reset=False)
+    if num_samples is None:
+      num_samples = 1 if self.exact_ else self.num_samples
+    rows = _rows(frame, self._columns, 'X')
+    return self._run.predict(rows, num_samples)
+
+  def _choose(self, estimator):
+    name = self.estimator if estimator is None else estimator
+    if name not in ESTIMATORS:
+      raise InputError(
+        f'estimator={name!r} is not one of {", ".join(ESTIMATORS)}'
+      )
+    return name
+
+  def _margin(self, coverage):
+    if not self._margins:
+      raise InputError(
+        'this run was not fitted by DecodingRegressor and has no conformal '
+        "margins: give method='model'"
+      )
+    place = np.searchsorted(_COVERAGES, coverage - 1e-9)
+    if place == len(_COVERAGES):
+      raise InputError(
+        f'coverage={coverage}: a conformal interval goes up to '
+        f"{_COVERAGES[-1]}: give less, or method='model'"
+      )
+    return _COVERAGES[place], self._margins[place]
+
+  def _refuse_points(self, what):
+    if isinstance(self._run.model.network, Pointwise):
+      raise InputError(
+        f'objective mse predicts a number and no distribution: there are no '
+        f'{what}; choose another objective'
+      )
+
+  # ------------------------------------------------------------------ files
+
+  def save(self, path: str | os.PathLike[str]) -> None:
+    """Writes the fitted estimator into a new folder, for `load`.
+
+    The files are those of a finished run, so that `python -m genre2_jax.main
+    --mode=predict --workdir=PATH` reads them too. They are JSON and arrays:
+    loading them cannot run code, unlike a pickle.
+
+    Raises:
+      InputError: the folder is not empty.
+    """
+    check_is_fitted(self)
+    path = pathlib.Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+      raise InputError(f'{path} is there already: give a new folder')
+    params = self.get_params(deep=False)
+    # The run knows the seed that was drawn; its folder is of this machine.
+    params |= {'random_state': self._run.seeds[0], 'workdir': None}
+    writers.write_json(
+      path / _OWN_FILE,
+      {
+        'params': params,
+        'columns': [list(column) for column in self._columns],
+        'is_frame': hasattr(self, 'feature_names_in_'),
+        'margins': self._margins,
+      },
+    )
+    self._run.write(path)
+
+  @classmethod
+  def load(cls, path: str | os.PathLike[str]) -> Self:
+    """The estimator that `save` wrote, or one of any finished run's workdir.
+
+    Of a run of the command line, X has the numeric columns first, then the
+    categories, as `feature_names_in_` lists them.
+
+    Raises:
+      InputError: the folder is not there, not whole or damaged.
+    """
+    path = pathlib.Path(path)
+    run = _Run.read(path)
+    features = run.model.features
+    columns = [Column(name, True) for name in features.numeric_names]
+    columns += [Column(name, False) for name in features.category_names]
+    if (path / _OWN_FILE).exists():
+      loaded, columns, margins, is_frame = cls._read_own(path, set(columns))
+    else:
+      loaded, margins, is_frame = cls(**_arguments(run.config)), [], True
+    loaded.n_features_in_ = len(columns)
+    if is_frame:
+      names = [column.name for column in columns]
+      loaded.feature_names_in_ = np.array(names, object)
+    loaded._install(run, tuple(columns), margins)
+    return loaded
+
+  @classmethod
+  def _read_own(cls, path, known):
+    try:
+      own = json.loads((path / _OWN_FILE).read_text(encoding='utf-8'))
+      columns = [Column(*column) for column in own['columns']]
+      margins = [float(margin) for margin in own['margins']]
+      if set(columns) != known or len(margins) not in (0, len(_COVERAGES)):
+        raise ValueError('it does not fit model.json')
+      return cls(**own['params']), columns, margins, bool(own['is_frame'])
+    except (OSError, KeyError, TypeError, ValueError) as error:
+      raise InputError(
+        f'{path / _OWN_FILE} is damaged ({error}): save it again'
+      ) from error
+
+  # ---------------------------------------------------------- scikit-learn's
+
+  def __sklearn_is_fitted__(self):
+    return hasattr(self, '_run')
+
+  def __sklearn_tags__(self):
+    tags = super().__sklearn_tags__()
+    tags.input_tags.allow_nan = True
+    tags.input_tags.string = True
+    return tags
+
+  def _read(self, X, y=None, *, reset):
+    """X as a frame, y as an array; checked against `fit`, or noted in it."""
+    X = _frame_or_array(X)
+    validate_data(self, X, reset=reset, skip_check_array=True)
+    if isinstance(X, np.ndarray):
+      X = pd.DataFrame(X, columns=[f'x{i}' for i in range(X.shape[1])])
+    if y is not None or reset:
+      _, y = check_X_y(np.zeros((len(X), 1)), y, y_numeric=True, estimator=self)
+    return X.rename(columns=str), y
+
+
+# ------------------------------------------------------------ a finished run
+
+
+class _Run:
+  """A finished run in memory: its files, and what predicts once it is asked.
+
+  Pickles as its files.
+  """
+
+  def __init__(self, files):
+    """files: {path: bytes}."""
+    self._files = files
+    self._predictors = {}
+    with tempfile.TemporaryDirectory() as folder, _quiet_orbax():
+      self.write(folder)
+      run = workdirs.open_finished(folder)
+      # The devices at hand, whatever the run was trained on.
+      self._mesh = sharding.make_mesh(
+        {'replica': 1, 'data': -1, 'fsdp': 1, 'model': 1}
+      )
+      self._params = train.restore_params(run, run.stages[-1], self._mesh)
+    self.config, self.model, self.seeds = run.config, run.model, run.seeds
+
+  @classmethod
+  def read(cls, workdir):
+    workdirs.open_finished(workdir)  # Says what is wrong with it.
+    workdir = pathlib.Path(workdir)
+    paths = [workdir / name for name in _FILES]
+    paths += sorted(workdir.glob('checkpoints/**/*'))
+    return cls(
+      {
+        path.relative_to(workdir).as_posix(): path.read_bytes()
+        for path in paths
+        if path.is_file()
+      }
+    )
+
+  def write(self, workdir):
+    # run.json last: it says that the run is whole.
+    for name in sorted(self._files, key=lambda name: name == 'run.json'):
+      writers.write_bytes(pathlib.Path(workdir, name), self._files[name])
+
+  def __getstate__(self):
+    return self._files
+
+  def __setstate__(self, files):
+    self.__init__(files)
+
+  @property
+  def num_seeds(self):
+    return len(self.seeds)
+
+  @property
+  def is_exact(self):
+    return experiment.evaluation_options(self.config, self.model)['exact']
+
+  def predict(self, rows, num_samples):
+    """What `evaluate.predict` gives for `tables.Rows`."""
+    if num_samples not in self._predictors:
+      options = experiment.evaluation_options(self.config, self.model)
+      options |= {'num_samples': num_samples, 'rail_numbers': 0}
+      self._predictors[num_samples] = evaluate.predictor(
+        self.model, stages.evaluation_keys(self.seeds), **options
+      )
+    size = self._mesh.size
+    return evaluate.predict(
+      self._predictors[num_samples],
+      self._params,
+      self.model.features.transform(rows),
+      block_size=-(-self.config.eval.batch_size // size) * size,
+      sharding=sharding.batch_sharding(self._mesh),
+    )
+
+
+@contextlib.contextmanager
+def _quiet_orbax():
+  """Orbax warns of what it is asked for: of reading, of keeping one."""
+  logger = logging.getLogger('absl')
+  level = logger.level
+  logger.setLevel(logging.ERROR)
+  try:
+    yield
+  finally:
+    logger.setLevel(level)
+
+
+def _quantiles(model, predicted, levels):
+  """z-scores [n, Q], exact where the distribution is."""
+  member = results.pooled(predicted)
+  if 'log_p' in member:
+    values = model.codec.values()
+    return grid_metrics.quantiles(member['log_p'], values, levels)
+  samples = np.asarray(member['samples_z'], np.float64)
+  return np.quantile(samples, levels, axis=-1, method='weibull').T
+
+
+def _margins(run, rows, num_samples):
+  """Of each of `_COVERAGES`, fitted on validation rows, in z-scores."""
+  if isinstance(run.model.network, Pointwise):
+    return []
+  predicted = run.predict(rows, 1 if run.is_exact else num_samples)
+  coverages = np.array(_COVERAGES)
+  levels = np.concatenate([(1 - coverages) / 2, (1 + coverages) / 2])
+  low, high = np.split(_quantiles(run.model, predicted, levels), 2, axis=1)
+  target = run.model.scaler.standardize(rows.target)
+  return [
+    recalibration.conformal_margin(low[:, i], high[:, i], target, coverage)
+    for i, coverage in enumerate(_COVERAGES)
+  ]
+
+
+# ------------------------------------------------------------------- a config
+
+
+def _seed(random_state):
+  if isinstance(random_state, int | np.integer):
+    if not 0 <= random_state < 2**32:
+      raise InputError(f'random_state={random_state}: a seed is 0 .. 2^32 - 1')
+    return int(random_state)
+  return int(check_random_state(random_state).randint(2**31 - 1))
+
+
+def _updated(config, fields):
+  """The config with fields set.
+
+  Raises:
+    InputError: a field or a type that there is not.
+  """
+  for field, value in fields.items():
+    if isinstance(value, np.generic):  # What a search draws from an array.
+      value = value.item()
+    *parents, last = str(field).split('.')
+    group = config
+    try:
+      for parent in parents:
+        group = group[parent]
+      group[last]  # A field that is not there is not made.
+      group[last] = value
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+      reason = ' '.join(str(error.args[0] if error.args else error).split())
+      raise InputError(f'{field}={value!r}: {reason}') from error
+  return config
+
+
+def _terms(objective):
+  return tuple((name, weight, dict(more)) for name, weight, more in objective)
+
+
+def _arguments(config):
+  """Constructor's arguments of a config; other fields are left to the run."""
+  arguments = {}
+  for name, field in _FIELDS.items():
+    group, _, last = field.rpartition('.')
+    arguments[name] = (config[group] if group else config)[last]
+  section = config['finetune' if 'finetune' in config.stages else 'pretrain']
+  return arguments | {
+    'objective': list(_terms(section.objective)),
+    'random_state': config.seed,
+  }
+
+
+# --------------------------------------------------------------------- a table
+
+
+def _frame_or_array(X):
+  """X as a pandas frame or an array [n, F], neither of them empty."""
+  if not isinstance(X, pd.DataFrame):
+    if hasattr(X, 'to_pandas'):
+      X = X.to_pandas()
+    elif hasattr(X, '__dataframe__'):
+      from pyarrow import interchange
+
+      X = interchange.from_dataframe(X).to_pandas()
+  if not isinstance(X, pd.DataFrame):
+    return check_array(X, dtype=None, ensure_all_finite=False, input_name='X')
+  check_array(np.broadcast_to(0.0, X.shape))  # Rows and columns, at least one.
+  twice = sorted({str(name) for name in X.columns[X.columns.duplicated()]})
+  if twice:
+    raise InputError(f'duplicate column names {", ".join(twice)}: rename them')
+  complex_ones = [str(n) for n, dtype in X.dtypes.items() if dtype.kind == 'c']
+  if complex_ones:
+    raise InputError(f'Complex data not supported: {", ".join(complex_ones)}')
+  return X
+
+
+def _column(frame, place):
+  """A column's name and type, from all of its cells."""
+  name, column = frame.columns[place], frame.iloc[:, place]
+  if isinstance(column.dtype, pd.CategoricalDtype):
+    return Column(name, False)
+  try:
+    _numbers(column, name)
+  except InputError:
+    return Column(name, False)
+  return Column(name, True)
+
+
+def _numbers(column, where):
+  """float64 [n], NaN where missing.
+
+  Raises:
+    InputError: a cell that is neither a number nor a date.
+  """
+  kind = column.dtype.kind
+  if kind in 'biuf':
+    return column.to_numpy(np.float64, na_value=np.nan)
+  if kind == 'm':
+    return column.dt.total_seconds().to_numpy(np.float64)
+  return tables.numbers(where, column.to_numpy(object))
+
+
+def _cells(frame, columns, where):
+  """Numbers [n, F_num], labels [n, F_cat]."""
+  numeric, categories = [], []
+  for place, (name, is_numeric) in enumerate(columns):
+    column = frame.iloc[:, place]
+    if is_numeric:
+      numeric.append(_numbers(column, f'{where}: column {name!r}'))
+    else:
+      categories.append(tables.labels(column.to_numpy(object)))
+  n = len(frame)
+  return (
+    np.stack(numeric, 1) if numeric else np.empty((n, 0)),
+    np.stack(categories, 1) if categories else np.empty((n, 0), object),
+  )
+
+
+def _rows(frame, columns, where):
+  numeric, categories = _cells(frame, columns, where)
+  return tables.Rows(numeric=numeric, categories=categories, target=None)
+
+
+def _table(parts, columns, target_name):
+  """A table of the parts 'train' and 'val', without test rows."""
+  splits = {
+    split: (*_cells(frame, columns, split), y)
+    for split, (frame, y) in parts.items()
+  }
+  table = tables.build(
+    'data',
+    splits | {'test': splits['val']},
+    numeric_names=[c.name for c in columns if c.is_numeric],
+    category_names=[c.name for c in columns if not c.is_numeric],
+    target_name=target_name,
+  )
+  none = {
+    field.name: getattr(table.val, field.name)[:0]
+    for field in dataclasses.fields(tables.Rows)
+  }
+  return dataclasses.replace(table, test=tables.Rows(**none))
+
+
+def _split(n, seed):
+  """Row numbers of train and validation: ⌈n / 5⌉ validate."""
+  if n < 2:
+    raise InputError(
+      f'n_samples={n}: one sample cannot both train and validate; give more, '
+      'or X_val and y_val'
+    )
+  order = np.random.RandomState(seed).permutation(n)
+  num_val = -(-n // 5)
+  return order[:-num_val], order[-num_val:]
+
+
+def _name(y):
+  name = getattr(y, 'name', None)
+  return name if isinstance(name, str) and name else 'y'

@@ -1,0 +1,141 @@
+"""Regressors that decode nothing, to compare decoding with.
+
+A histogram is a decoder of one token, so it is a `Policy` and every objective,
+estimator and metric works with it. A pointwise head predicts one number.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from genre2_jax.models.encoders import MLPEncoder, feature_embedding
+from genre2_jax.models.layers import MASKED
+from genre2_jax.policy import Pointwise, Policy
+
+
+def histogram_policy(
+  tokenizer,
+  *,
+  hidden=2048,
+  num_layers=3,
+  dropout=0.1,
+  ensemble_members=1,
+  **features,
+):
+  """An MLP to the logits of V bins: GenRe²'s Riemann head (arXiv 2512.06533).
+
+  With k members p = (1/k) Σ_m p_m, as TabM (arXiv 2410.24210) predicts classes;
+  but the loss is that of p, where TabM averages the losses of the p_m.
+
+  Args:
+    tokenizer: one token per number, T = 1.
+    hidden: width of the hidden layers.
+    num_layers: hidden layers, each linear, ReLU, dropout.
+    dropout: rate.
+    ensemble_members: k, members of an implicit ensemble (`MLPEncoder`).
+    **features: cardinalities and what else `feature_embedding` takes.
+
+  Returns:
+    A `Policy`; inputs are `{'numeric': [B, F], 'categories': [B, C]}`, the
+    context is logits [B, V], and the cache is empty.
+
+  Raises:
+    ValueError: the tokenizer writes more than one token, or features that do
+      not fit together.
+  """
+  if tokenizer.num_tokens != 1:
+    raise ValueError(
+      f'a histogram is one token, and this tokenizer writes '
+      f'{tokenizer.num_tokens}: give one of a single position'
+    )
+  init, apply = _functions(
+    MLPEncoder(
+      embedding=feature_embedding(**features),
+      width=tokenizer.vocab_size,
+      hidden=hidden,
+      num_layers=num_layers,
+      dropout=dropout,
+      num_members=ensemble_members,
+      out_axis='vocab',
+    )
+  )
+  allowed = np.array(tokenizer.allowed[0])
+
+  def encode(params, inputs, dropout_key=None):
+    logits = apply(params, inputs, dropout_key).astype(jnp.float32)
+    logits = jnp.where(allowed, logits, MASKED)  # [B, k, V]
+    if ensemble_members == 1:
+      return logits[:, 0]
+    log_probs = jax.nn.log_softmax(logits)
+    mixture = jax.nn.logsumexp(log_probs, axis=1) - np.log(ensemble_members)
+    return jnp.where(allowed, mixture, MASKED)
+
+  def decode(
+    params, context, tokens, positions, visible, cache=None, dropout_key=None
+  ):
+    # Nothing is left to compute: every node is the root.
+    del params, positions, visible, cache, dropout_key
+    shape = (*tokens.shape, context.shape[-1])
+    return jnp.broadcast_to(context[:, None, None], shape), ()
+
+  return Policy(tokenizer, init, encode, decode)
+
+
+def pointwise_head(
+  *,
+  hidden=2048,
+  num_layers=3,
+  dropout=0.1,
+  ensemble_members=1,
+  **features,
+):
+  """An MLP to one number: GenRe²'s pointwise head (arXiv 2512.06533), for MSE.
+
+  The paper gives its width, activation and dropout; the number of layers is
+  taken from its Riemann head. With k members ŷ = (1/k) Σ_m ŷ_m, as TabM (arXiv
+  2410.24210) predicts; but a loss of ŷ is not TabM's mean of the members' own.
+
+  Args:
+    hidden: width of the hidden layers.
+    num_layers: hidden layers, each linear, ReLU, dropout.
+    dropout: rate.
+    ensemble_members: k, members of an implicit ensemble (`MLPEncoder`).
+    **features: cardinalities and what else `feature_embedding` takes.
+
+  Returns:
+    A `Pointwise`; inputs are `{'numeric': [B, F], 'categories': [B, C]}`.
+
+  Raises:
+    ValueError: features that do not fit together.
+  """
+  init, apply = _functions(
+    MLPEncoder(
+      embedding=feature_embedding(**features),
+      width=1,
+      hidden=hidden,
+      num_layers=num_layers,
+      dropout=dropout,
+      num_members=ensemble_members,
+      out_axis=None,
+    )
+  )
+
+  def predict(params, inputs, dropout_key=None):
+    members = apply(params, inputs, dropout_key)[..., 0]  # [B, k]
+    return members.astype(jnp.float32).mean(axis=-1)
+
+  return Pointwise(init, predict)
+
+
+def _functions(model):
+  """A module's `init(key, inputs)` and `apply(params, inputs, dropout_key)`."""
+
+  def init(key, inputs):
+    one = jax.tree.map(lambda x: x[:1], inputs)
+    return model.init(key, one)['params']
+
+  def apply(params, inputs, dropout_key):
+    rngs = None if dropout_key is None else {'dropout': dropout_key}
+    return model.apply({'params': params}, inputs, rngs=rngs)
+
+  return init, apply

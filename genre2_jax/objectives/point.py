@@ -1,0 +1,13 @@
+"""The loss of a regression head: it predicts a number, no distribution."""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class SquaredError:
+  """(ŷ − y)² in z-scores: [B] of predictions [B] and target [B]."""
+
+  def __call__(self, predictions, target):
+    return jnp.square(predictions - target)

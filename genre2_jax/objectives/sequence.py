@@ -1,0 +1,275 @@
+"""Losses of whole numbers that the policy wrote itself.
+
+Every loss has one face: `loss(samples, judgement) -> (scalar, metrics)`, where
+`samples` is what the parameters to train say of the numbers written and
+`judgement` what is known of them and constant to the gradient.
+"""
+
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from genre2_jax.objectives.advantages import ADVANTAGES
+from genre2_jax.objectives.policy_gradient import (
+  KL_ESTIMATORS,
+  clipped_loss,
+  kl_estimate,
+  policy_gradient_loss,
+)
+
+
+class Samples(NamedTuple):
+  """Numbers under the parameters to train.
+
+  Attributes:
+    log_probs: [B, G, T, V], of every token along the numbers written.
+    token_log_probs: [B, G, T], of those written.
+    values: [B, G, T], the critic's value of every prefix, or None.
+  """
+
+  log_probs: jax.Array
+  token_log_probs: jax.Array
+  values: Any
+
+
+class Judgement(NamedTuple):
+  """What is constant to the gradient.
+
+  Attributes:
+    target: [B], z-scores.
+    predictions: [B, G], z-scores, the numbers written.
+    rewards: [B, G].
+    greedy_rewards: [B], of the greedy number.
+    token_log_probs: [B, G, T], under the parameters that wrote them.
+    num_updates: updates from this rollout; beyond one the ratio is clipped.
+    reference: [B, G, T], log-probabilities under the reference, or None.
+    best_tokens: int [B, G, T], the dense expert's advice, or None.
+    values: [B, G, T], the critic's, before the update, or None.
+    last_values: [B, G, V], the numbers that each last token would make, or
+      None.
+  """
+
+  target: jax.Array
+  predictions: jax.Array
+  rewards: jax.Array
+  greedy_rewards: jax.Array
+  token_log_probs: jax.Array
+  num_updates: int = 1
+  reference: Any = None
+  best_tokens: Any = None
+  values: Any = None
+  last_values: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyGradient:
+  """−mean A · Σ_t log π_t (GenRe², arXiv 2512.06533), A from `ADVANTAGES`.
+
+  Attributes:
+    advantage: a name of `ADVANTAGES`.
+    clip_low: see `clipped_loss`; beyond one update per rollout only.
+    clip_high: likewise.
+  """
+
+  advantage: str
+  clip_low: float = 0.2
+  clip_high: float = 0.2
+
+  needs: ClassVar[frozenset] = frozenset()
+
+  def __post_init__(self):
+    for name in ('clip_low', 'clip_high'):
+      if getattr(self, name) < 0:
+        raise ValueError(f'{name} must not be negative')
+
+  def __call__(self, samples, judgement):
+    advantages = ADVANTAGES[self.advantage](
+      judgement.rewards, judgement.greedy_rewards
+    )
+    if judgement.num_updates == 1:
+      return policy_gradient_loss(samples.token_log_probs, advantages), {}
+    loss, clipped = clipped_loss(
+      samples.token_log_probs,
+      judgement.token_log_probs,
+      advantages[..., None],
+      self.clip_low,
+      self.clip_high,
+    )
+    return loss, {'clipped': clipped}
+
+
+@dataclasses.dataclass(frozen=True)
+class PPO:
+  """Clipped surrogate with a learned value per prefix (arXiv 1707.06347).
+
+  GAE (arXiv 1506.02438) with γ = 1 and one reward, at the end:
+  δ_t = V_{t+1} − V_t, δ_{T−1} = r − V_{T−1}, A_t = Σ_k λ^k δ_{t+k}. The critic
+  is a network like the policy; the value of a prefix is the mean of its logits.
+
+  Attributes:
+    gae_lambda: λ.
+    clip: of the ratio, on both sides.
+    value_weight: of ½ (V_t − A_t − V_t,old)².
+    normalize: whether advantages are standardised over the batch.
+  """
+
+  gae_lambda: float = 0.95
+  clip: float = 0.2
+  value_weight: float = 0.5
+  normalize: bool = True
+
+  needs: ClassVar[frozenset] = frozenset({'critic'})
+
+  def __post_init__(self):
+    if not 0 <= self.gae_lambda <= 1:
+      raise ValueError('gae_lambda must be in [0, 1]')
+    if self.clip < 0 or self.value_weight < 0:
+      raise ValueError('clip and value_weight must not be negative')
+
+  def __call__(self, samples, judgement):
+    advantages = jax.lax.stop_gradient(
+      generalized_advantages(
+        judgement.rewards, judgement.values, self.gae_lambda
+      )
+    )
+    returns = advantages + judgement.values
+    if self.normalize:
+      advantages -= jnp.mean(advantages)
+      advantages /= jnp.std(advantages) + 1e-6
+    loss, clipped = clipped_loss(
+      samples.token_log_probs,
+      judgement.token_log_probs,
+      advantages,
+      self.clip,
+      self.clip,
+    )
+    errors = jnp.square(samples.values - jax.lax.stop_gradient(returns))
+    value_loss = jnp.mean(errors) / 2
+    return loss + self.value_weight * value_loss, {
+      'clipped': clipped,
+      'value_loss': value_loss,
+    }
+
+
+def generalized_advantages(rewards, values, gae_lambda):
+  """GAE of an episode with a single reward at its end, γ = 1.
+
+  Args:
+    rewards: [...].
+    values: [..., T], of the prefixes before each token.
+    gae_lambda: λ; 0 is one step ahead, 1 is r − V_t.
+
+  Returns:
+    [..., T].
+  """
+  after = jnp.concatenate([values[..., 1:], rewards[..., None]], -1)
+  deltas = after - values
+  length = values.shape[-1]
+  steps = jnp.arange(length)
+  distance = steps[None, :] - steps[:, None]  # [t, t + k]
+  weights = jnp.where(
+    distance >= 0, gae_lambda ** jnp.maximum(distance, 0).astype(float), 0.0
+  )
+  return jnp.einsum('ts,...s->...t', weights, deltas)
+
+
+@dataclasses.dataclass(frozen=True)
+class DAR:
+  """Policy gradient with each sample's credit in the CRPS of its set.
+
+  A_i = (G − 1) · (CRPS(set without i) − CRPS(set)), of the fair score
+  mean |x − y| − ΣΣ |x_i − x_j| / (2G(G−1)) (DAR, arXiv 2605.20740): a sample
+  is worth what the set would lose without it, so samples keep apart as far as
+  the data do. G ≥ 3.
+  """
+
+  needs: ClassVar[frozenset] = frozenset()
+
+  def __call__(self, samples, judgement):
+    credit = leave_one_out_credit(judgement.predictions, judgement.target)
+    return policy_gradient_loss(samples.token_log_probs, credit), {}
+
+
+def leave_one_out_credit(predictions, target):
+  """(G − 1) · (CRPS(set without i) − CRPS(set)): [B, G] of numbers [B, G]."""
+  group = predictions.shape[-1]
+  errors = jnp.abs(predictions - target[:, None])
+  apart = jnp.abs(predictions[..., :, None] - predictions[..., None, :])
+  apart = jnp.sum(apart, -1)  # [B, G]
+  error, spread = (jnp.sum(x, -1, keepdims=True) for x in (errors, apart))
+  whole = error / group - spread / (2 * group * (group - 1))
+  without = (error - errors) / (group - 1)
+  without -= (spread - 2 * apart) / (2 * (group - 1) * (group - 2))
+  return (group - 1) * (without - whole)
+
+
+@dataclasses.dataclass(frozen=True)
+class REAL:
+  """RAIL's error as reward, with its differentiable term (arXiv 2603.17145).
+
+  The last token is not sampled but averaged out: m = Σ_v p(v | prefix) · value
+  of prefix v, and the loss is mean (m − y)², differentiated directly through m
+  and by RLOO's estimator through the prefix, which was sampled. With T = 1
+  this is RAFT.
+  """
+
+  needs: ClassVar[frozenset] = frozenset({'last_values'})
+
+  def __call__(self, samples, judgement):
+    weights = jnp.exp(samples.log_probs[..., -1, :])  # [B, G, V]
+    means = jnp.sum(weights * judgement.last_values, -1)
+    errors = jnp.square(means - judgement.target[:, None])
+    advantages = ADVANTAGES['rloo'](
+      jax.lax.stop_gradient(-errors), judgement.greedy_rewards
+    )
+    prefixes = samples.token_log_probs[..., :-1]
+    return jnp.mean(errors) + policy_gradient_loss(prefixes, advantages), {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Expert:
+  """The dense expert of GenRe² (ICML 2026): advice at every position.
+
+  −mean_t log π(best token | prefix) on the policy's own rollouts, nats per
+  token. After any prefix the best token is that of the number nearest the
+  target that still can be written (`Tokenizer.best_tokens`).
+  """
+
+  needs: ClassVar[frozenset] = frozenset({'best_tokens'})
+
+  def __call__(self, samples, judgement):
+    index = judgement.best_tokens[..., None]
+    return -jnp.mean(jnp.take_along_axis(samples.log_probs, index, -1)), {}
+
+
+@dataclasses.dataclass(frozen=True)
+class KL:
+  """KL(π ‖ π_ref) per number, in nats, to the weights the stage starts from.
+
+  Attributes:
+    estimator: 'k1' (taken from the reward: as a loss its expected gradient is
+      zero), 'k2' or 'k3'.
+  """
+
+  estimator: str = 'k3'
+
+  needs: ClassVar[frozenset] = frozenset({'reference'})
+
+  def __post_init__(self):
+    if self.estimator not in KL_ESTIMATORS:
+      raise ValueError(f'estimator must be one of {", ".join(KL_ESTIMATORS)}')
+
+  @property
+  def in_reward(self):
+    """Whether the weighted divergence is taken from the reward."""
+    return self.estimator == 'k1'
+
+  def __call__(self, samples, judgement):
+    if self.in_reward:
+      return jnp.zeros(()), {}
+    divergence = kl_estimate(
+      samples.token_log_probs, judgement.reference, self.estimator
+    )
+    return jnp.mean(jnp.sum(divergence, -1)), {}

@@ -1,0 +1,158 @@
+"""What every tokenizer offers, and the positional notation they share."""
+
+import abc
+import difflib
+import math
+import string
+from typing import ClassVar
+
+import numpy as np
+
+from genre2_jax.errors import InputError
+
+DIGITS = string.digits + string.ascii_lowercase
+# Mantissas and cell numbers are int32 on device; rounding in float32 may
+# overshoot the largest by a few units, and must still fit.
+_MAX_COUNT = 2**30
+
+
+class Tokenizer(abc.ABC):
+  """A fixed-length, position-only grammar of numbers.
+
+  Attributes:
+    domain: 'unit' for values in [0, 1], 'real' for any number.
+    token_names: V strings.
+    allowed: bool [T, V], the tokens that the grammar allows at each position.
+  """
+
+  domain: ClassVar[str]
+  token_names: tuple[str, ...]
+  allowed: np.ndarray
+
+  @property
+  def num_tokens(self) -> int:
+    return self.allowed.shape[0]
+
+  @property
+  def vocab_size(self) -> int:
+    return len(self.token_names)
+
+  @property
+  def num_sequences(self) -> int:
+    """Number of sequences in the grammar, as an unbounded Python integer."""
+    return math.prod(self.allowed.sum(axis=1).tolist())
+
+  @property
+  def token_kinds(self) -> np.ndarray:
+    """What a token counts, int [V].
+
+    0 digits, 1 exponents, −1 none: signs, NaN, infinities. The magnitudes of
+    tokens of one kind can be compared, those of different kinds can't.
+    """
+    return np.zeros(self.vocab_size, int)
+
+  @property
+  def token_values(self) -> np.ndarray:
+    """A token's magnitude within its kind, float64 [V]; 0 where it has none.
+
+    The digit 0 .. b − 1, or the exponent E. Where nothing else is said all
+    tokens are digits, in ascending order.
+    """
+    return np.arange(self.vocab_size, dtype=np.float64)
+
+  @abc.abstractmethod
+  def encode(self, values) -> np.ndarray:
+    """Writes `values` [...] as tokens, int32 [..., T], with float64 arithmetic.
+
+    Raises:
+      InputError: a value is NaN or infinite and there is no token for it.
+    """
+
+  @abc.abstractmethod
+  def decode(self, tokens):
+    """Numbers [...] that `tokens` [..., T] mean.
+
+    float64 for numpy arrays, float32 for JAX arrays. The sequences must be of
+    the grammar; what others mean is undefined.
+    """
+
+  def best_tokens(self, tokens, target):
+    """Dense expert: the next token that leads nearest to the target.
+
+    Entry t is the next token of the number that is nearest to the target among
+    those that start with tokens[..., :t]; later tokens have no influence.
+    While that prefix is the target's own, entry t is the target's token.
+    GenRe² (Chen et al., arXiv 2512.06533; ICML 2026 version), which compares
+    IEEE tokens lexicographically; here the number counts (`Scientific`).
+
+    Args:
+      tokens: int [..., T], numpy or JAX; the policy's own sequences.
+      target: int [..., T], broadcast against `tokens`.
+
+    Returns:
+      int [..., T].
+    """
+    xp = tokens.__array_namespace__()
+    tokens, target = xp.broadcast_arrays(tokens, target)
+    differs = tokens != target
+    strayed = xp.cumsum(differs, axis=-1) - differs > 0  # [..., T]
+    return xp.where(strayed, self._nearest(xp, tokens, target), target)
+
+  @abc.abstractmethod
+  def _nearest(self, xp, tokens, target):
+    """`best_tokens` where the prefix is not the target's; elsewhere unused."""
+
+
+def place_values(base, count):
+  """Place values, most significant first, int32 [count]."""
+  return np.array([base**n for n in reversed(range(count))], np.int32)
+
+
+def digits_of(numbers, base, count):
+  """Digits of nonnegative integers [...], most significant first."""
+  return numbers[..., None] // place_values(base, count) % base
+
+
+def number_of(xp, digits, base):
+  """The inverse: nonnegative integers [...], exact in integer arithmetic."""
+  places = xp.asarray(place_values(base, digits.shape[-1]))
+  return (digits * places).sum(axis=-1)
+
+
+def float_type(xp):
+  """float64 in numpy, float32 on device."""
+  return np.float64 if xp is np else np.float32
+
+
+def check_finite(values, advice):
+  """InputError with `advice` if any value is NaN or infinite."""
+  bad = np.flatnonzero(~np.isfinite(values))
+  if bad.size:
+    first = ', '.join(map(str, bad[:3])) + ', ...' * (bad.size > 3)
+    raise InputError(
+      f'{bad.size} of {values.size} values are NaN or infinite '
+      f'(flat index {first}): {advice}'
+    )
+
+
+def check_integer(name, value, low, high):
+  """InputError unless `value` is an int in [low, high]."""
+  if type(value) is not int or not low <= value <= high:
+    raise InputError(f'{name}={value!r}: give an integer from {low} to {high}')
+
+
+def check_digits(base, digits):
+  """InputError unless there are digits for the base, and int32 counts."""
+  check_integer('base', base, 2, len(DIGITS))
+  check_integer('digits', digits, 1, int(math.log(_MAX_COUNT, base) + 1e-9))
+
+
+def check_choice(what, value, choices):
+  """InputError with the nearest choice unless `value` is one of them."""
+  if value in choices:
+    return
+  close = difflib.get_close_matches(str(value), choices, n=1)
+  hint = f'did you mean {close[0]!r}? ' if close else ''
+  raise InputError(
+    f'unknown {what} {value!r}: {hint}choose from {", ".join(choices)}'
+  )

@@ -1,0 +1,528 @@
+"""The scikit-learn face: the same run, its distribution, its files."""
+
+import json
+import pathlib
+import pickle
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import assert_refused
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import check_estimator
+
+from genre2_jax import DecodingRegressor, estimator, predict
+
+pytestmark = pytest.mark.usefixtures('quick_compiles')
+
+TINY = {
+  'base': 4,
+  'digits': 2,
+  'width': 16,
+  'num_layers': 1,
+  'num_heads': 2,
+  'feedforward': 16,
+  'encoder_hidden': 16,
+  'encoder_layers': 1,
+  'batch_size': 16,
+  'max_steps': 60,
+  'learning_rate': 1e-2,
+  'finetune_max_steps': 12,
+  'finetune_learning_rate': 3e-3,
+  'group_size': 4,
+  'num_samples': 8,
+  'config': {'optimizer.warmup_steps': 5, 'eval.batch_size': 16},
+}
+DOCS = pathlib.Path(__file__).parent.parent / 'docs' / 'estimator.md'
+
+
+def make_frame(num_rows, seed=0):
+  """Numbers, dates, text and categories with gaps, and a target of them."""
+  draw = np.random.RandomState(seed)
+  frame = pd.DataFrame(
+    {
+      'area': draw.uniform(30, 200, num_rows),
+      'city': draw.choice(['Ulm', 'Köln', 'Bonn'], num_rows),
+      'sold': pd.Timestamp('2020-01-01')
+      + pd.to_timedelta(draw.randint(0, 900, num_rows), unit='D'),
+      'class': pd.Categorical(draw.randint(0, 3, num_rows)),
+      'new': draw.rand(num_rows) < 0.5,
+    }
+  )
+  y = 9 * frame['area'] + 300 * (frame['city'] == 'Ulm') + 100 * frame['new']
+  frame.loc[3::11, 'area'] = np.nan
+  frame.loc[5::13, 'city'] = None
+  frame.loc[7::17, 'class'] = np.nan
+  return frame, (y + draw.normal(0, 30, num_rows)).rename('price')
+
+
+@pytest.fixture(scope='module')
+def rows():
+  return make_frame(150)
+
+
+@pytest.fixture(scope='module')
+def fitted(rows, quick_compiles):
+  """Cross-entropy, then CRPS, two seeds, on frames."""
+  model = DecodingRegressor(objective='crps', n_seeds=2, random_state=3, **TINY)
+  return model.fit(*rows)
+
+
+@pytest.fixture
+def saved(fitted, tmp_path):
+  fitted.save(tmp_path / 'model')
+  return tmp_path / 'model'
+
+
+def grid(model, frame):
+  """p [n, K] of the ensemble and the numbers [K] in the unit of y, float64."""
+  table = estimator._rows(frame.rename(columns=str), model._columns, 'X')
+  log_p = model._run.predict(table, 1)['log_p'].astype(np.float64)  # [S, n, K]
+  p = np.exp(log_p).mean(0)
+  run = model._run.model
+  values = run.scaler.restore(run.codec.values())
+  return p / p.sum(1, keepdims=True), values
+
+
+# ---------------------------------------------------------------- predictions
+
+
+def test_it_learns_from_frames_with_gaps_dates_and_categories(fitted, rows):
+  X, y = rows
+  assert fitted.score(X, y) > 0.5
+  assert fitted.n_features_in_ == 5
+  assert list(fitted.feature_names_in_) == list(X)
+  features = fitted._run.model.features
+  assert features.numeric_names == ('area', 'sold', 'new')
+  assert features.category_names == ('city', 'class')
+  assert features.categories[1] == ('0', '1', '2')
+
+
+def test_the_validation_rows_are_a_fifth_and_not_trained_on(fitted, rows):
+  X, y = rows
+  train, val = estimator._split(len(X), 3)
+  assert len(val) == 30
+  assert sorted([*train, *val]) == list(range(150))
+  assert fitted._run.model.scaler.mean == pytest.approx(y.iloc[train].mean())
+
+
+def test_point_estimates_are_those_of_the_whole_distribution(fitted, rows):
+  X, _ = rows
+  p, values = grid(fitted, X)
+  assert fitted.exact_
+  np.testing.assert_allclose(fitted.predict(X), p @ values, rtol=1e-6)
+  order = np.argsort(values)
+  median = [
+    values[order][np.searchsorted(np.cumsum(row[order]), 0.5)] for row in p
+  ]
+  np.testing.assert_allclose(fitted.predict(X, 'exact_median'), median)
+
+
+def test_sampled_estimates_are_of_the_samples(fitted, rows):
+  X, _ = rows
+  samples = fitted.sample(X, 16)  # 8 of each seed, as `predict` takes them
+  assert samples.shape == (150, 16)
+  np.testing.assert_allclose(fitted.predict(X, 'mean'), samples.mean(1))
+  np.testing.assert_allclose(fitted.predict(X, 'median'), np.median(samples, 1))
+  np.testing.assert_array_equal(samples, fitted.sample(X, 16))
+  assert fitted.sample(X, 3).shape == (150, 3)
+  _, values = grid(fitted, X)
+  nearest = np.abs(samples[..., None] - values).min(-1)
+  assert nearest.max() < 1e-5 * np.ptp(values)
+  p, _ = grid(fitted, X)
+  # 16 samples of 150 rows: the mean of all is the mean of the distributions.
+  sd = np.sqrt((p @ values**2 - (p @ values) ** 2).mean() / samples.size)
+  assert abs(samples.mean() - (p @ values).mean()) < 5 * sd
+
+
+def test_the_constructors_estimator_is_what_predict_returns(fitted, rows):
+  X, _ = rows
+  copy = pickle.loads(pickle.dumps(fitted)).set_params(estimator='greedy')
+  np.testing.assert_array_equal(copy.predict(X), fitted.predict(X, 'greedy'))
+  assert not np.array_equal(copy.predict(X), fitted.predict(X))
+
+
+def test_quantiles_are_those_of_the_distribution(fitted, rows):
+  X, _ = rows
+  p, values = grid(fitted, X)
+  order = np.argsort(values)
+  levels = [0.9, 0.0, 0.37]
+  found = fitted.predict_quantiles(X, levels)
+  assert found.shape == (150, 3)
+  for column, q in zip(found.T, levels, strict=True):
+    for x, row in zip(column, p, strict=True):
+      below = np.cumsum(row[order])
+      expected = values[order][np.argmax(below >= q - 1e-9)]
+      assert x == pytest.approx(expected)
+  assert fitted.predict_quantiles(X, 0.5).shape == (150, 1)
+
+
+def test_intervals_of_the_model_are_its_quantiles(fitted, rows):
+  X, _ = rows
+  np.testing.assert_allclose(
+    fitted.predict_interval(X, 0.8, method='model'),
+    fitted.predict_quantiles(X, [0.1, 0.9]),
+  )
+
+
+@pytest.mark.parametrize('coverage', [0.5, 0.8, 0.9])
+def test_conformal_intervals_hold_on_the_validation_rows(
+  fitted, rows, coverage
+):
+  X, y = rows
+  _, val = estimator._split(len(X), 3)
+  X, y = X.iloc[val], y.iloc[val].to_numpy()
+  low, high = fitted.predict_interval(X, coverage, method='model').T
+  scores = np.sort(np.maximum(low - y, y - high))
+  margin = scores[int(np.ceil(31 * coverage)) - 1]
+  median = fitted.predict(X, 'exact_median')
+  found = fitted.predict_interval(X, coverage)
+  np.testing.assert_allclose(
+    found.T,
+    [np.minimum(low - margin, median), np.maximum(high + margin, median)],
+    rtol=1e-5,
+  )
+  held = (found[:, 0] - 1e-3 <= y) & (y <= found[:, 1] + 1e-3)
+  assert held.mean() >= coverage
+
+
+def test_coverages_are_rounded_up_to_whole_percent(fitted, rows):
+  X, _ = rows
+  a, b = (fitted.predict_interval(X, c) for c in (0.893, 0.9))
+  np.testing.assert_array_equal(a, b)
+
+
+def test_unseen_and_missing_cells_are_predicted(fitted, rows):
+  X = rows[0].iloc[:4].assign(city='Atlantis', area=np.nan)
+  found = fitted.predict(X)
+  assert np.isfinite(found).all() and len(found) == 4
+
+
+def test_rows_are_predicted_by_their_cells_alone(fitted, rows):
+  X, _ = rows
+  np.testing.assert_allclose(
+    fitted.predict(X.iloc[::-1])[::-1], fitted.predict(X), rtol=1e-6
+  )
+
+
+class Foreign:
+  """A frame of some other library."""
+
+  def __init__(self, frame):
+    self.frame, self.shape = frame, frame.shape
+
+  def to_pandas(self):
+    return self.frame
+
+
+class Interchange:
+  """A frame that only speaks the interchange protocol."""
+
+  def __init__(self, frame):
+    self.frame = frame
+
+  def __dataframe__(self, **options):
+    import pyarrow
+
+    return pyarrow.Table.from_pandas(self.frame).__dataframe__(**options)
+
+
+@pytest.mark.parametrize('wrap', [Foreign, Interchange])
+def test_frames_of_other_libraries_are_read(fitted, rows, wrap):
+  X = rows[0].iloc[:20].reset_index(drop=True)
+  if wrap is Interchange:  # whose numpy-backed text the protocol can't say
+    X = X.assign(city=X['city'].astype('str'))
+    X['class'] = X['class'].astype('float')
+    X['new'] = X['new'].astype('int')
+  np.testing.assert_array_equal(fitted.predict(wrap(X)), fitted.predict(X))
+
+
+def test_polars_frames_are_read(fitted, rows):
+  polars = pytest.importorskip('polars')
+  X = rows[0].iloc[:20].reset_index(drop=True)
+  X['class'] = X['class'].astype(object).map(str).replace('nan', None)
+  theirs = polars.from_pandas(X)
+  np.testing.assert_array_equal(fitted.predict(theirs), fitted.predict(X))
+
+
+# ---------------------------------------------------------------- same bits
+
+
+def test_same_random_state_same_bits_and_clones_are_unfitted(fitted, rows):
+  X, y = rows
+  again = clone(fitted)
+  with pytest.raises(NotFittedError):
+    again.predict(X)
+  again.fit(X, y)
+  np.testing.assert_array_equal(again.predict(X), fitted.predict(X))
+  np.testing.assert_array_equal(
+    again.predict_interval(X), fitted.predict_interval(X)
+  )
+
+
+def test_a_pickle_predicts_the_same_bits(fitted, rows):
+  X, _ = rows
+  copy = pickle.loads(pickle.dumps(fitted))
+  np.testing.assert_array_equal(copy.predict(X), fitted.predict(X))
+  np.testing.assert_array_equal(copy.sample(X, 4), fitted.sample(X, 4))
+
+
+# --------------------------------------------------------------------- files
+
+
+def test_what_is_saved_is_loaded(fitted, rows, saved):
+  X, _ = rows
+  loaded = DecodingRegressor.load(saved)
+  assert loaded.get_params() == fitted.get_params() | {
+    'objective': loaded.objective
+  }
+  np.testing.assert_array_equal(loaded.predict(X), fitted.predict(X))
+  np.testing.assert_array_equal(
+    loaded.predict_interval(X), fitted.predict_interval(X)
+  )
+  assert list(loaded.feature_names_in_) == list(X)
+
+
+def test_what_is_saved_is_the_workdir_of_a_finished_run(
+  fitted, rows, saved, tmp_path
+):
+  X, _ = rows
+  X.assign(new=X['new'].astype(int)).to_csv(tmp_path / 'in.csv', index=False)
+  predict.predict_file(saved, tmp_path / 'in.csv', tmp_path / 'out.csv')
+  table = pd.read_csv(tmp_path / 'out.csv')
+  np.testing.assert_allclose(table['exact_mean'], fitted.predict(X), rtol=1e-6)
+  np.testing.assert_allclose(
+    table[['lower90', 'upper90']], fitted.predict_interval(X, method='model')
+  )
+
+
+def test_any_finished_run_is_loaded(fitted, rows, saved):
+  """As one of the command line: without this module's own file."""
+  (saved / 'estimator.json').unlink()
+  loaded = DecodingRegressor.load(saved)
+  assert (loaded.width, loaded.digits, loaded.random_state) == (16, 2, 3)
+  assert loaded.objective == [('crps', 1.0, {})]
+  names = ['area', 'sold', 'new', 'city', 'class']
+  assert list(loaded.feature_names_in_) == names
+  X = rows[0][names]
+  np.testing.assert_array_equal(loaded.predict(X), fitted.predict(rows[0]))
+  assert_refused(lambda: loaded.predict_interval(X), "method='model'")
+  assert loaded.predict_interval(X, method='model').shape == (150, 2)
+
+
+def test_a_folder_that_is_there_stays_as_it_is(fitted, saved):
+  before = {path: path.stat().st_mtime_ns for path in saved.rglob('*')}
+  assert_refused(lambda: fitted.save(saved), 'there already')
+  assert before == {path: path.stat().st_mtime_ns for path in saved.rglob('*')}
+
+
+@pytest.mark.parametrize(
+  'damage',
+  [
+    lambda own: own | {'params': {'wide': 3}},
+    lambda own: own | {'columns': own['columns'][1:]},
+    lambda own: own | {'margins': [1.0]},
+    lambda own: own | {'margins': ['x']},
+    lambda own: {},
+    lambda own: [],
+  ],
+)
+def test_a_damaged_file_is_refused(saved, damage):
+  path = saved / 'estimator.json'
+  path.write_text(json.dumps(damage(json.loads(path.read_text()))))
+  assert_refused(lambda: DecodingRegressor.load(saved), 'estimator.json')
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path):
+  assert_refused(lambda: DecodingRegressor.load(tmp_path), 'no workdir')
+
+
+# --------------------------------------------------------- arrays, workdirs
+
+
+@pytest.fixture(scope='module')
+def arrays():
+  draw = np.random.RandomState(1)
+  X = draw.normal(size=(60, 2))
+  return X, X[:, 0] + 0.1 * draw.normal(size=60)
+
+
+def test_too_many_numbers_are_sampled_and_the_workdir_is_kept(
+  arrays, tmp_path, capsys
+):
+  X, y = arrays
+  tiny = TINY | {'max_steps': 20, 'config': {'trie.max_nodes': 4}}
+  model = DecodingRegressor(
+    objective='ce', workdir=tmp_path / 'run', random_state=0, **tiny
+  )
+  model.fit(X[:40], y[:40], X[40:], y[40:])
+  assert capsys.readouterr() == ('', '')
+  assert not model.exact_
+  assert not hasattr(model, 'feature_names_in_')
+  samples = model.sample(X, 8)
+  np.testing.assert_allclose(model.predict(X), samples.mean(1))
+  np.testing.assert_allclose(
+    model.predict(X, 'exact_median'), np.median(samples, 1)
+  )
+  low, high = model.predict_interval(X, 0.5, method='model').T
+  expected = np.quantile(samples, [0.25, 0.75], axis=1, method='weibull')
+  np.testing.assert_allclose([low, high], expected, rtol=1e-5)
+  info = json.loads((tmp_path / 'run' / 'run.json').read_text())
+  counts = [info[f'num_{split}'] for split in ('train', 'val', 'test')]
+  assert (info['stages'], counts) == (['ce'], [40, 20, 0])
+  assert (tmp_path / 'run' / 'metrics.jsonl').exists()
+  before = (tmp_path / 'run' / 'metrics.jsonl').read_bytes()
+  model.fit(X[:40], y[:40], X[40:], y[40:])  # finished: nothing to train
+  assert (tmp_path / 'run' / 'metrics.jsonl').read_bytes() == before
+  np.testing.assert_array_equal(model.sample(X, 8), samples)
+  assert_refused(
+    lambda: model.fit(X[:40], -y[:40], X[40:], y[40:]), 'not what', 'begun'
+  )
+
+
+def test_a_regression_head_has_no_distribution(arrays):
+  X, y = arrays
+  model = DecodingRegressor(objective='mse', random_state=0, **TINY).fit(X, y)
+  assert model.predict(X).shape == (60,)
+  for action in (model.predict_interval, model.predict_quantiles, model.sample):
+    assert_refused(lambda action=action: action(X), 'no distribution')
+
+
+@pytest.mark.parametrize(
+  ('objective', 'stages', 'terms'),
+  [
+    ('ce', ('pretrain',), {'ce': 1.0}),
+    ('ntl_was', ('pretrain',), {'ce': 1.0, 'ntl_was': 0.3}),
+    ('remax', ('pretrain', 'finetune'), {'remax': 1.0}),
+    ('genre2', ('pretrain', 'finetune'), {'remax': 1.0, 'expert': 0.05}),
+    (
+      [('crps', 1, {}), ['ce', 0.05, {}]],
+      ('pretrain', 'finetune'),
+      {'crps': 1.0, 'ce': 0.05},
+    ),
+  ],
+)
+def test_an_objective_says_what_is_trained(objective, stages, terms):
+  config = DecodingRegressor(objective=objective)._config(0)
+  assert config.stages == stages
+  found = config[stages[-1]].objective
+  assert {name: weight for name, weight, _ in found} == terms
+
+
+def test_arguments_are_config_fields():
+  model = DecodingRegressor(
+    width=np.int64(32),
+    learning_rate=np.float64(0.1),
+    tokenizer='bins',
+    config={'optimizer.weight_decay': 0.5, 'model.num_layers': 7},
+  )
+  config = model._config(11)
+  assert (config.seed, config.model.width, config.model.num_layers) == (
+    11,
+    32,
+    7,
+  )
+  assert config.pretrain.learning_rate == 0.1
+  assert config.optimizer.weight_decay == 0.5
+  assert config.model.head == 'histogram'
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'parts'),
+  [
+    ({'objective': 'remaxx'}, ['remaxx', 'remax']),
+    ({'objective': [('ce', 1.0)]}, ['objective', 'weight']),
+    ({'estimator': 'mode'}, ['mode', 'exact_mean']),
+    ({'width': 'wide'}, ['model.width', 'wide']),
+    ({'width': 0}, ['model.width']),
+    ({'base': 1}, ['base']),
+    ({'config': {'modle.width': 3}}, ['modle.width']),
+    ({'config': {'model.widht': 3}}, ['model.widht']),
+    ({'config': {'report': True}}, ['report', 'command line']),
+    ({'objective': 'soft_ce'}, ['tokenizer']),
+    ({'random_state': -1}, ['seed']),
+  ],
+)
+def test_wrong_arguments_are_refused_by_fit(arrays, arguments, parts):
+  model = DecodingRegressor(**{'random_state': 0} | arguments)
+  assert_refused(lambda: model.fit(*arrays), *parts)
+
+
+def test_wrong_data_is_refused(fitted, rows, arrays):
+  X, y = rows
+  model = clone(fitted)
+  assert_refused(lambda: model.fit(X, y, X), 'X_val', 'y_val')
+  assert_refused(lambda: model.fit(X.iloc[:1], y.iloc[:1]), 'n_samples=1')
+  twice = pd.concat([X[['area']], X[['area']]], axis=1)
+  assert_refused(lambda: model.fit(twice, y), 'duplicate', 'area')
+  assert_refused(lambda: model.fit(X.assign(new=1j), y), 'Complex', 'new')
+  assert_refused(
+    lambda: model.fit(X, y, X.assign(area='wide'), y), 'area', 'text'
+  )
+  with pytest.raises(ValueError, match='feature names'):
+    fitted.predict(X.rename(columns={'area': 'size'}))
+  assert_refused(lambda: fitted.predict(X.assign(area='x')), 'area', 'text')
+  for q in (1.5, [[0.1]], np.nan):
+    assert_refused(lambda q=q: fitted.predict_quantiles(X, q), 'q=')
+  for coverage in (0, 1, 90, np.nan):
+    assert_refused(lambda c=coverage: fitted.predict_interval(X, c), 'share')
+  assert_refused(lambda: fitted.predict_interval(X, 0.9999), '0.999')
+  assert_refused(lambda: fitted.predict_interval(X, method='x'), 'conformal')
+  for n in (0, 1.5):
+    assert_refused(lambda n=n: fitted.sample(X, n), 'positive')
+
+
+def test_other_generators_draw_a_seed():
+  seeds = {estimator._seed(np.random.RandomState(i)) for i in range(5)}
+  assert len(seeds) == 5
+  assert estimator._seed(np.int32(7)) == 7
+
+
+# ------------------------------------------------------------- scikit-learn's
+
+
+@pytest.mark.slow
+def test_scikit_learns_checks():
+  """All of them: none is expected to fail."""
+  tiny = TINY | {'max_steps': 80, 'dropout': 0.0}
+  check_estimator(
+    DecodingRegressor(objective='ce', **tiny), expected_failed_checks={}
+  )
+
+
+@pytest.mark.slow
+def test_pipelines_and_searches(arrays):
+  X, y = arrays
+  model = DecodingRegressor(objective='ce', random_state=0, **TINY)
+  pipeline = make_pipeline(StandardScaler(), model)
+  scores = cross_val_score(pipeline, X, y, cv=2)
+  assert scores.shape == (2,) and np.isfinite(scores).all()
+  search = GridSearchCV(
+    pipeline, {'decodingregressor__digits': np.array([1, 3])}, cv=2
+  )
+  search.fit(X, y)
+  assert search.best_params_ == {'decodingregressor__digits': 3}
+  assert search.predict(X).shape == (60,)
+
+
+def test_the_code_of_the_docs_runs(monkeypatch):
+  """At tiny sizes: with other defaults for what it leaves open."""
+  for name, value in TINY.items():
+    monkeypatch.setitem(DecodingRegressor.__init__.__kwdefaults__, name, value)
+  blocks = re.findall(
+    r'```python\n(.*?)```', DOCS.read_text(encoding='utf-8'), re.DOTALL
+  )
+  assert len(blocks) == 5
+  names = {}
+  for place, block in enumerate(blocks):
+    exec(compile(block, f'{DOCS.name}:{place}', 'exec'), names)
+  assert names['model'].width == 16
+  assert names['ensemble']._config(0).finetune.objective == (
+    ('crps', 1.0, {}),
+    ('ce', 0.05, {}),
+  )
