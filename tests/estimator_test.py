@@ -502,11 +502,14 @@ def test_pipelines_and_searches(arrays):
   pipeline = make_pipeline(StandardScaler(), model)
   scores = cross_val_score(pipeline, X, y, cv=2)
   assert scores.shape == (2,) and np.isfinite(scores).all()
-  search = GridSearchCV(
-    pipeline, {'decodingregressor__digits': np.array([1, 3])}, cv=2
-  )
-  search.fit(X, y)
-  assert search.best_params_ == {'decodingregressor__digits': 3}
+  digits = 'decodingregressor__digits'
+  search = GridSearchCV(pipeline, {digits: np.array([1, 2])}, cv=2).fit(X, y)
+  found = np.stack([search.cv_results_[f'split{i}_test_score'] for i in (0, 1)])
+  np.testing.assert_array_equal(found[:, 1], scores)  # TINY's two digits
+  assert not np.isin(found[:, 0], scores).any()
+  best = search.best_estimator_
+  assert search.best_params_ == {digits: 1 + found.mean(0).argmax()}
+  assert len(best[-1]._run.model.codec.values()) == 4 ** best[-1].digits
   assert search.predict(X).shape == (60,)
 
 
