@@ -8,6 +8,7 @@ import csv
 import dataclasses
 import difflib
 import importlib.metadata
+import math
 import pathlib
 import platform
 import shlex
@@ -355,10 +356,26 @@ def build_mesh(config):
 
 def check_mesh(config, mesh):
   """Raises InputError unless batches and seeds split over the mesh."""
-  rows = ('data', 'fsdp')
-  sharding.check_divides(mesh, 'batch_size', config.batch_size, *rows)
+  rows = sharding.ROW_AXES
+  if not _groups_split(config, mesh):
+    sharding.check_divides(mesh, 'batch_size', config.batch_size, *rows)
   sharding.check_divides(mesh, 'eval.batch_size', config.eval.batch_size, *rows)
   sharding.check_divides(mesh, 'num_seeds', config.num_seeds, 'replica')
+  if config.model.head == 'decoder':
+    heads = config.model.num_heads
+    sharding.check_divides(mesh, 'model.num_heads', heads, 'model')
+
+
+def _groups_split(config, mesh):
+  """Whether samples go where there are too few rows for the mesh."""
+  terms = [build_term(*part) for part in config.finetune.objective]
+  if 'finetune' not in config.stages or all(
+    term.level != 'sequence' for term in terms
+  ):
+    return False
+  group_size = config.rollouts.group_size
+  _, (_, axes) = sharding.row_rules(mesh, config.batch_size, group_size)
+  return group_size % math.prod(mesh.shape[a] for a in axes or ()) == 0
 
 
 def environment(mesh):

@@ -120,14 +120,7 @@ def state_program(stage, model, *, seeds, mesh, optimizer):
     (abstract state with shardings, `(stacked network params or None) ->
     state`).
   """
-  objective, inputs = stage.objective, model.example_inputs()
-  init_one = functools.partial(
-    init_params,
-    inputs=inputs,
-    network=model.network,
-    codec=model.codec,
-    objective=objective,
-  )
+  objective, init_one = stage.objective, _init_one(stage, model)
 
   def create(start, key):
     init_key, loop_key = jax.random.split(key)
@@ -159,6 +152,44 @@ def state_program(stage, model, *, seeds, mesh, optimizer):
   return abstract, init
 
 
+def describe_layout(stage, model, abstract_state, *, batch_size, mesh):
+  """What lives where, as text: `sharding.describe` of a stage.
+
+  Args:
+    stage: a `Stage`.
+    model: with `network`, `codec` and `example_inputs`.
+    abstract_state: of `state_program`.
+    batch_size: B, rows of a step.
+    mesh: the mesh.
+  """
+  rows = sharding.batch_sharding(mesh, 'seed', num_rows=batch_size)
+  batch = batches.Examples(
+    inputs=model.example_inputs(),
+    target=np.zeros(1, np.float32),
+    tokens=np.zeros((1, model.codec.tokenizer.num_tokens), np.int32),
+  )
+  stacked = (len(abstract_state.step), batch_size)
+  batch = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(
+      stacked + x.shape[1:], x.dtype, sharding=rows
+    ),
+    batch,
+  )
+  boxed = jax.eval_shape(_init_one(stage, model), jax.random.key(0))
+  return sharding.describe(boxed, abstract_state, batch, mesh)
+
+
+def _init_one(stage, model):
+  """`(key, start=None) -> boxed parameters` of one seed."""
+  return functools.partial(
+    init_params,
+    inputs=model.example_inputs(),
+    network=model.network,
+    codec=model.codec,
+    objective=stage.objective,
+  )
+
+
 def functions(stage, model, *, num_rows, batch_size, mesh):
   """What a stage compiles: pure functions of stacked states.
 
@@ -177,13 +208,13 @@ def functions(stage, model, *, num_rows, batch_size, mesh):
   epoch_steps = batches.steps_per_epoch(num_rows, batch_size)
   optimizer = optimizer_of(stage, epoch_steps)
   shared = {
-    'network': model.network,
+    'network': sharding.constrained(model.network, mesh),
     'codec': model.codec,
     'objective': stage.objective,
   }
   step = functools.partial(steps.train_step, optimizer=optimizer, **shared)
   validation = functools.partial(evaluate.validation, **shared)
-  rows_sharding = sharding.batch_sharding(mesh, 'seed')
+  rows_sharding = sharding.batch_sharding(mesh, 'seed', num_rows=batch_size)
 
   def run(state, train, num_steps):
     keys = jax.vmap(jax.random.wrap_key_data)(state.key)
@@ -243,7 +274,7 @@ def compile_stage(
   abstract, init = state_program(
     stage, model, seeds=seeds, mesh=mesh, optimizer=optimizer
   )
-  compiled_run = lower_run(run, abstract, train).compile()
+  compiled_run = trace_run(run, abstract, train).lower().compile()
   compiled_validate = (
     jax.jit(
       validate, donate_argnums=0, out_shardings=(_shardings(abstract), None)
@@ -262,12 +293,12 @@ def compile_stage(
   )
 
 
-def lower_run(run, abstract_state, train):
-  """`run` of `functions`, lowered for where the state and the rows live."""
+def trace_run(run, abstract_state, train):
+  """`run` of `functions`, traced for where the state and the rows live."""
   function = jax.jit(
     run, donate_argnums=0, out_shardings=_shardings(abstract_state)
   )
-  return function.lower(abstract_state, train, np.int32(1))
+  return function.trace(abstract_state, train, np.int32(1))
 
 
 def _shardings(abstract):

@@ -112,8 +112,8 @@ def train_and_evaluate(
     params = _params_from(source, seeds, mesh)
   else:
     model = experiment.build_model(config, table)
-  for stage in todo:
-    _abstract_state(stage, model, seeds, mesh)  # Checks that it fits the mesh.
+  # Checks that it fits the mesh.
+  states = [_abstract_state(stage, model, seeds, mesh) for stage in todo]
   run = Run(
     config=config,
     workdir=workdirs.create(workdir, config, table, model, todo),
@@ -134,6 +134,11 @@ def train_and_evaluate(
     print(tables.describe(table))
     if model.scaler.is_constant:
       print('The target is constant: the model can only learn to repeat it.')
+    if mesh.size > 1 and not config.baseline.name:
+      layout = stages.describe_layout(
+        todo[-1], model, states[-1], batch_size=config.batch_size, mesh=mesh
+      )
+      print(layout)
   writers.write_json(run.workdir / 'env.json', experiment.environment(mesh))
   # ----------------------------------------------------------------- stages
   names, rows = [], []

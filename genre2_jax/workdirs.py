@@ -23,7 +23,7 @@ from genre2_jax.data.features import Features, TargetScaler
 from genre2_jax.errors import InputError
 
 # Fields that do not change what a run computes.
-_FREE_FIELDS = ('checkpoint', 'report', 'steps_per_dispatch')
+_FREE_FIELDS = ('checkpoint', 'mesh', 'report', 'steps_per_dispatch')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
