@@ -274,7 +274,7 @@ def compile_stage(
   abstract, init = state_program(
     stage, model, seeds=seeds, mesh=mesh, optimizer=optimizer
   )
-  compiled_run = trace_run(run, abstract, train).lower().compile()
+  compiled_run = lower_run(run, abstract, train).compile()
   compiled_validate = (
     jax.jit(
       validate, donate_argnums=0, out_shardings=(_shardings(abstract), None)
@@ -299,6 +299,11 @@ def trace_run(run, abstract_state, train):
     run, donate_argnums=0, out_shardings=_shardings(abstract_state)
   )
   return function.trace(abstract_state, train, np.int32(1))
+
+
+def lower_run(run, abstract_state, train):
+  """`run` of `functions`, lowered."""
+  return trace_run(run, abstract_state, train).lower()
 
 
 def _shardings(abstract):
