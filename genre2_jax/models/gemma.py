@@ -57,7 +57,7 @@ class GemmaConfig:
   num_kv_heads: int = 4
   head_dim: int = 256
   feedforward: int = 9216
-  query_scale: float = 256.0
+  query_scale: int = 256
   sliding_window: int = 4096
   local: tuple[bool, ...] | None = None
   attention_softcap: float | None = 50.0
@@ -175,7 +175,7 @@ PRESETS = {
     num_kv_heads=16,
     head_dim=128,
     feedforward=36864,
-    query_scale=144.0,
+    query_scale=144,
   ),
 }
 
