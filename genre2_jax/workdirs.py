@@ -194,8 +194,8 @@ def _digest(table):
   """A hash of every cell: the same on every machine, unlike a mean's bits."""
   digest = hashlib.sha256()
   for rows in (table.train, table.val, table.test):
-    digest.update(rows.numeric.tobytes() + rows.target.tobytes())
-    digest.update(repr(rows.categories.tolist()).encode())
+    for cells in rows.cells():
+      digest.update(cells)
   return digest.hexdigest()
 
 
