@@ -8,6 +8,7 @@ once. `transformers` is imported where it is used.
 import dataclasses
 import functools
 import hashlib
+import itertools
 import os
 import pathlib
 import tempfile
@@ -125,7 +126,7 @@ class TextFeatures:
     fitting = [width for width in self.widths if width >= longest]
     width = self.widths[-1] if fitting else self.max_length
     tokens = np.full((len(rows), width), PADDING, np.int32)
-    for row, (start, stop) in enumerate(zip(starts, starts[1:], strict=False)):
+    for row, (start, stop) in enumerate(itertools.pairwise(starts)):
       part = self._truncated(ids[start:stop])
       tokens[row, : len(part)] = part
     return {
