@@ -15,7 +15,7 @@ import re
 import jax
 import numpy as np
 
-from genre2_jax import experiment, sharding, stages
+from genre2_jax import experiment, sharding, stages, train_state
 from genre2_jax.errors import InputError
 
 # Memory of a device as jax sees it, bytes: cloud.google.com/tpu/docs.
@@ -103,7 +103,8 @@ def compile_for(config, topology):
     )
     compiled = stages.lower_run(run, abstract, rows).compile()
     memory = compiled.memory_analysis()
-    parameters = jax.tree.leaves(abstract.params['policy'])
+    parameters = train_state.merge(abstract.params, abstract.frozen)
+    parameters = jax.tree.leaves(parameters['policy'])
     found.append(
       Compiled(
         stage=stage.name,

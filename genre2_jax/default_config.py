@@ -91,10 +91,14 @@ def get_config():
   trie.beyond = 'error'  # there: prefix (first digits exactly, the rest
   # sampled), samples (rollouts.group_size of them)
 
-  config.optimizer = optimizer = ConfigDict()  # AdamW, cosine to 0.1 · peak
+  config.optimizer = optimizer = ConfigDict()
+  optimizer.name = 'adamw'  # adafactor: RAFT's, whose rate is relative to the
+  # size of a parameter
+  optimizer.schedule = 'cosine'  # to 0.1 · peak; constant
   optimizer.warmup_steps = 100
-  optimizer.weight_decay = 0.01  # PyTorch's default, which the paper keeps
+  optimizer.weight_decay = 0.01  # adamw: PyTorch's default, as in the paper
   optimizer.max_grad_norm = 0.0  # 0: no clipping
+  optimizer.accumulation = 1  # micro-batches of a step: less memory
 
   config.baseline = baseline = ConfigDict()  # instead of a network
   baseline.name = ''  # linear, random_forest, catboost, xgboost, lightgbm

@@ -17,7 +17,7 @@ import sys
 import jax
 import numpy as np
 
-from genre2_jax import sharding, tokenizers, trie
+from genre2_jax import optimizers, sharding, tokenizers, trie
 from genre2_jax.baselines import BASELINES
 from genre2_jax.codec import Codec
 from genre2_jax.data import tables, talent
@@ -247,8 +247,15 @@ def _stage(section, config):
     max_steps=fields.max_steps,
     learning_rate=fields.learning_rate,
     patience=fields.patience,
-    **config.optimizer,
+    **_optimizer(config),
   )
+
+
+def _optimizer(config):
+  """The fields of a `Stage` that `config.optimizer` sets."""
+  fields = config.optimizer.to_dict()
+  # A run of before there was a choice has no name.
+  return {'optimizer': fields.pop('name', 'adamw'), **fields}
 
 
 def _terms_name(fields):
@@ -357,6 +364,10 @@ def check_mesh(config, mesh):
   """Raises InputError unless batches and seeds split over the mesh."""
   rows = ('data', 'fsdp')
   sharding.check_divides(mesh, 'batch_size', config.batch_size, *rows)
+  micro_batch = config.batch_size // config.optimizer.accumulation
+  sharding.check_divides(
+    mesh, 'batch_size / optimizer.accumulation', micro_batch, *rows
+  )
   sharding.check_divides(mesh, 'eval.batch_size', config.eval.batch_size, *rows)
   sharding.check_divides(mesh, 'num_seeds', config.num_seeds, 'replica')
 
@@ -399,7 +410,7 @@ def _check_values(config):
     'pretrain.learning_rate', 'finetune.learning_rate', 'rollouts.group_size',
     'rollouts.temperature', 'rollouts.num_updates', 'trie.max_nodes',
     'eval.num_samples', 'eval.temperature', 'eval.batch_size',
-    'checkpoint.keep',
+    'checkpoint.keep', 'optimizer.accumulation',
   )  # fmt: skip
   not_negative = (
     'seed', 'model.encoder_layers', 'model.head_layers', 'model.dropout',
@@ -417,6 +428,11 @@ def _check_values(config):
       raise InputError(f'{field}={_field(config, field)} must not be negative')
   if config.seed + config.num_seeds > 2**32:
     raise InputError(f'seed={config.seed} must be below 2^32 - num_seeds')
+  if config.batch_size % config.optimizer.accumulation:
+    raise InputError(
+      f'optimizer.accumulation={config.optimizer.accumulation} does not '
+      f'divide batch_size={config.batch_size}: choose a divisor of it'
+    )
   if config.model.dropout >= 1:
     raise InputError(f'model.dropout={config.model.dropout} must be below 1')
   for field, choices in (
@@ -426,6 +442,8 @@ def _check_values(config):
     ('model.numeric_embedding', ('none', 'piecewise_linear', 'periodic')),
     ('model.category_embedding', ('ordinal', 'one_hot', 'learned')),
     ('baseline.name', ('', *BASELINES)),
+    ('optimizer.name', optimizers.NAMES),
+    ('optimizer.schedule', optimizers.SCHEDULES),
   ):
     _check_choice(field, _field(config, field), choices)
 

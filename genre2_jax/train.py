@@ -27,10 +27,11 @@ from genre2_jax import (
   results,
   sharding,
   stages,
+  train_state,
   workdirs,
   writers,
 )
-from genre2_jax.checkpoints import Checkpoints
+from genre2_jax.checkpoints import StageCheckpoints
 from genre2_jax.data import batches, tables
 from genre2_jax.errors import (
   InputError,
@@ -180,7 +181,7 @@ def _train(run, stage, start):
     # 2. the log without what comes after it; 3. the same loop as ever.
     state = checkpoints.restore(abstract)
     if state is not None and stage.is_finished(state):
-      return state.best_params
+      return train_state.merge(state.best_params, state.frozen)
     step = -1 if state is None else int(state.step[0])
     writers.truncate(run.workdir, stage.name, step)
     programs = _compile(run, stage)
@@ -214,7 +215,7 @@ def _train(run, stage, start):
             1, min(2 * chunk, int(num_steps * _DISPATCH_SECONDS / seconds))
           )
       checkpoints.save(int(state.step[0]), state)
-  return state.best_params
+  return train_state.merge(state.best_params, state.frozen)
 
 
 def _compile(run, stage):
@@ -346,11 +347,11 @@ def restore_params(finished, stage_name, mesh):
   folder = finished.workdir / 'checkpoints' / stage_name
   state = None
   if folder.exists():
-    with Checkpoints(folder.absolute(), read_only=True) as checkpoints:
+    with StageCheckpoints(folder.absolute(), read_only=True) as checkpoints:
       state = checkpoints.restore(abstract)
   if state is None:
     raise InputError(f'{folder} has no whole checkpoint: train again')
-  return state.best_params
+  return train_state.merge(state.best_params, state.frozen)
 
 
 def _abstract_state(stage, model, seeds, mesh):
@@ -401,7 +402,7 @@ def _params_from(source, seeds, mesh):
 
 
 def _stage_checkpoints(workdir, name, config):
-  return Checkpoints(
+  return StageCheckpoints(
     (workdir / 'checkpoints' / name).absolute(), **config.checkpoint
   )
 
