@@ -104,6 +104,13 @@ class Features:
     """Columns, numeric and categories together."""
     return len(self.numeric_names) + len(self.category_names)
 
+  def fits(self, table) -> bool:
+    """Whether a task has the same columns."""
+    return (self.numeric_names, self.category_names) == (
+      getattr(table, 'numeric_names', None),
+      getattr(table, 'category_names', None),
+    )
+
   def example_inputs(self) -> dict[str, np.ndarray]:
     """Inputs of one row, all zero: for shapes."""
     return {

@@ -102,9 +102,9 @@ class TextFeatures:
     widths.add(_rounded(longest, max_length))
     return dataclasses.replace(features, widths=tuple(sorted(widths)))
 
-  def fits(self, texts: Texts) -> bool:
-    """Whether a set has prompts of the same template."""
-    return texts.prompt == self.prompt
+  def fits(self, table) -> bool:
+    """Whether a task has prompts of the same template."""
+    return isinstance(table, Texts) and table.prompt == self.prompt
 
   def example_inputs(self) -> dict[str, np.ndarray]:
     """Inputs of one row, for shapes."""
@@ -165,10 +165,6 @@ class TextFeatures:
     if path:
       _write_cache(path, ids, starts)
     return ids, starts
-
-  def ids_of(self, strings: Sequence[str]) -> tuple[list[int], ...]:
-    """The subword ids of strings that follow a prompt, one or several each."""
-    return tuple(subwords(self.tokenizer, string) for string in strings)
 
   def to_json(self) -> dict[str, Any]:
     """Plain lists and numbers, for json.dump."""
@@ -265,54 +261,59 @@ def fingerprint(name: str) -> str:
   return hashlib.sha256(said.encode()).hexdigest()[:40]
 
 
-def subwords(name: str, string: str) -> list[int]:
-  """Subword ids of a string by itself; a bare mark of a word's begin is none.
+def vocabulary_size(name: str) -> int:
+  """Subwords of a tokenizer, special ones included."""
+  return len(load_tokenizer(name))
+
+
+def number_subwords(
+  name: str, strings: Sequence[str], new_from: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+  """The subword that each number token is.
+
+  A string that is several subwords, or none, is refused, or gets an id of its
+  own, from `new_from` on. A mark of a word's beginning alone does not count.
+
+  Args:
+    name: of the tokenizer.
+    strings: V token strings.
+    new_from: first id of new tokens; None: there are none.
+
+  Returns:
+    (ids int32 [V], the first subword of each new token's string).
 
   Raises:
-    InputError: the vocabulary cannot write it.
+    InputError: a string that is no single subword, or two that are the same.
   """
   tokenizer = load_tokenizer(name)
-  ids = tokenizer(string, add_special_tokens=False)['input_ids']
-  pieces = tokenizer.convert_ids_to_tokens(ids)
-  if len(ids) > 1 and pieces[0] == '▁':
-    ids, pieces = ids[1:], pieces[1:]
-  if not ids or tokenizer.unk_token_id in ids:
+  ids, first, refused = [], [], []
+  for string in strings:
+    found = tokenizer(string, add_special_tokens=False)['input_ids']
+    pieces = tokenizer.convert_ids_to_tokens(found)
+    if len(found) > 1 and pieces[0] == '▁':
+      found, pieces = found[1:], pieces[1:]
+    if len(found) == 1 and found[0] != tokenizer.unk_token_id:
+      ids.append(found[0])
+    elif new_from is not None:
+      ids.append(new_from + len(first))
+      first.append(found[0] if found else 0)
+    else:
+      refused.append((string, pieces))
+  if refused:
+    string, pieces = refused[0]
     raise InputError(
-      f'the tokenizer {name} has no subword for {string!r}: take other '
-      'strings, or set language_model.new_tokens'
+      f'{len(refused)} of {len(strings)} number tokens are no single subword '
+      f'of {name}: {string!r} is {" + ".join(map(repr, pieces)) or "none"}; '
+      'take other strings, tokenizer.name=decimal, or set '
+      'language_model.new_tokens'
     )
-  return ids
-
-
-def single_subwords(name: str, strings: Sequence[str]) -> np.ndarray:
-  """The subword that each string is: int32 [V].
-
-  Raises:
-    InputError: a string is several subwords, or two strings are the same one.
-  """
-  found = [subwords(name, string) for string in strings]
-  several = [
-    (string, ids)
-    for string, ids in zip(strings, found, strict=True)
-    if len(ids) > 1
-  ]
-  if several:
-    string, ids = several[0]
-    pieces = load_tokenizer(name).convert_ids_to_tokens(ids)
-    raise InputError(
-      f'{len(several)} number tokens are no single subword of {name}: '
-      f'{string!r} is {" + ".join(map(repr, pieces))}; take other strings, '
-      'tokenizer.name=decimal, or set language_model.new_tokens'
-    )
-  ids = np.array(found, np.int32)[:, 0]
-  same = [i for i, n in zip(*np.unique(ids, return_counts=True)) if n > 1]  # noqa: B905
-  if same:
-    which = [s for s, i in zip(strings, ids, strict=True) if i == same[0]]
-    raise InputError(
-      f'number tokens {tables.listed(which)} are one subword of {name}: take '
-      'other strings'
-    )
-  return ids
+  for i, string in enumerate(strings):
+    if ids[i] in ids[:i]:
+      raise InputError(
+        f'number tokens {strings[ids.index(ids[i])]!r} and {string!r} are one '
+        f'subword of {name}: take other strings'
+      )
+  return np.array(ids, np.int32), np.array(first, np.int32)
 
 
 def _check_lengths(where, lengths, max_length, truncate):

@@ -73,6 +73,11 @@ class Strings(Tokenizer):
       )
 
   @property
+  def range(self) -> tuple[float, float]:
+    """The least and the greatest number."""
+    return min(self.values), max(self.values)
+
+  @property
   def token_names(self):
     return self.strings
 
@@ -123,6 +128,11 @@ class Decimal(Tokenizer):
     check_integer('integer_digits', self.integer_digits, 1, _MAX_DIGITS)
     most = _MAX_DIGITS - self.integer_digits
     check_integer('fraction_digits', self.fraction_digits, 0, most)
+
+  @property
+  def range(self) -> tuple[float, float]:
+    """The least and the greatest number."""
+    return 0.0, (10**self._num_digits - 1) / 10**self.fraction_digits
 
   @property
   def token_names(self):
