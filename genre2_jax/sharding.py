@@ -20,6 +20,7 @@ RULES = (
   ('heads', 'model'),
   ('mlp', 'model'),
   ('vocab', None),
+  ('layers', None),
 )
 
 

@@ -129,7 +129,7 @@ def _micro_batches(rows, count):
   """
 
   def cut(x):
-    return jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1)
+    return jnp.swapaxes(x.reshape(len(x) // count, count, *x.shape[1:]), 0, 1)
 
   return jax.tree.map(cut, rows)
 
