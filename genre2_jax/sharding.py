@@ -80,6 +80,29 @@ def batch_sharding(mesh, *leading):
   return NamedSharding(mesh, spec)
 
 
+def abstract_params(boxed_params, mesh, *leading):
+  """Shapes, dtypes and shardings of parameters.
+
+  Args:
+    boxed_params: abstract, with their logical names.
+    mesh: where they will live.
+    *leading: logical axes before the parameters' own, each of size 1 here.
+  """
+  specs = jax.tree.map(
+    lambda spec: PartitionSpec(*leading, *spec),
+    nn.get_partition_spec(boxed_params),
+    is_leaf=lambda x: isinstance(x, PartitionSpec),
+  )
+  shardings = nn.logical_to_mesh_sharding(specs, mesh, RULES)
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(
+      (1,) * len(leading) + x.shape, x.dtype, sharding=s
+    ),
+    nn.unbox(boxed_params),
+    shardings,
+  )
+
+
 def state_sharding(boxed_params, abstract_state, optimizer, mesh):
   """Shardings of a stacked `TrainState`, the optimizer's as its parameters'.
 
