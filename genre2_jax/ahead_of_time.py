@@ -17,7 +17,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from genre2_jax import experiment, sharding, stages
+from genre2_jax import experiment, sharding, stages, train_state
 from genre2_jax.errors import InputError
 
 # Memory of a device as jax sees it, bytes: cloud.google.com/tpu/docs.
@@ -172,7 +172,8 @@ def compile_step(stage, model, rows, *, batch_size, seeds, mesh, topology):
   compiled = traced.lower().compile()
   memory = compiled.memory_analysis()
   found, has_loops = collectives_of(compiled.as_text())
-  parameters = jax.tree.leaves(abstract.params['policy'])
+  parameters = train_state.merge(abstract.params, abstract.frozen)
+  parameters = jax.tree.leaves(parameters['policy'])
   return Compiled(
     stage=stage.name,
     topology=topology,

@@ -173,8 +173,34 @@ def constrained(network, mesh):
   return network._replace(encode=per_row(network.encode), decode=decode)
 
 
+def abstract_params(boxed_params, mesh, *leading):
+  """Shapes, dtypes and shardings of parameters.
+
+  Args:
+    boxed_params: abstract, with their logical names.
+    mesh: where they will live.
+    *leading: logical axes before the parameters' own, each of size 1 here.
+  """
+  specs = jax.tree.map(
+    lambda spec: PartitionSpec(*leading, *spec),
+    nn.get_partition_spec(boxed_params),
+    is_leaf=lambda x: isinstance(x, PartitionSpec),
+  )
+  shardings = nn.logical_to_mesh_sharding(specs, mesh, RULES)
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(
+      (1,) * len(leading) + x.shape, x.dtype, sharding=s
+    ),
+    nn.unbox(boxed_params),
+    shardings,
+  )
+
+
 def state_sharding(boxed_params, abstract_state, optimizer, mesh):
   """Shardings of a stacked `TrainState`, the optimizer's as its parameters'.
+
+  What an optimizer keeps of a parameter without one of its axes, as Adafactor
+  does, lies as the axes that are left, and whole where one can't tell which.
 
   Args:
     boxed_params: one seed's abstract parameters with their logical names.
@@ -191,13 +217,18 @@ def state_sharding(boxed_params, abstract_state, optimizer, mesh):
     logical,
     is_leaf=lambda x: isinstance(x, PartitionSpec),
   )
-  params = nn.logical_to_mesh_sharding(stacked, mesh, RULES)
+  whole = nn.logical_to_mesh_sharding(stacked, mesh, RULES)
+  params = _where(abstract_state.params, whole)
+  frozen = abstract_state.frozen
+  if frozen is not None:
+    frozen = _where(frozen, whole['policy'])
   per_seed = NamedSharding(mesh, nn.logical_to_mesh_axes(('seed',), RULES))
   shardings = jax.tree.map(lambda _: per_seed, abstract_state)
   opt_state = optax.tree_utils.tree_map_params(
     optimizer,
-    lambda _, sharding: sharding,
+    _like,
     abstract_state.opt_state,
+    abstract_state.params,
     params,
     transform_non_params=lambda _: per_seed,
   )
@@ -205,11 +236,36 @@ def state_sharding(boxed_params, abstract_state, optimizer, mesh):
     **{
       **{k: getattr(shardings, k) for k in shardings.__dataclass_fields__},
       'params': params,
+      'frozen': frozen,
       'best_params': params,
       'opt_state': opt_state,
       'reference': None if abstract_state.reference is None else params,
     }
   )
+
+
+def _where(present, shardings):
+  """`shardings` without those of what is None in `present`."""
+  return jax.tree.map(
+    lambda x, y: None if x is None else y,
+    present,
+    shardings,
+    is_leaf=lambda x: x is None,
+  )
+
+
+def _like(kept, param, sharding):
+  """The sharding of what an optimizer keeps of a parameter [S, ...]."""
+  if kept.shape == param.shape:
+    return sharding
+  spec = (*sharding.spec, *[None] * (param.ndim - len(sharding.spec)))
+  found = {
+    spec[:i] + spec[i + 1 :]
+    for i in range(1, param.ndim)
+    if param.shape[:i] + param.shape[i + 1 :] == kept.shape
+  }
+  spec = found.pop() if len(found) == 1 else spec[:1]
+  return NamedSharding(sharding.mesh, PartitionSpec(*spec))
 
 
 def check_shapes(abstract, shardings):

@@ -28,11 +28,14 @@ class Stage:
     objective: what it minimises.
     epochs: at most.
     max_steps: at most, rounded up to whole epochs; 0: no bound.
-    learning_rate: peak of a linear warm-up and a cosine to a tenth.
+    learning_rate: peak, after a linear warm-up.
     patience: epochs without a better validation before it stops; 0: never.
     warmup_steps: of the learning rate.
     weight_decay: of AdamW.
     max_grad_norm: gradients are clipped to it; 0: not.
+    optimizer: a name of `optimizers.NAMES`.
+    schedule: of the learning rate, of `optimizers.SCHEDULES`.
+    accumulation: micro-batches of a step; divides the batch.
   """
 
   section: str
@@ -45,6 +48,9 @@ class Stage:
   warmup_steps: int
   weight_decay: float
   max_grad_norm: float
+  optimizer: str = 'adamw'
+  schedule: str = 'cosine'
+  accumulation: int = 1
 
   def bounded(self, epoch_steps):
     """The stage with `max_steps` turned into epochs of so many steps."""
@@ -94,12 +100,14 @@ def evaluation_keys(seeds):
 
 def optimizer_of(stage, epoch_steps):
   """The stage's optax transformation."""
-  schedule = optimizers.warmup_cosine(
+  schedule = optimizers.schedule(
+    stage.schedule,
     stage.learning_rate,
     warmup_steps=stage.warmup_steps,
     total_steps=stage.epochs * epoch_steps * stage.objective.num_updates,
   )
-  return optimizers.adamw(
+  return optimizers.build(
+    stage.optimizer,
     schedule,
     weight_decay=stage.weight_decay,
     max_grad_norm=stage.max_grad_norm,
@@ -130,6 +138,7 @@ def state_program(stage, model, *, seeds, mesh, optimizer):
       optimizer,
       objective.metrics,
       keep_reference='reference' in objective.needs,
+      is_frozen=model.network.frozen,
     )
 
   keys = seed_keys(seeds, stage.section)
@@ -212,7 +221,12 @@ def functions(stage, model, *, num_rows, batch_size, mesh):
     'codec': model.codec,
     'objective': stage.objective,
   }
-  step = functools.partial(steps.train_step, optimizer=optimizer, **shared)
+  step = functools.partial(
+    steps.train_step,
+    optimizer=optimizer,
+    accumulation=stage.accumulation,
+    **shared,
+  )
   validation = functools.partial(evaluate.validation, **shared)
   rows_sharding = sharding.batch_sharding(mesh, 'seed', num_rows=batch_size)
 
@@ -236,7 +250,7 @@ def functions(stage, model, *, num_rows, batch_size, mesh):
     means = jax.tree.map(lambda x: x / epoch_steps, state.totals)
     keys = jax.vmap(jax.random.wrap_key_data)(state.key)
     score, values = jax.vmap(validation, (0, None, None, 0))(
-      state.params, rows, numbers, keys
+      train_state.merge(state.params, state.frozen), rows, numbers, keys
     )
     state = jax.vmap(train_state.validated, (0, 0, None))(
       state, score, stage.patience
