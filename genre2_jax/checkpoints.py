@@ -8,7 +8,10 @@ import time
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
+
+from genre2_jax import processes
 
 _logger = logging.getLogger('genre2_jax')
 
@@ -43,6 +46,10 @@ class Checkpoints:
   whole or not at all. A fingerprint of every array is saved along and compared
   when restoring: a file that a disk or a hand damaged later is passed over for
   the checkpoint before it.
+
+  All processes of a run call the same methods at the same places. Each writes
+  what its devices hold into the one folder, which all of them see; process 0
+  says whether a save is due and which steps there are.
   """
 
   def __init__(self, directory, *, keep=2, every_seconds=60.0, read_only=False):
@@ -65,15 +72,32 @@ class Checkpoints:
         read_only=read_only,
       ),
     )
+    self._reader = self._manager
+    if jax.process_count() > 1:
+      # By itself: one that finds a damaged file would leave the others waiting
+      # at Orbax's barriers.
+      me = jax.process_index()
+      self._reader = ocp.CheckpointManager(
+        directory,
+        options=ocp.CheckpointManagerOptions(
+          read_only=True,
+          multiprocessing_options=ocp.options.MultiprocessingOptions(
+            primary_host=me,
+            active_processes={me},
+            barrier_sync_key_prefix=f'process_{me}',
+          ),
+        ),
+      )
 
   def save_if_due(self, step, state):
     """Saves unless the last save is younger than `every_seconds`."""
-    if time.monotonic() - self._last_save >= self._every_seconds:
+    age = time.monotonic() - self._last_save
+    if processes.from_first([age >= self._every_seconds])[0]:
       self.save(step, state)
 
   def save(self, step, state):
     """Saves in the background; returns once the device may go on."""
-    if step in self._manager.all_steps():
+    if processes.from_first([step in self._manager.all_steps()])[0]:
       return
     self._manager.save(
       step,
@@ -97,37 +121,48 @@ class Checkpoints:
       ),
     )
     target = {'state': abstract_state, 'fingerprint': fingerprint}
-    for step in sorted(self._manager.all_steps(), reverse=True):
-      try:
-        restored = self._manager.restore(
-          step, args=ocp.args.StandardRestore(target)
-        )
-      except (MemoryError, jax.errors.JaxRuntimeError):
-        raise  # The machine's fault, not the file's.
-      except Exception as error:  # Orbax's errors share no base class.
-        reason = (str(error) or repr(error)).splitlines()[0]
-      else:
+    steps = processes.from_first(self._manager.all_steps())
+    for step in sorted(steps, reverse=True):
+      restored, reason = self._read(step, target)
+      # Of sharded arrays each process reads its own part.
+      if not processes.any_of(reason):
         found = _fingerprint(restored['state'])
-        if bool(jnp.all(found == restored['fingerprint'])):
+        found, saved = processes.fetch((found, restored['fingerprint']))
+        if np.array_equal(found, saved):
           return restored['state']
         reason = 'its arrays do not match their fingerprint'
-      _logger.warning(
-        'checkpoint %s/%d is damaged, trying the one before: %.200s',
-        self._manager.directory,
-        step,
-        reason,
-      )
+      if reason:
+        _logger.warning(
+          'checkpoint %s/%d is damaged, trying the one before: %.200s',
+          self._manager.directory,
+          step,
+          reason,
+        )
       if not self._read_only:
         self._manager.delete(step)  # Or Orbax saves none before it.
     return None
+
+  def _read(self, step, target):
+    """(What a checkpoint holds, ''), or (None, what is wrong with it)."""
+    try:
+      arguments = ocp.args.StandardRestore(target)
+      return self._reader.restore(step, args=arguments), ''
+    except (MemoryError, jax.errors.JaxRuntimeError):
+      raise  # The machine's fault, not the file's.
+    except Exception as error:  # Orbax's errors share no base class.
+      return None, (str(error) or repr(error)).splitlines()[0]
 
   def close(self):
     """Waits for saves under way."""
     self._manager.wait_until_finished()
     self._manager.close()
+    if self._reader is not self._manager:
+      self._reader.close()
 
   def __enter__(self):
     return self
 
-  def __exit__(self, *exception):
-    self.close()
+  def __exit__(self, kind, error, trace):
+    del kind, trace
+    if not processes.is_loss(error):  # Or a save waits for who is gone.
+      self.close()

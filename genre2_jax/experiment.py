@@ -17,7 +17,7 @@ import sys
 import jax
 import numpy as np
 
-from genre2_jax import sharding, tokenizers, trie
+from genre2_jax import profiling, sharding, tokenizers, trie
 from genre2_jax.baselines import BASELINES
 from genre2_jax.codec import Codec
 from genre2_jax.data import tables, talent
@@ -378,6 +378,18 @@ def environment(mesh):
   }
 
 
+def summary(environment):
+  """`environment` and memory in one line."""
+  e = environment
+  sizes = [f'{axis} {size}' for axis, size in e['mesh'].items() if size > 1]
+  memory = e['device_memory'] and f' with {e["device_memory"]}'
+  memory = memory or (e['host_memory'] and f', host with {e["host_memory"]}')
+  return (
+    f'{e["num_devices"]} x {e["device_kind"]}{memory}, '
+    f'{e["num_processes"]} process(es), mesh {", ".join(sizes) or "of one"}'
+  )
+
+
 def _official(name):
   with open(OFFICIAL_HYPERPARAMETERS, encoding='utf-8') as file:
     rows = {row['dataset']: row for row in csv.DictReader(file)}
@@ -428,6 +440,7 @@ def _check_values(config):
     ('baseline.name', ('', *BASELINES)),
   ):
     _check_choice(field, _field(config, field), choices)
+  profiling.parse_steps(config.profile.steps)
 
 
 def _check_choice(field, value, choices):

@@ -5,6 +5,7 @@ import pathlib
 from genre2_jax import (
   evaluate,
   experiment,
+  processes,
   results,
   sharding,
   stages,
@@ -30,15 +31,16 @@ def predict_file(workdir, input_path, output_path):
   Raises:
     InputError: the run, a file or its columns cannot be used.
   """
-  _check_output(pathlib.Path(input_path), pathlib.Path(output_path))
-  run = workdirs.open_finished(workdir)
-  features = run.model.features
-  rows = tables.read_rows(
-    input_path,
-    numeric_names=features.numeric_names,
-    category_names=features.category_names,
-    target_name=run.target_name,
-  )
+  with processes.together():
+    _check_output(pathlib.Path(input_path), pathlib.Path(output_path))
+    run = workdirs.open_finished(workdir)
+    features = run.model.features
+    rows = tables.read_rows(
+      input_path,
+      numeric_names=features.numeric_names,
+      category_names=features.category_names,
+      target_name=run.target_name,
+    )
   # The devices at hand, whatever the run was trained on.
   mesh = sharding.make_mesh({'replica': 1, 'data': -1, 'fsdp': 1, 'model': 1})
   predicted = evaluate.predict(
@@ -56,8 +58,9 @@ def predict_file(workdir, input_path, output_path):
   # Exact where the interval is: it lies inside.
   median = columns.get('exact_median', columns['median'])
   columns = {'prediction': median, **columns}
-  workdirs.write_predictions(output_path, columns)
-  print(f'{len(rows)} rows predicted: {output_path}')
+  if processes.is_first():
+    workdirs.write_predictions(output_path, columns)
+    print(f'{len(rows)} rows predicted: {output_path}')
 
 
 def _check_output(source, output):

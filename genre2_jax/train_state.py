@@ -1,7 +1,7 @@
 """All that a stage of training carries from step to step: arrays only."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +58,20 @@ def create(params, key, optimizer, metric_names, keep_reference=False):
     best_epoch=zero,
     reference=params if keep_reference else None,
   )
+
+
+class Counters(NamedTuple):
+  """What the loop on the host looks at: fields of a stacked state, [S]."""
+
+  step: Any
+  epoch: Any
+  best_epoch: Any
+  bad_step: Any
+
+
+def counters(state):
+  """The `Counters` of a stacked state."""
+  return Counters(*(getattr(state, name) for name in Counters._fields))
 
 
 def is_patient(state, patience):

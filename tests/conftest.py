@@ -108,17 +108,24 @@ def finished(make_config, tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def start_main(data_file, compilation_cache):
-  """`(*arguments, **environment) -> Popen` of the real command."""
+  """`(*arguments, **environment) -> Popen` of the real command.
+
+  `program`: what Python runs instead.
+  """
   tiny = [f'--config.{field}={value}' for field, value in TINY.items()]
   tiny += [f'--config.data.path={data_file}', '--config.data.target=price']
 
-  def start(*arguments, tiny_config=True, **environment):
+  def start(
+    *arguments,
+    tiny_config=True,
+    program=('-m', 'genre2_jax.main'),
+    **environment,
+  ):
     recipe = ['--config=configs/remax_talent.py', *tiny]
     return subprocess.Popen(
       [
         sys.executable,
-        '-m',
-        'genre2_jax.main',
+        *program,
         *(recipe if tiny_config else ()),
         *arguments,
       ],
