@@ -90,9 +90,15 @@ class Checkpoints:
       )
 
   def save_if_due(self, step, state):
-    """Saves unless the last save is younger than `every_seconds`."""
-    age = time.monotonic() - self._last_save
-    if processes.from_first([age >= self._every_seconds])[0]:
+    """Saves unless the last save is younger than `every_seconds`.
+
+    While that one is still being written it is not due either, or the next
+    step would wait for the disk; with `every_seconds` 0 it does.
+    """
+    due = time.monotonic() - self._last_save >= self._every_seconds
+    if self._every_seconds and self.is_saving():
+      due = False
+    if processes.from_first([due])[0]:
       self.save(step, state)
 
   def save(self, step, state):
@@ -152,9 +158,17 @@ class Checkpoints:
     except Exception as error:  # Orbax's errors share no base class.
       return None, (str(error) or repr(error)).splitlines()[0]
 
-  def close(self):
+  def is_saving(self):
+    """Whether this process still writes."""
+    return self._manager.is_saving_in_progress()
+
+  def wait(self):
     """Waits for saves under way."""
     self._manager.wait_until_finished()
+
+  def close(self):
+    """Waits for saves under way, and lets the folder go."""
+    self.wait()
     self._manager.close()
     if self._reader is not self._manager:
       self._reader.close()

@@ -115,7 +115,7 @@ def get_config():
   mesh.model = 1  # heads and feed-forward
 
   config.checkpoint = checkpoint = ConfigDict()
-  checkpoint.every_seconds = 60.0  # 0: after every dispatch
+  checkpoint.every_seconds = 60.0  # 0: after every dispatch, waiting for disk
   checkpoint.keep = 2  # newest ones kept per stage
 
   config.profile = profile = ConfigDict()

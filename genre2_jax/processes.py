@@ -8,6 +8,7 @@ With one process nothing here communicates.
 """
 
 import contextlib
+import faulthandler
 import logging
 import os
 import sys
@@ -60,6 +61,8 @@ def join(
       f'({str(error).splitlines()[0]}): where jax cannot tell who they are, '
       'give each --coordinator=HOST:PORT --num_processes=N --process_id=I'
     ) from error
+  # absl's, it would follow jax's last words with pages of module names.
+  faulthandler.disable()
   if not is_first():
     logging.getLogger('genre2_jax').setLevel(logging.WARNING)
 

@@ -66,6 +66,7 @@ def end_of(group, timeout=300):
   ends = []
   for process in group:
     out, err = process.communicate(timeout=timeout)
+    out = re.sub(r'\[Gloo\].*\n', '', out)  # It reports who is connected.
     ends.append((process.returncode, out, err))
   return ends
 
