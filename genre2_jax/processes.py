@@ -30,7 +30,8 @@ def join(
 ):
   """Joins this process to the others; nothing of jax may have run before.
 
-  On Cloud TPU, under Slurm and Open MPI jax finds out who is who.
+  On Cloud TPU, under Slurm and Open MPI jax finds out who is who. If the others
+  do not come within five minutes, it ends the process.
 
   Args:
     coordinator: 'host:port' of process 0; None: jax finds it, or takes it from
@@ -42,7 +43,7 @@ def join(
       the end.
 
   Raises:
-    InputError: nobody says who is who, or the others do not come.
+    InputError: nothing says who is who.
   """
   # Its listener would take SIGTERM from `interrupts.py`. It is for programs
   # that ask at every step, and a dispatch is many steps.
@@ -55,11 +56,11 @@ def join(
       heartbeat_timeout_seconds=heartbeat_seconds,
       shutdown_timeout_seconds=heartbeat_seconds,
     )
-  except (ValueError, TypeError, RuntimeError) as error:
+  except (ValueError, TypeError) as error:
     raise InputError(
-      f'--distributed: the processes do not find each other '
-      f'({str(error).splitlines()[0]}): where jax cannot tell who they are, '
-      'give each --coordinator=HOST:PORT --num_processes=N --process_id=I'
+      f'--distributed: nothing says which processes there are '
+      f'({str(error).splitlines()[0]}) where jax looks for it: give each '
+      '--coordinator=HOST:PORT --num_processes=N --process_id=I'
     ) from error
   # absl's, it would follow jax's last words with pages of module names.
   faulthandler.disable()
@@ -149,7 +150,7 @@ def place(tree, sharding):
   Each process copies what its own devices hold, and nothing is sent.
   `jax.device_put` would compare the arrays between the processes first.
   """
-  if sharding.is_fully_addressable:
+  if jax.process_count() == 1:
     return jax.device_put(tree, sharding)
 
   def put(x):

@@ -145,13 +145,20 @@ def start_main(data_file, compilation_cache):
 
 
 def read_checkpoint(folder, step=None):
-  """The arrays of a checkpoint, by default the newest: nested dicts."""
+  """The arrays of a checkpoint, by default the newest: nested dicts.
+
+  Whatever devices saved them.
+  """
   with ocp.CheckpointManager(
-    folder, options=ocp.CheckpointManagerOptions(read_only=True)
+    folder,
+    options=ocp.CheckpointManagerOptions(read_only=True),
+    item_handlers=ocp.StandardCheckpointHandler(),
   ) as manager:
     step = manager.latest_step() if step is None else step
-    restored = manager.restore(step, args=ocp.args.StandardRestore())
-  return jax.tree.map(np.asarray, restored)
+    target = jax.tree.map(
+      lambda x: np.zeros(x.shape, x.dtype), manager.item_metadata(step).tree
+    )
+    return manager.restore(step, args=ocp.args.StandardRestore(target))
 
 
 def assert_same_bits(a, b):

@@ -72,6 +72,6 @@ def test_a_run_that_needs_too_much_ends_in_one_line(
 
 
 def test_other_errors_stay_what_they_are():
-  with pytest.raises(ValueError, match='^no$'):
+  with pytest.raises(ValueError, match=r'^no$'):
     with memory.shortage_in_words(memory.Need(), None, None):
       raise ValueError('no')

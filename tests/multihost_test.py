@@ -11,7 +11,7 @@ import textwrap
 import numpy as np
 import pytest
 from conftest import assert_same_end, read_log
-from resume_test import num_records, wait_until
+from resume_test import flip, largest_file, num_records, wait_until
 
 _MANY_MOMENTS = (
   '--config.steps_per_dispatch=1',
@@ -303,11 +303,15 @@ def test_a_process_that_dies_or_is_told_to_leave_takes_all_along(
   said = {last_line(err) for *_, err in ends}
   assert len(said) == 1
   match = re.search(r'interrupted at step (\d+) of stage ce, saved', said.pop())
-  assert (workdir / 'checkpoints' / 'ce' / match[1]).is_dir()
-  # The one that the others are joined by is killed: jax itself ends them.
+  newest = workdir / 'checkpoints' / 'ce' / match[1]
+  assert newest.is_dir()
+  # A disk damages that checkpoint, and the one that the others are joined by is
+  # killed: jax itself ends them.
+  flip(largest_file(newest))
   group = start_until(lambda: num_records(workdir, 'remax') >= 2)
   group[0].kill()
-  code, _, err = end_of(group, 60)[1]
+  (*_, of_first), (code, _, err) = end_of(group, 60)
+  assert f'{newest} is damaged, trying the one before' in of_first
   assert code not in (0, None)
   assert 'lost another' in err or 'another task died' in err
   assert not (workdir / 'report.html').exists()
