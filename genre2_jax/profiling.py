@@ -43,17 +43,26 @@ class Profile:
   A run that goes on from a step in between traces the rest.
   """
 
-  def __init__(self, steps, workdir, stage, is_writer=True):
+  def __init__(self, steps, workdir, stage, num_steps, is_writer=True):
     """Traces nothing yet.
 
     Args:
       steps: (first, last), or None for no trace at all.
       workdir: of the run.
       stage: name of it.
+      num_steps: that it has at most.
       is_writer: of several processes one traces its own devices; the others
         only cut their dispatches at the same steps.
     """
     self._first, self._last = steps or (_FAR, _FAR)
+    if steps and is_writer and self._first >= num_steps:
+      _logger.warning(
+        'profile.steps=%d:%d is beyond the %d steps of stage %s: no trace',
+        *steps,
+        num_steps,
+        stage,
+      )
+    self._last = min(self._last, num_steps)
     self._folder = workdir / 'profile' / stage
     self._is_writer = is_writer
     self._began = None
@@ -96,6 +105,13 @@ class Profile:
       'steps %d to %d are traced: %s', self._began, step - 1, self._folder
     )
     self._began = None
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *exception):
+    if self._began is not None:  # The stage was left before.
+      jax.profiler.stop_trace()
 
 
 def sources(program_text):

@@ -232,16 +232,11 @@ def _train(run, stage, start):
     with (
       _metric_writer(run) as writer,
       _progress_bar(stage, programs, step, run.verbose) as progress,
+      _profile(run, stage, programs) as profile,
     ):
       if step < 0:
         state = _validate(run, stage, programs, state, writer, progress)
         at = _counters(state)
-      profile = profiling.Profile(
-        profiling.parse_steps(config.profile.steps),
-        run.workdir,
-        stage.name,
-        run.is_first,
-      )
       chunk = config.steps_per_dispatch or 1
       while not stage.is_finished(at):
         if run.interrupts:
@@ -483,6 +478,16 @@ def _metric_writer(run):
   if not run.is_first:
     return contextlib.nullcontext()
   return writers.MetricWriter(run.workdir, len(run.seeds))
+
+
+def _profile(run, stage, programs):
+  return profiling.Profile(
+    profiling.parse_steps(run.config.profile.steps),
+    run.workdir,
+    stage.name,
+    stage.epochs * programs.epoch_steps,
+    run.is_first,
+  )
 
 
 def _progress_bar(stage, programs, step, verbose):

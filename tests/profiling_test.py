@@ -113,7 +113,15 @@ def test_steps_that_are_none(text):
 
 
 def test_dispatches_end_where_the_trace_does(tmp_path):
-  profile = profiling.Profile((10, 13), tmp_path, 'ce', is_writer=False)
+  profile = profiling.Profile((10, 13), tmp_path, 'ce', 50, is_writer=False)
   assert [profile.limit(step) for step in (0, 9, 10, 12)] == [10, 1, 3, 1]
   assert profile.limit(13) > 1e9
-  assert profiling.Profile(None, tmp_path, 'ce').limit(0) > 1e9
+  assert profiling.Profile((10, 13), tmp_path, 'ce', 12).limit(10) == 2
+  assert profiling.Profile(None, tmp_path, 'ce', 50).limit(50) > 1e9
+
+
+def test_a_trace_beyond_the_stage_is_none_and_said_so(tmp_path, caplog):
+  with profiling.Profile((10, 13), tmp_path, 'ce', 10) as profile:
+    profile.begin(9)
+  assert 'beyond the 10 steps of stage ce' in caplog.text
+  assert list(tmp_path.iterdir()) == []
