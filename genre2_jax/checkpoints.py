@@ -12,6 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from genre2_jax import processes
+from genre2_jax.errors import RunError
 
 _logger = logging.getLogger('genre2_jax')
 
@@ -98,12 +99,12 @@ class Checkpoints:
     due = time.monotonic() - self._last_save >= self._every_seconds
     if self._every_seconds and self.is_saving():
       due = False
-    if processes.from_first([due])[0]:
+    if processes.from_first(due):
       self.save(step, state)
 
   def save(self, step, state):
     """Saves in the background; returns once the device may go on."""
-    if processes.from_first([step in self._manager.all_steps()])[0]:
+    if processes.from_first(step in self._manager.all_steps()):
       return
     self._manager.save(
       step,
@@ -127,8 +128,9 @@ class Checkpoints:
       ),
     )
     target = {'state': abstract_state, 'fingerprint': fingerprint}
-    steps = processes.from_first(self._manager.all_steps())
+    steps = processes.list_from_first(self._manager.all_steps())
     for step in sorted(steps, reverse=True):
+      self._check_seen(step)
       restored, reason = self._read(step, target)
       # Of sharded arrays each process reads its own part.
       if not processes.any_of(reason):
@@ -147,6 +149,19 @@ class Checkpoints:
       if not self._read_only:
         self._manager.delete(step)  # Or Orbax saves none before it.
     return None
+
+  def _check_seen(self, step):
+    """Raises RunError where a process does not see what process 0 sees.
+
+    It is no damage: deleting it would lose what the others can read.
+    """
+    path = self._manager.directory / str(step)
+    with processes.together():
+      if jax.process_count() > 1 and not path.exists():
+        raise RunError(
+          f'process {jax.process_index()} does not see {path}: all hosts must '
+          'share the folder; if they do, run again'
+        )
 
   def _read(self, step, target):
     """(What a checkpoint holds, ''), or (None, what is wrong with it)."""

@@ -81,10 +81,15 @@ def gather(numbers):
   return multihost_utils.process_allgather(numbers)
 
 
-def from_first(numbers):
+def from_first(number):
+  """An int32 of process 0, in all processes."""
+  return int(gather(np.int32(number))[0])
+
+
+def list_from_first(numbers):
   """A list of int32 of process 0, in all processes."""
   numbers = np.asarray(numbers, np.int32)
-  count = int(gather(np.int32(len(numbers)))[0])
+  count = from_first(len(numbers))
   return gather(np.resize(numbers, count))[0].tolist() if count else []
 
 

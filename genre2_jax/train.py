@@ -132,9 +132,9 @@ def train_and_evaluate(
         f'baseline.name={config.baseline.name} is fitted by one process: leave '
         'out --distributed'
       )
+  processes.check_alike('config and data', workdirs.identity(config, table))
   if source is not None:
     params = _params_from(source, seeds, mesh)
-  processes.check_alike('config and data', workdirs.identity(config, table))
   is_first = processes.is_first()
   verbose = verbose if is_first else 0
   workdir = workdirs.locate(workdir, config, table, todo)
@@ -259,10 +259,9 @@ def _train(run, stage, start):
           at = _counters(state)
         checkpoints.save_if_due(int(at.step[0]), state)
         if not config.steps_per_dispatch:
-          chunk = max(
-            1, min(2 * chunk, int(num_steps * _DISPATCH_SECONDS / seconds))
+          chunk = processes.from_first(
+            max(1, min(2 * chunk, int(num_steps * _DISPATCH_SECONDS / seconds)))
           )
-          (chunk,) = processes.from_first([chunk])
       checkpoints.save(int(at.step[0]), state)
   return state.best_params
 

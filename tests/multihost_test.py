@@ -105,8 +105,9 @@ from genre2_jax.errors import InputError
 me = int(sys.argv[2])
 processes.join(sys.argv[1], 2, me, heartbeat_seconds=10)
 assert processes.is_first() == (me == 0)
-assert processes.from_first([me + 5, 7][: 2 - me]) == [5, 7]
-assert processes.from_first([3] * me) == []
+assert processes.from_first(me + 5) == 5
+assert processes.list_from_first([me + 5, 7][: 2 - me]) == [5, 7]
+assert processes.list_from_first([3] * me) == []
 assert not processes.any_of(False) and processes.any_of(me == 1)
 asked = [False]
 class Asked:
