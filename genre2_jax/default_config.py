@@ -174,8 +174,11 @@ def get_config():
   mesh.model = 1  # heads and feed-forward
 
   config.checkpoint = checkpoint = ConfigDict()
-  checkpoint.every_seconds = 60.0  # 0: after every dispatch
+  checkpoint.every_seconds = 60.0  # 0: after every dispatch, waiting for disk
   checkpoint.keep = 2  # newest ones kept per stage
+
+  config.profile = profile = ConfigDict()
+  profile.steps = ''  # '10:13' traces steps 10 to 12 of each stage
 
   config.report = True  # report.html and figures
   config.steps_per_dispatch = 0  # 0: about a second's worth

@@ -19,7 +19,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from genre2_jax import optimizers, sharding, text_model, tokenizers, trie
+from genre2_jax import (
+  optimizers,
+  profiling,
+  sharding,
+  text_model,
+  tokenizers,
+  trie,
+)
 from genre2_jax.baselines import BASELINES
 from genre2_jax.codec import Codec
 from genre2_jax.data import (
@@ -545,6 +552,18 @@ def environment(mesh):
   }
 
 
+def summary(environment):
+  """`environment` and memory in one line."""
+  e = environment
+  sizes = [f'{axis} {size}' for axis, size in e['mesh'].items() if size > 1]
+  memory = e['device_memory'] and f' with {e["device_memory"]}'
+  memory = memory or (e['host_memory'] and f', host with {e["host_memory"]}')
+  return (
+    f'{e["num_devices"]} x {e["device_kind"]}{memory}, '
+    f'{e["num_processes"]} process(es), mesh {", ".join(sizes) or "of one"}'
+  )
+
+
 def _official(name):
   with open(OFFICIAL_HYPERPARAMETERS, encoding='utf-8') as file:
     rows = {row['dataset']: row for row in csv.DictReader(file)}
@@ -614,6 +633,7 @@ def _check_values(config):
     ('optimizer.schedule', optimizers.SCHEDULES),
   ):
     _check_choice(field, _field(config, field), choices)
+  profiling.parse_steps(config.profile.steps)
 
   _check_text(config)
 

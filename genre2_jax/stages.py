@@ -3,13 +3,21 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genre2_jax import evaluate, optimizers, sharding, steps, train_state
+from genre2_jax import (
+  evaluate,
+  optimizers,
+  processes,
+  sharding,
+  steps,
+  train_state,
+)
 from genre2_jax.data import batches
 from genre2_jax.objective import Objective, init_params
 
@@ -77,6 +85,7 @@ class Programs:
     validate: `state -> (state, metrics [S])` at the end of an epoch; donates
       the state.
     epoch_steps: steps in an epoch.
+    compiled: the program of `run`, for what it says of itself.
   """
 
   abstract_state: train_state.TrainState
@@ -84,6 +93,7 @@ class Programs:
   run: Callable
   validate: Callable
   epoch_steps: int
+  compiled: Any
 
 
 def seed_keys(seeds, stream):
@@ -278,9 +288,12 @@ def compile_stage(
   Returns:
     `Programs`.
   """
-  train = jax.device_put(examples['train'], sharding.replicated(mesh))
+  # Whole on every device, over several processes too: a table is small beside
+  # a model, every process reads it anyway, and which rows a batch has is drawn
+  # on the device, so that each device gathers its own and nothing is sent.
+  train = processes.place(examples['train'], sharding.replicated(mesh))
   block = batches.blocks(examples['val'], block_size)
-  block = jax.device_put(block, sharding.batch_sharding(mesh, None))
+  block = processes.place(block, sharding.batch_sharding(mesh, None))
   num_rows = len(train.target)
   run, validate, optimizer = functions(
     stage, model, num_rows=num_rows, batch_size=batch_size, mesh=mesh
@@ -304,6 +317,7 @@ def compile_stage(
     ),
     validate=lambda state: compiled_validate(state, *block),
     epoch_steps=batches.steps_per_epoch(num_rows, batch_size),
+    compiled=compiled_run,
   )
 
 
