@@ -253,7 +253,7 @@ def test_a_step_for_tpus_stays_within_its_golden_bounds(compiled, name):
   ('name', 'shows'),
   [
     ('without fsdp', {'arguments'}),
-    ('without activations', {'all-reduce'}),
+    ('without activations', {'peak', 'all-gather'}),
   ],
 )
 def test_a_lost_sharding_breaks_the_bounds(compiled, name, shows):
