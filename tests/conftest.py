@@ -137,17 +137,24 @@ def finished(make_config, tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def start_main(data_file, compilation_cache):
-  """`(*arguments, **environment) -> Popen` of the real command."""
+  """`(*arguments, **environment) -> Popen` of the real command.
+
+  `program`: what Python runs instead.
+  """
   tiny = [f'--config.{field}={value}' for field, value in TINY.items()]
   tiny += [f'--config.data.path={data_file}', '--config.data.target=price']
 
-  def start(*arguments, tiny_config=True, **environment):
+  def start(
+    *arguments,
+    tiny_config=True,
+    program=('-m', 'genre2_jax.main'),
+    **environment,
+  ):
     recipe = ['--config=configs/remax_talent.py', *tiny]
     return subprocess.Popen(
       [
         sys.executable,
-        '-m',
-        'genre2_jax.main',
+        *program,
         *(recipe if tiny_config else ()),
         *arguments,
       ],
@@ -167,13 +174,20 @@ def start_main(data_file, compilation_cache):
 
 
 def read_checkpoint(folder, step=None):
-  """The arrays of a checkpoint, by default the newest: nested dicts."""
+  """The arrays of a checkpoint, by default the newest: nested dicts.
+
+  Whatever devices saved them.
+  """
   with ocp.CheckpointManager(
-    folder, options=ocp.CheckpointManagerOptions(read_only=True)
+    folder,
+    options=ocp.CheckpointManagerOptions(read_only=True),
+    item_handlers=ocp.StandardCheckpointHandler(),
   ) as manager:
     step = manager.latest_step() if step is None else step
-    restored = manager.restore(step, args=ocp.args.StandardRestore())
-  return jax.tree.map(np.asarray, restored)
+    target = jax.tree.map(
+      lambda x: np.zeros(x.shape, x.dtype), manager.item_metadata(step).tree
+    )
+    return manager.restore(step, args=ocp.args.StandardRestore(target))
 
 
 def assert_same_bits(a, b):
