@@ -36,6 +36,7 @@ from genre2_jax import (
   writers,
 )
 from genre2_jax.data import tables
+from genre2_jax.data.features import Features
 from genre2_jax.errors import InputError
 from genre2_jax.objectives.catalog import LEVELS
 from genre2_jax.policy import Pointwise
@@ -302,10 +303,10 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     fields |= {field: getattr(self, name) for name, field in _FIELDS.items()}
     fields |= dict(self.config or {})
     config = _updated(default_config.get_config(), fields)
-    if config.report or config.baseline.name:
+    if config.report or config.baseline.name or config.language_model.name:
       raise InputError(
-        'config: report and baseline.name belong to the command line, which '
-        'has test rows: leave them out'
+        'config: report, baseline.name and language_model.name belong to the '
+        'command line, which has test rows and texts: leave them out'
       )
     return config
 
@@ -469,6 +470,11 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     path = pathlib.Path(path)
     run = _Run.read(path)
     features = run.model.features
+    if not isinstance(features, Features):
+      raise InputError(
+        f'{path} is a run on texts: predict with python -m genre2_jax.main '
+        '--mode=predict'
+      )
     columns = [Column(name, True) for name in features.numeric_names]
     columns += [Column(name, False) for name in features.category_names]
     if (path / _OWN_FILE).exists():

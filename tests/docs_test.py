@@ -244,15 +244,17 @@ def test_the_config_reference_is_up_to_date():
   assert page == module.PAGE.read_text(encoding='utf-8'), (
     'run python docs/config_reference.py'
   )
-  fields = default_config.get_config().to_dict()
-  for group, value in fields.items():
-    leaves = value if isinstance(value, dict) else {'': value}
-    for name, default in leaves.items():
-      field = f'{group}.{name}'.rstrip('.')
-      (cell,) = re.findall(
-        rf'^\| `{re.escape(field)}` \| `(.*?)` \|', page, re.M
-      )
-      assert cell == repr(default), field
+  for field, default in leaves(default_config.get_config().to_dict()):
+    (cell,) = re.findall(rf'^\| `{re.escape(field)}` \| `(.*?)` \|', page, re.M)
+    assert cell == repr(default), field
+
+
+def leaves(fields, prefix=''):
+  for name, value in fields.items():
+    if isinstance(value, dict):
+      yield from leaves(value, f'{prefix}{name}.')
+    else:
+      yield prefix + name, value
 
 
 def test_a_config_reference_reads_comments_around_fields():

@@ -443,6 +443,7 @@ def test_arguments_are_config_fields():
     ({'config': {'modle.width': 3}}, ['modle.width']),
     ({'config': {'model.widht': 3}}, ['model.widht']),
     ({'config': {'report': True}}, ['report', 'command line']),
+    ({'config': {'language_model.name': 'gemma2'}}, ['command line']),
     ({'objective': 'soft_ce'}, ['tokenizer']),
     ({'random_state': -1}, ['seed']),
   ],
