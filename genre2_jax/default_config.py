@@ -24,10 +24,59 @@ def get_config():
   data.root = ''  # folder of TALENT tasks
   data.name = 'diabetes'  # task under root; without root, scikit-learn's set
   data.target = ''  # target column, of path and openml
+  data.transform = 'standard'  # of the target: z-scores; none: its own unit;
+  # quantile: ranks in [0, 1]; quantile_normal: ranks made normal. Texts too
+
+  config.text = text = ConfigDict()  # instead of data, with a language_model
+  text.source = 'files'  # tfds, movielens (MovieLens-1M's folder), synthetic
+  text.path = ''  # .csv, .tsv, .jsonl (all also .gz), .parquet; a folder of
+  # train, validation and test; a set's name in TFDS; MovieLens's folder
+  text.prompt = ''  # template, as in 'Review: {review_body} Stars: '
+  text.target = ''  # target column
+  text.split_column = 'split'  # of one file: train, validation, test
+  text.max_rows = (0, 0, 0)  # of train, val and test; 0: all
+  text.drop_empty = False  # leaves rows with an empty text out
+  text.tfds_splits = ('train', 'validation', 'test')  # or one, split at random
+  text.tfds_folder = ''  # of prepared sets; '': TFDS's own
+  text.max_length = 512  # subwords of a prompt, with the first, BOS
+  text.truncate = ''  # longer ones are refused, or lose their start or end
+  text.buckets = 1  # lengths that prompts are padded to
+  text.cache = ''  # folder of tokenised texts; '': ~/.cache/genre2_jax; none
+
+  config.language_model = language = ConfigDict()  # of texts
+  language.name = ''  # gemma2, or t5gemma: its encoder and model's decoder
+  language.pretrained = ''  # folder of config.json and safetensors, or a name
+  # on the Hugging Face hub; '': weights are drawn
+  language.tokenizer = ''  # the same of a tokenizer; '': that of pretrained
+  language.preset = 'gemma2_2b'  # gemma2_9b, gemma2_27b; sizes to draw
+  language.sizes = sizes = ConfigDict()  # if not 0, instead of the preset's
+  sizes.vocab_size = 0
+  sizes.width = 0
+  sizes.num_layers = 0
+  sizes.num_heads = 0
+  sizes.num_kv_heads = 0
+  sizes.head_dim = 0
+  sizes.feedforward = 0
+  sizes.sliding_window = 0
+  language.head = ''  # writes numbers; special_token, mlp, mean, min, max,
+  # projection: RAFT's predictive heads, one number, no distribution
+  language.attention = 'causal'  # within the prompt; bidirectional
+  language.vocabulary = 'numbers'  # softmax over the grammar; all: over all
+  # subwords, so that numbers have a share of it (RAIL as published)
+  language.new_tokens = ''  # zero, first, average: strings that are no single
+  # subword become tokens whose embedding begins so; '': they are refused
+  language.compute_dtype = 'bfloat16'
+  language.param_dtype = 'float32'
+  language.remat = False  # layers are computed again in the backward pass
+  language.frozen = False  # t5gemma: whether the encoder stays as it is
+  language.lora = lora = ConfigDict()
+  lora.rank = 0  # 0: all parameters are trained
+  lora.alpha = 16.0
+  lora.targets = ('query', 'key', 'value', 'out')  # gate, up, down
 
   config.tokenizer = tokenizer = ConfigDict()
   tokenizer.name = 'normalized'  # normalized, p10, ieee, exponent_first,
-  # repetition, hamming, bins
+  # repetition, hamming, bins; in the target's own unit: strings, decimal
   tokenizer.base = 2  # paper's sweep (base, digits): (2,8) (4,4) (6,4) (8,3)
   tokenizer.digits = 8  # digits, or mantissa digits
   tokenizer.rounding = 'round'  # normalized: round (GenRe²), truncate (DBR)
@@ -36,6 +85,12 @@ def get_config():
   tokenizer.exponent_digits = 1  # ieee
   tokenizer.repeats = 3  # repetition: copies that vote, 1 .. 5
   tokenizer.bins = 256  # bins: on [-3, 3] in z-scores, beside two tails
+  tokenizer.strings = '1..5'  # strings: 00..99, 9..0, a..e, January..December,
+  # or a list: bad,fair,good
+  tokenizer.values = ''  # strings: what they mean, 0..4 or 0,0.5,1; '': the
+  # numbers that they are, else 1, 2, 3, ...
+  tokenizer.integer_digits = 1  # decimal: before the point
+  tokenizer.fraction_digits = 1  # decimal: after it
 
   config.model = model = ConfigDict()
   model.head = 'decoder'  # writes digits; histogram: one of tokenizer bins;
@@ -45,9 +100,9 @@ def get_config():
   model.num_heads = 4  # divides width
   model.feedforward = 1024  # in the decoder
   model.encoder_hidden = 1024  # MLP encoder
-  model.encoder_layers = 3
+  model.encoder_layers = 3  # hidden layers of it
   model.head_hidden = 2048  # MLP of histogram and pointwise
-  model.head_layers = 3
+  model.head_layers = 3  # hidden layers of it
   model.dropout = 0.1  # where a stage's `dropout` says so
   model.numeric_embedding = 'none'  # piecewise_linear (12 train quantiles),
   # periodic (learned frequencies)
@@ -64,16 +119,16 @@ def get_config():
   #                    dar, real, expert, kl
   #   regression head  mse
   config.pretrain = pretrain = ConfigDict()  # from scratch
-  pretrain.objective = (('ce', 1.0, {}),)
-  pretrain.epochs = 200
+  pretrain.objective = (('ce', 1.0, {}),)  # a sum, as above
+  pretrain.epochs = 200  # at most
   pretrain.max_steps = 0  # if not 0, fewer epochs where they have more steps
   pretrain.learning_rate = 5e-5  # peak; the paper searches 1e-5 .. 1e-4
   pretrain.patience = 20  # epochs without a better validation; 0: never stop
-  pretrain.dropout = True
+  pretrain.dropout = True  # at the rate of model.dropout
 
   config.finetune = finetune = ConfigDict()  # from the best of 'pretrain'
-  finetune.objective = (('remax', 1.0, {}),)
-  finetune.epochs = 40  # the paper: 100, at the rate of 1e-5
+  finetune.objective = (('remax', 1.0, {}),)  # a sum, as above
+  finetune.epochs = 40  # at most; the paper: 100, at the rate of 1e-5
   finetune.max_steps = 0  # if not 0, fewer epochs where they have more steps
   finetune.learning_rate = 5e-5  # peak; the paper: 1e-5, or the searched rate
   finetune.patience = 20  # epochs without a better validation; 0: never stop
@@ -95,9 +150,9 @@ def get_config():
   optimizer.name = 'adamw'  # adafactor: RAFT's, whose rate is relative to the
   # size of a parameter
   optimizer.schedule = 'cosine'  # to 0.1 · peak; constant
-  optimizer.warmup_steps = 100
+  optimizer.warmup_steps = 100  # of the learning rate, from 0
   optimizer.weight_decay = 0.01  # adamw: PyTorch's default, as in the paper
-  optimizer.max_grad_norm = 0.0  # 0: no clipping
+  optimizer.max_grad_norm = 0.0  # gradients are scaled down to it; 0: never
   optimizer.accumulation = 1  # micro-batches of a step: less memory
 
   config.baseline = baseline = ConfigDict()  # instead of a network
@@ -106,7 +161,7 @@ def get_config():
 
   config.eval = evaluation = ConfigDict()
   evaluation.num_samples = 128  # per row
-  evaluation.temperature = 1.0
+  evaluation.temperature = 1.0  # of sampling
   evaluation.batch_size = 128  # rows per dispatch
   evaluation.rail_numbers = 0  # evenly spaced, for the estimators rail and
   # rail_normalized (RAIL on a subset); the whole grid's is exact_mean
@@ -119,8 +174,11 @@ def get_config():
   mesh.model = 1  # heads and feed-forward
 
   config.checkpoint = checkpoint = ConfigDict()
-  checkpoint.every_seconds = 60.0  # 0: after every dispatch
+  checkpoint.every_seconds = 60.0  # 0: after every dispatch, waiting for disk
   checkpoint.keep = 2  # newest ones kept per stage
+
+  config.profile = profile = ConfigDict()
+  profile.steps = ''  # '10:13' traces steps 10 to 12 of each stage
 
   config.report = True  # report.html and figures
   config.steps_per_dispatch = 0  # 0: about a second's worth

@@ -5,13 +5,13 @@ import pathlib
 from genre2_jax import (
   evaluate,
   experiment,
+  processes,
   results,
   sharding,
   stages,
   train,
   workdirs,
 )
-from genre2_jax.data import tables
 from genre2_jax.errors import InputError
 
 
@@ -24,21 +24,16 @@ def predict_file(workdir, input_path, output_path):
 
   Args:
     workdir: of a finished run.
-    input_path: CSV or Parquet with the run's feature columns.
+    input_path: a table or text file with the run's columns.
     output_path: CSV to write; replaced only once it is whole.
 
   Raises:
     InputError: the run, a file or its columns cannot be used.
   """
-  _check_output(pathlib.Path(input_path), pathlib.Path(output_path))
-  run = workdirs.open_finished(workdir)
-  features = run.model.features
-  rows = tables.read_rows(
-    input_path,
-    numeric_names=features.numeric_names,
-    category_names=features.category_names,
-    target_name=run.target_name,
-  )
+  with processes.together():
+    _check_output(pathlib.Path(input_path), pathlib.Path(output_path))
+    run = workdirs.open_finished(workdir)
+    rows = experiment.read_rows(run, input_path)
   # The devices at hand, whatever the run was trained on.
   mesh = sharding.make_mesh({'replica': 1, 'data': -1, 'fsdp': 1, 'model': 1})
   predicted = evaluate.predict(
@@ -48,7 +43,7 @@ def predict_file(workdir, input_path, output_path):
       **experiment.evaluation_options(run.config, run.model),
     ),
     train.restore_params(run, run.stages[-1], mesh),
-    features.transform(rows),
+    run.model.features.transform(rows),
     block_size=-(-run.config.eval.batch_size // mesh.size) * mesh.size,
     sharding=sharding.batch_sharding(mesh),
   )
@@ -56,8 +51,9 @@ def predict_file(workdir, input_path, output_path):
   # Exact where the interval is: it lies inside.
   median = columns.get('exact_median', columns['median'])
   columns = {'prediction': median, **columns}
-  workdirs.write_predictions(output_path, columns)
-  print(f'{len(rows)} rows predicted: {output_path}')
+  if processes.is_first():
+    workdirs.write_predictions(output_path, columns)
+    print(f'{len(rows)} rows predicted: {output_path}')
 
 
 def _check_output(source, output):

@@ -106,7 +106,7 @@ def pretrain(config, workdir, interrupts=(), verbose=1):
   try:
     model = GemmaConfig(
       vocab_size=tokenizer.get_vocab_size(),
-      query_scale=float(config['model']['head_dim']),
+      query_scale=config['model']['head_dim'],
       **config['model'],
     )
   except ValueError as error:

@@ -8,6 +8,7 @@ evaluation/      predictions per stage and split, all seeds
 results.csv      every metric; rewritten after each stage
 predictions.csv  of the test rows, last stage, all seeds together
 run.json         what was run; its presence says that the run is finished
+profile/         traces, where asked for (`profiling.py`)
 report.html      and figures/ (`report.py`)
 """
 
@@ -19,11 +20,18 @@ import pathlib
 from ml_collections import ConfigDict
 
 from genre2_jax import experiment, writers
-from genre2_jax.data.features import Features, TargetScaler
+from genre2_jax.data import targets
 from genre2_jax.errors import InputError
 
 # Fields that do not change what a run computes.
-_FREE_FIELDS = ('checkpoint', 'report', 'steps_per_dispatch')
+_FREE_FIELDS = (
+  'checkpoint',
+  'mesh',
+  'profile',
+  'report',
+  'steps_per_dispatch',
+  'text.cache',
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,18 +55,30 @@ class FinishedRun:
   target_name: str
 
 
-def create(workdir, config, table, model, stages):
+def locate(workdir, config, table, stages):
+  """The workdir's path; without a name `runs/<task>_<stage>_<hash>`."""
+  if not workdir:
+    workdir = pathlib.Path('runs') / _default_name(config, table, stages)
+  return pathlib.Path(workdir)
+
+
+def identity(config, table):
+  """A text that is the same for the same config and data."""
+  return json.dumps(config.to_dict(), sort_keys=True) + _digest(table)
+
+
+def create(workdir, config, table, model):
   """Makes the workdir, or checks that it belongs to this config.
 
-  Returns:
-    Its path; without a name it is `runs/<task>_<stage>_<hash>`.
+  Args:
+    workdir: its path.
+    config: resolved.
+    table: the data.
+    model: of the data.
 
   Raises:
     InputError: it belongs to another config or data, or cannot be made.
   """
-  if not workdir:
-    workdir = pathlib.Path('runs') / _default_name(config, table, stages)
-  workdir = pathlib.Path(workdir)
   path = workdir / 'config.json'
   digest = _digest(table)
   if path.exists():
@@ -73,7 +93,7 @@ def create(workdir, config, table, model, stages):
         f'the data of {table.name} is not what {workdir} was begun with: '
         'give another --workdir or restore the data'
       )
-    return workdir
+    return
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     writers.write_json(
@@ -91,7 +111,18 @@ def create(workdir, config, table, model, stages):
       f'cannot make the workdir {workdir} ({error.strerror}): '
       'give another --workdir'
     ) from error
-  return workdir
+
+
+def check_seen(workdir):
+  """Raises InputError where this process does not see a workdir that is there.
+
+  Each process of a run writes its part of the checkpoints into it.
+  """
+  if not (workdir / 'config.json').exists():
+    raise InputError(
+      f'{workdir.absolute()} is not the folder that process 0 writes: give a '
+      '--workdir that all hosts share'
+    )
 
 
 def open_finished(workdir):
@@ -107,14 +138,14 @@ def open_finished(workdir):
     raise InputError(
       f'the run in {workdir} is not finished: run its command again first'
     )
-  config = ConfigDict(_read_json(workdir / 'config.json'))
+  config = experiment.with_defaults(_read_json(workdir / 'config.json'))
   saved = _read_json(workdir / 'model.json')
   run = _read_json(workdir / 'run.json')
   try:
     model = experiment.model_of(
       config,
-      Features.from_json(saved['features']),
-      TargetScaler.from_json(saved['scaler']),
+      experiment.features_from_json(saved['features']),
+      targets.from_json(saved['scaler']),
     )
     return FinishedRun(
       workdir=workdir,
@@ -146,6 +177,7 @@ def write_evaluation(workdir, stage, split, predicted, target, scaler):
     std=scaler.std,
     low=scaler.low,
     high=scaler.high,
+    **({} if scaler.is_linear else scaler.to_json()),
   )
 
 
@@ -184,18 +216,20 @@ def write_run(workdir, table, model, stages, seeds, num_parameters):
 
 def _default_name(config, table, stages):
   fields = {k: v for k, v in config.to_dict().items() if k not in _FREE_FIELDS}
+  fields['text'] = {k: v for k, v in fields['text'].items() if k != 'cache'}
   text = json.dumps(fields, sort_keys=True, default=list)
   digest = hashlib.sha256(text.encode()).hexdigest()[:8]
   task = ''.join(c if c.isalnum() or c in '-_+.' else '_' for c in table.name)
-  return f'{task}_{stages[-1].name}_{digest}'
+  stage = stages[-1].name if stages else 'zero_shot'
+  return f'{task}_{stage}_{digest}'
 
 
 def _digest(table):
   """A hash of every cell: the same on every machine, unlike a mean's bits."""
   digest = hashlib.sha256()
   for rows in (table.train, table.val, table.test):
-    digest.update(rows.numeric.tobytes() + rows.target.tobytes())
-    digest.update(repr(rows.categories.tolist()).encode())
+    for cells in rows.cells():
+      digest.update(cells)
   return digest.hexdigest()
 
 
