@@ -106,5 +106,4 @@ def gemma(config):
     stage.epochs, stage.patience = 10, 3
   config.eval.num_samples = 32
   config.eval.batch_size = 32
-  config.eval.rail_numbers = 6
   config.mesh.data, config.mesh.fsdp = 1, -1

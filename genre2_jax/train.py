@@ -35,7 +35,7 @@ from genre2_jax import (
   writers,
 )
 from genre2_jax.checkpoints import StageCheckpoints
-from genre2_jax.data import batches, tables, texts
+from genre2_jax.data import tables, texts
 from genre2_jax.errors import (
   InputError,
   InterruptedRunError,
@@ -109,8 +109,6 @@ def train_and_evaluate(
   mesh = experiment.build_mesh(config)
   if table is None:
     table = experiment.read_table(config)
-  epoch_steps = batches.steps_per_epoch(len(table.train), config.batch_size)
-  todo = [stage.bounded(epoch_steps) for stage in todo]
   seeds = tuple(range(config.seed, config.seed + config.num_seeds))
   source, params = None, None
   if config.init_from:
@@ -119,6 +117,13 @@ def train_and_evaluate(
     params = _params_from(source, seeds, mesh)
   else:
     model = experiment.build_model(config, table)
+  examples = {s: model.examples(getattr(table, s)) for s in tables.SPLITS}
+  epoch_steps = stages.steps_per_epoch(
+    len(table.train),
+    config.batch_size,
+    stages.buckets_of(examples['train'], model.widths),
+  )
+  todo = [stage.bounded(epoch_steps) for stage in todo]
   for stage in todo:
     _abstract_state(stage, model, seeds, mesh)  # Checks that it fits the mesh.
   run = Run(
@@ -126,7 +131,7 @@ def train_and_evaluate(
     workdir=workdirs.create(workdir, config, table, model, todo),
     table=table,
     model=model,
-    examples={s: model.examples(getattr(table, s)) for s in tables.SPLITS},
+    examples=examples,
     seeds=seeds,
     mesh=mesh,
     predict_block=evaluate.predictor(
@@ -248,6 +253,7 @@ def _compile(run, stage):
     batch_size=run.config.batch_size,
     block_size=run.config.eval.batch_size,
     mesh=run.mesh,
+    widths=run.model.widths,
   )
   _logger.info('compiled in %.1f s', time.monotonic() - began)
   return programs
@@ -288,6 +294,7 @@ def _evaluate(run, stage, params):
       block_size=run.config.eval.batch_size,
       sharding=sharding.batch_sharding(run.mesh),
       interrupts=run.interrupts,
+      widths=run.model.widths,
     )
     for split in ('val', 'test')
     if len(getattr(run.table, split))
