@@ -9,9 +9,11 @@ import time
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
-from genre2_jax.errors import InputError
+from genre2_jax import processes
+from genre2_jax.errors import InputError, RunError
 
 _logger = logging.getLogger('genre2_jax')
 
@@ -46,6 +48,10 @@ class Checkpoints:
   whole or not at all. A fingerprint of every array is saved along and compared
   when restoring: a file that a disk or a hand damaged later is passed over for
   the checkpoint before it.
+
+  All processes of a run call the same methods at the same places. Each writes
+  what its devices hold into the one folder, which all of them see; process 0
+  says whether a save is due and which steps there are.
   """
 
   def __init__(self, directory, *, keep=2, every_seconds=60.0, read_only=False):
@@ -68,15 +74,38 @@ class Checkpoints:
         read_only=read_only,
       ),
     )
+    self._reader = self._manager
+    if jax.process_count() > 1:
+      # By itself: one that finds a damaged file would leave the others waiting
+      # at Orbax's barriers.
+      me = jax.process_index()
+      self._reader = ocp.CheckpointManager(
+        directory,
+        options=ocp.CheckpointManagerOptions(
+          read_only=True,
+          multiprocessing_options=ocp.options.MultiprocessingOptions(
+            primary_host=me,
+            active_processes={me},
+            barrier_sync_key_prefix=f'process_{me}',
+          ),
+        ),
+      )
 
   def save_if_due(self, step, state):
-    """Saves unless the last save is younger than `every_seconds`."""
-    if time.monotonic() - self._last_save >= self._every_seconds:
+    """Saves unless the last save is younger than `every_seconds`.
+
+    While that one is still being written it is not due either, or the next
+    step would wait for the disk; with `every_seconds` 0 it does.
+    """
+    due = time.monotonic() - self._last_save >= self._every_seconds
+    if self._every_seconds and self.is_saving():
+      due = False
+    if processes.from_first(due):
       self.save(step, state)
 
   def save(self, step, state):
     """Saves in the background; returns once the device may go on."""
-    if step in self._manager.all_steps():
+    if processes.from_first(step in self._manager.all_steps()):
       return
     self._manager.save(
       step,
@@ -100,40 +129,73 @@ class Checkpoints:
       ),
     )
     target = {'state': abstract_state, 'fingerprint': fingerprint}
-    for step in sorted(self._manager.all_steps(), reverse=True):
-      try:
-        restored = self._manager.restore(
-          step, args=ocp.args.StandardRestore(target)
-        )
-      except (MemoryError, jax.errors.JaxRuntimeError):
-        raise  # The machine's fault, not the file's.
-      except Exception as error:  # Orbax's errors share no base class.
-        reason = (str(error) or repr(error)).splitlines()[0]
-      else:
+    steps = processes.list_from_first(self._manager.all_steps())
+    for step in sorted(steps, reverse=True):
+      self._check_seen(step)
+      restored, reason = self._read(step, target)
+      # Of sharded arrays each process reads its own part.
+      if not processes.any_of(reason):
         found = _fingerprint(restored['state'])
-        if bool(jnp.all(found == restored['fingerprint'])):
+        found, saved = processes.fetch((found, restored['fingerprint']))
+        if np.array_equal(found, saved):
           return restored['state']
         reason = 'its arrays do not match their fingerprint'
-      _logger.warning(
-        'checkpoint %s/%d is damaged, trying the one before: %.200s',
-        self._manager.directory,
-        step,
-        reason,
-      )
+      if reason:
+        _logger.warning(
+          'checkpoint %s/%d is damaged, trying the one before: %.200s',
+          self._manager.directory,
+          step,
+          reason,
+        )
       if not self._read_only:
         self._manager.delete(step)  # Or Orbax saves none before it.
     return None
 
-  def close(self):
+  def _check_seen(self, step):
+    """Raises RunError where a process does not see what process 0 sees.
+
+    It is no damage: deleting it would lose what the others can read.
+    """
+    path = self._manager.directory / str(step)
+    with processes.together():
+      if jax.process_count() > 1 and not path.exists():
+        raise RunError(
+          f'process {jax.process_index()} does not see {path}: all hosts must '
+          'share the folder; if they do, run again'
+        )
+
+  def _read(self, step, target):
+    """(What a checkpoint holds, ''), or (None, what is wrong with it)."""
+    try:
+      arguments = ocp.args.StandardRestore(target)
+      return self._reader.restore(step, args=arguments), ''
+    except (MemoryError, jax.errors.JaxRuntimeError):
+      raise  # The machine's fault, not the file's.
+    except Exception as error:  # Orbax's errors share no base class.
+      return None, (str(error) or repr(error)).splitlines()[0]
+
+  def is_saving(self):
+    """Whether this process still writes."""
+    return self._manager.is_saving_in_progress()
+
+  def wait(self):
     """Waits for saves under way."""
     self._manager.wait_until_finished()
+
+  def close(self):
+    """Waits for saves under way, and lets the folder go."""
+    self.wait()
     self._manager.close()
+    if self._reader is not self._manager:
+      self._reader.close()
 
   def __enter__(self):
     return self
 
-  def __exit__(self, *exception):
-    self.close()
+  def __exit__(self, kind, error, trace):
+    del kind, trace
+    if not processes.is_loss(error):  # Or a save waits for who is gone.
+      self.close()
 
 
 class StageCheckpoints:
@@ -204,4 +266,4 @@ class StageCheckpoints:
     return self
 
   def __exit__(self, *exception):
-    self.close()
+    self._states.__exit__(*exception)

@@ -5,6 +5,7 @@ has, and ends in `command_line.run(main)`.
 """
 
 import logging
+import os
 import sys
 
 from absl import app, flags
@@ -30,7 +31,10 @@ def run(main):
   try:
     app.run(start, flags_parser=parse_flags)
   except RunError as error:
-    print('genre2_jax:', *str(error).split(), file=sys.stderr)
+    print('genre2_jax:', *str(error).split(), file=sys.stderr, flush=True)
+    if error.at_once:
+      sys.stdout.flush()
+      os._exit(error.exit_code)
     sys.exit(error.exit_code)
 
 

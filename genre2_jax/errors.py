@@ -2,9 +2,13 @@
 
 
 class RunError(Exception):
-  """Ends a run with its message; `main` exits with `exit_code`."""
+  """Ends a run with its message; `main` exits with `exit_code`.
+
+  `at_once` leaves without waiting for other processes or for saves under way.
+  """
 
   exit_code = 1
+  at_once = False
 
 
 class InputError(RunError, ValueError):
@@ -15,6 +19,16 @@ class InputError(RunError, ValueError):
 
 class NonFiniteError(RunError):
   """A loss that is not a number: the message names stage, seed and step."""
+
+
+class OutOfMemoryError(RunError):
+  """A device has too little memory: the message names settings that help."""
+
+
+class LostProcessError(RunError):
+  """Another process of the run is gone, and waiting for it would not end."""
+
+  at_once = True
 
 
 class InterruptedRunError(RunError):

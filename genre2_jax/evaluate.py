@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genre2_jax import sampling, trie
+from genre2_jax import processes, sampling, trie
 from genre2_jax.data import batches
 from genre2_jax.errors import InterruptedRunError
 from genre2_jax.objective import subset_numbers, supervised
@@ -204,8 +204,8 @@ def predict(
       if interrupts:
         raise InterruptedRunError('interrupted while predicting')
       block = jax.tree.map(lambda x, i=index: x[i], blocks)
-      block, number = jax.device_put((block, number), sharding)
-      outputs.append(jax.device_get(predict_block(params, block, number)))
+      block, number = processes.place((block, number), sharding)
+      outputs.append(processes.fetch(predict_block(params, block, number)))
     chosen.append(numbers.ravel())
   chosen = np.concatenate(chosen)
   real = np.flatnonzero(chosen >= 0)

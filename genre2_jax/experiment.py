@@ -8,6 +8,7 @@ import csv
 import dataclasses
 import difflib
 import importlib.metadata
+import math
 import pathlib
 import platform
 import shlex
@@ -18,7 +19,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from genre2_jax import optimizers, sharding, text_model, tokenizers, trie
+from genre2_jax import (
+  optimizers,
+  profiling,
+  sharding,
+  text_model,
+  tokenizers,
+  trie,
+)
 from genre2_jax.baselines import BASELINES
 from genre2_jax.codec import Codec
 from genre2_jax.data import (
@@ -42,8 +50,8 @@ from genre2_jax.objectives.rewards import REWARDS
 from genre2_jax.policy import Pointwise, Policy
 from genre2_jax.stages import Stage
 
-OFFICIAL_HYPERPARAMETERS = (
-  pathlib.Path(__file__).parent.parent / 'configs/genre2_hyperparameters.csv'
+OFFICIAL_HYPERPARAMETERS = pathlib.Path(__file__).with_name(
+  'genre2_hyperparameters.csv'
 )
 # Its columns -> config fields.
 _OFFICIAL_FIELDS = {
@@ -505,14 +513,31 @@ def build_mesh(config):
 
 def check_mesh(config, mesh):
   """Raises InputError unless batches and seeds split over the mesh."""
-  rows = ('data', 'fsdp')
-  sharding.check_divides(mesh, 'batch_size', config.batch_size, *rows)
-  micro_batch = config.batch_size // config.optimizer.accumulation
-  sharding.check_divides(
-    mesh, 'batch_size / optimizer.accumulation', micro_batch, *rows
-  )
+  rows = sharding.ROW_AXES
+  if not _groups_split(config, mesh):
+    sharding.check_divides(mesh, 'batch_size', config.batch_size, *rows)
+    micro_batch = config.batch_size // config.optimizer.accumulation
+    sharding.check_divides(
+      mesh, 'batch_size / optimizer.accumulation', micro_batch, *rows
+    )
   sharding.check_divides(mesh, 'eval.batch_size', config.eval.batch_size, *rows)
   sharding.check_divides(mesh, 'num_seeds', config.num_seeds, 'replica')
+  if config.model.head == 'decoder' and not config.language_model.name:
+    heads = config.model.num_heads
+    sharding.check_divides(mesh, 'model.num_heads', heads, 'model')
+
+
+def _groups_split(config, mesh):
+  """Whether samples go where there are too few rows for the mesh."""
+  terms = [build_term(*part) for part in config.finetune.objective]
+  if 'finetune' not in config.stages or all(
+    term.level != 'sequence' for term in terms
+  ):
+    return False
+  group_size = config.rollouts.group_size
+  num_rows = config.batch_size // config.optimizer.accumulation
+  _, (_, axes) = sharding.row_rules(mesh, num_rows, group_size)
+  return group_size % math.prod(mesh.shape[a] for a in axes or ()) == 0
 
 
 def environment(mesh):
@@ -532,6 +557,18 @@ def environment(mesh):
   }
 
 
+def summary(environment):
+  """`environment` and memory in one line."""
+  e = environment
+  sizes = [f'{axis} {size}' for axis, size in e['mesh'].items() if size > 1]
+  memory = e['device_memory'] and f' with {e["device_memory"]}'
+  memory = memory or (e['host_memory'] and f', host with {e["host_memory"]}')
+  return (
+    f'{e["num_devices"]} x {e["device_kind"]}{memory}, '
+    f'{e["num_processes"]} process(es), mesh {", ".join(sizes) or "of one"}'
+  )
+
+
 def _official(name):
   with open(OFFICIAL_HYPERPARAMETERS, encoding='utf-8') as file:
     rows = {row['dataset']: row for row in csv.DictReader(file)}
@@ -539,7 +576,7 @@ def _official(name):
     near = tables.suggestion(name, list(rows))
     raise InputError(
       f'hyperparameters=official knows no task {name!r}{near}: set data.name '
-      'to one of the 100 tasks in configs/genre2_hyperparameters.csv'
+      'to one of the 100 tasks in genre2_jax/genre2_hyperparameters.csv'
     )
   return rows[name]
 
@@ -601,6 +638,7 @@ def _check_values(config):
     ('optimizer.schedule', optimizers.SCHEDULES),
   ):
     _check_choice(field, _field(config, field), choices)
+  profiling.parse_steps(config.profile.steps)
 
   _check_text(config)
 

@@ -25,12 +25,39 @@ _TOPOLOGY = flags.DEFINE_string('topology', 'v5e:2x4', 'compile: of a TPU.')
 _DISTRIBUTED = flags.DEFINE_bool(
   'distributed', False, 'Several processes are one run.'
 )
+# On TPU, Slurm and Open MPI jax finds these itself.
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator', None, 'distributed: host:port of process 0.'
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  'num_processes', None, 'distributed: how many there are.'
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  'process_id', None, 'distributed: which one this is, from 0.'
+)
+_HEARTBEAT_SECONDS = flags.DEFINE_integer(
+  'heartbeat_seconds', 60, 'distributed: silence after which one is given up.'
+)
 
 
 def main():
   """Does what --mode says."""
-  if _DISTRIBUTED.value:
-    _join_processes()
+  if not _DISTRIBUTED.value:
+    _run()
+    return
+  from genre2_jax import processes
+
+  processes.join(
+    _COORDINATOR.value,
+    _NUM_PROCESSES.value,
+    _PROCESS_ID.value,
+    heartbeat_seconds=_HEARTBEAT_SECONDS.value,
+  )
+  with processes.ends_in_words():
+    _run()
+
+
+def _run():
   config, workdir = command_line.CONFIG, command_line.WORKDIR
   if _MODE.value == 'predict':
     for flag in (workdir, _INPUT, _OUTPUT):
@@ -52,17 +79,6 @@ def main():
 
   with deferred() as interrupts:
     train.train_and_evaluate(config.value, workdir.value, interrupts)
-
-
-def _join_processes():
-  import jax
-
-  jax.distributed.initialize()
-  if jax.process_count() > 1:
-    raise InputError(
-      f'a run of {jax.process_count()} processes is not supported yet: use one '
-      'host, or spread a benchmark over hosts by --index and --count'
-    )
 
 
 if __name__ == '__main__':

@@ -5,6 +5,7 @@ import pathlib
 from genre2_jax import (
   evaluate,
   experiment,
+  processes,
   results,
   sharding,
   stages,
@@ -29,9 +30,10 @@ def predict_file(workdir, input_path, output_path):
   Raises:
     InputError: the run, a file or its columns cannot be used.
   """
-  _check_output(pathlib.Path(input_path), pathlib.Path(output_path))
-  run = workdirs.open_finished(workdir)
-  rows = experiment.read_rows(run, input_path)
+  with processes.together():
+    _check_output(pathlib.Path(input_path), pathlib.Path(output_path))
+    run = workdirs.open_finished(workdir)
+    rows = experiment.read_rows(run, input_path)
   # The devices at hand, whatever the run was trained on.
   mesh = sharding.make_mesh({'replica': 1, 'data': -1, 'fsdp': 1, 'model': 1})
   predicted = evaluate.predict(
@@ -50,8 +52,9 @@ def predict_file(workdir, input_path, output_path):
   # Exact where the interval is: it lies inside.
   median = columns.get('exact_median', columns['median'])
   columns = {'prediction': median, **columns}
-  workdirs.write_predictions(output_path, columns)
-  print(f'{len(rows)} rows predicted: {output_path}')
+  if processes.is_first():
+    workdirs.write_predictions(output_path, columns)
+    print(f'{len(rows)} rows predicted: {output_path}')
 
 
 def _check_output(source, output):

@@ -1,9 +1,10 @@
 """The report of a run: its numbers in words, tables and figures, on one page.
 
 `write(workdir)` reads only what the run left in the workdir (run.json,
-config.json, env.json, results.csv, metrics.jsonl, evaluation/*_test.npz) and
-writes figures/*.png and report.html, which carries its figures inside and
-asks the network for nothing. Again, later, elsewhere:
+config.json, env.json, results.csv, metrics.jsonl, evaluation/*_test.npz,
+profile/*/operations.json) and writes figures/*.png and report.html, which
+carries its figures inside and asks the network for nothing. Again, later,
+elsewhere:
 `python -m genre2_jax.report --workdir=DIR`.
 """
 
@@ -48,6 +49,7 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
     distributions=report_tables.distributions(run),
     sections=sections,
     seeds=report_tables.seeds(run) if len(run.seeds) > 1 else None,
+    operations=report_tables.operations(run),
     command=run.env.get('command'),
     config=_flatten(run.config),
     env=_flatten({k: v for k, v in run.env.items() if k != 'command'}),

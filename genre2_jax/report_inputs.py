@@ -90,6 +90,8 @@ class Run:
   mean: float  # original unit = z · std + mean
   std: float
   scaler: targets.QuantileScaler | None = None  # in their place
+  # stage -> profile/<stage>/operations.json, where steps were traced
+  operations: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   @property
   def seeds(self) -> list[str]:
@@ -167,7 +169,30 @@ def load(workdir: str | pathlib.Path) -> Run:
   except (EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
     raise errors.InputError(f'{workdir} is damaged: {error!r}') from error
   records = writers.read_metrics(workdir)
-  return Run(info, config, env, records, results, stages, **truth)
+  return Run(
+    info,
+    config,
+    env,
+    records,
+    results,
+    stages,
+    **truth,
+    operations=_read_operations(workdir, stages),
+  )
+
+
+def _read_operations(workdir: pathlib.Path, stages: Sequence[Stage]) -> dict:
+  found = {}
+  for stage in stages:
+    path = workdir / 'profile' / stage.key / 'operations.json'
+    if path.exists():
+      try:
+        found[stage.key] = json.loads(path.read_text(encoding='utf-8'))
+      except ValueError as error:
+        raise errors.InputError(
+          f'{path} is damaged ({error}): delete it'
+        ) from error
+  return found
 
 
 def stage_name(key: str) -> str:

@@ -61,6 +61,11 @@ SEED_COLUMNS = (
   Column('CRPS', 'z', 'crps', estimator='sample'),
   Column('Coverage', 'of 90%', 'coverage90', estimator='sample'),
 )
+OPERATION_COLUMNS = (
+  Column('Time', 'ms per step', 'milliseconds'),
+  Column('Calls', 'per step', 'calls'),
+  Column('Share', 'of all operations', 'share'),
+)
 # Of a single number: they would say that it is one.
 SPREAD_METRICS = ('coverage90', 'width90', 'entropy')
 ESTIMATOR_NAMES = {'sample': 'one sample'}
@@ -131,6 +136,37 @@ def seeds(run: Run) -> dict[str, Any]:
     for stage in run.stages
   ]
   return _table(('Stage', 'Seed'), SEED_COLUMNS, groups)
+
+
+def operations(run: Run) -> dict[str, Any] | None:
+  """What traced steps took their time for: a group per stage.
+
+  None where no step was traced.
+  """
+  groups = [
+    (
+      stage,
+      [
+        (
+          _operation(found),
+          [(found[c.metric], math.nan) for c in OPERATION_COLUMNS],
+        )
+        for found in run.operations[stage.key]['operations']
+      ],
+    )
+    for stage in run.stages
+    if stage.key in run.operations
+  ]
+  groups = [(stage, rows) for stage, rows in groups if rows]
+  if not groups:
+    return None
+  return _table(('Stage', 'Operation'), OPERATION_COLUMNS, groups)
+
+
+def _operation(found: dict[str, Any]) -> str:
+  """'dot.3, jvp(decode)/dot_general': the name, and the end of where it is."""
+  source = '/'.join(found['source'].split('/')[-3:])
+  return f'{found["name"]}, {source}' if source else found['name']
 
 
 def _stage_rows(

@@ -3,13 +3,21 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genre2_jax import evaluate, optimizers, sharding, steps, train_state
+from genre2_jax import (
+  evaluate,
+  optimizers,
+  processes,
+  sharding,
+  steps,
+  train_state,
+)
 from genre2_jax.data import batches
 from genre2_jax.objective import Objective, init_params
 
@@ -77,6 +85,7 @@ class Programs:
     validate: `state -> (state, metrics [S])` at the end of an epoch; donates
       the state.
     epoch_steps: steps in an epoch.
+    compiled: the program of `run`, for what it says of itself.
   """
 
   abstract_state: train_state.TrainState
@@ -84,6 +93,7 @@ class Programs:
   run: Callable
   validate: Callable
   epoch_steps: int
+  compiled: Any
 
 
 def seed_keys(seeds, stream):
@@ -128,14 +138,7 @@ def state_program(stage, model, *, seeds, mesh, optimizer):
     (abstract state with shardings, `(stacked network params or None) ->
     state`).
   """
-  objective, inputs = stage.objective, model.example_inputs()
-  init_one = functools.partial(
-    init_params,
-    inputs=inputs,
-    network=model.network,
-    codec=model.codec,
-    objective=objective,
-  )
+  objective, init_one = stage.objective, _init_one(stage, model)
 
   def create(start, key):
     init_key, loop_key = jax.random.split(key)
@@ -168,6 +171,44 @@ def state_program(stage, model, *, seeds, mesh, optimizer):
   return abstract, init
 
 
+def describe_layout(stage, model, abstract_state, *, batch_size, mesh):
+  """What lives where, as text: `sharding.describe` of a stage.
+
+  Args:
+    stage: a `Stage`.
+    model: with `network`, `codec` and `example_inputs`.
+    abstract_state: of `state_program`.
+    batch_size: B, rows of a step.
+    mesh: the mesh.
+  """
+  rows = sharding.batch_sharding(mesh, 'seed', num_rows=batch_size)
+  batch = batches.Examples(
+    inputs=model.example_inputs(),
+    target=np.zeros(1, np.float32),
+    tokens=np.zeros((1, model.codec.tokenizer.num_tokens), np.int32),
+  )
+  stacked = (len(abstract_state.step), batch_size)
+  batch = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(
+      stacked + x.shape[1:], x.dtype, sharding=rows
+    ),
+    batch,
+  )
+  boxed = jax.eval_shape(_init_one(stage, model), jax.random.key(0))
+  return sharding.describe(boxed, abstract_state, batch, mesh)
+
+
+def _init_one(stage, model):
+  """`(key, start=None) -> boxed parameters` of one seed."""
+  return functools.partial(
+    init_params,
+    inputs=model.example_inputs(),
+    network=model.network,
+    codec=model.codec,
+    objective=stage.objective,
+  )
+
+
 def functions(stage, model, *, num_rows, batch_size, mesh, buckets=()):
   """What a stage compiles: pure functions of stacked states.
 
@@ -188,7 +229,7 @@ def functions(stage, model, *, num_rows, batch_size, mesh, buckets=()):
   epoch_steps = steps_per_epoch(num_rows, batch_size, buckets)
   optimizer = optimizer_of(stage, epoch_steps)
   shared = {
-    'network': model.network,
+    'network': sharding.constrained(model.network, mesh),
     'codec': model.codec,
     'objective': stage.objective,
   }
@@ -199,7 +240,7 @@ def functions(stage, model, *, num_rows, batch_size, mesh, buckets=()):
     **shared,
   )
   validation = functools.partial(evaluate.validation, **shared)
-  rows_sharding = sharding.batch_sharding(mesh, 'seed')
+  rows_sharding = sharding.batch_sharding(mesh, 'seed', num_rows=batch_size)
 
   def run(state, train, num_steps):
     keys = jax.vmap(jax.random.wrap_key_data)(state.key)
@@ -285,13 +326,16 @@ def compile_stage(
   Returns:
     `Programs`.
   """
-  train = jax.device_put(examples['train'], sharding.replicated(mesh))
+  # Whole on every device, over several processes too: a table is small beside
+  # a model, every process reads it anyway, and which rows a batch has is drawn
+  # on the device, so that each device gathers its own and nothing is sent.
+  train = processes.place(examples['train'], sharding.replicated(mesh))
   block = [
     batches.blocks(examples['val']._replace(inputs=inputs), block_size, rows)
     for rows, inputs in batches.by_width(examples['val'].inputs, widths)
   ]
   block = block[0] if len(block) == 1 else tuple(zip(*block, strict=True))
-  block = jax.device_put(block, sharding.batch_sharding(mesh, None))
+  block = processes.place(block, sharding.batch_sharding(mesh, None))
   num_rows = len(train.target)
   buckets = buckets_of(examples['train'], widths)
   run, validate, optimizer = functions(
@@ -321,15 +365,21 @@ def compile_stage(
     ),
     validate=lambda state: compiled_validate(state, *block),
     epoch_steps=steps_per_epoch(num_rows, batch_size, buckets),
+    compiled=compiled_run,
   )
 
 
-def lower_run(run, abstract_state, train):
-  """`run` of `functions`, lowered for where the state and the rows live."""
+def trace_run(run, abstract_state, train):
+  """`run` of `functions`, traced for where the state and the rows live."""
   function = jax.jit(
     run, donate_argnums=0, out_shardings=_shardings(abstract_state)
   )
-  return function.lower(abstract_state, train, np.int32(1))
+  return function.trace(abstract_state, train, np.int32(1))
+
+
+def lower_run(run, abstract_state, train):
+  """`run` of `functions`, lowered."""
+  return trace_run(run, abstract_state, train).lower()
 
 
 def _shardings(abstract):

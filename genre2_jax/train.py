@@ -3,9 +3,11 @@
 A run is one stage after another: pretraining, as a rule by cross-entropy, then
 fine-tuning from its best parameters. Every stage is the same loop, over
 dispatches of `steps.train_step`; the seeds of a run are stacked and go through
-one program.
+one program. Several processes (`processes.py`) run the same loop side by side:
+each reads the data, process 0 alone writes and talks.
 """
 
+import contextlib
 import dataclasses
 import functools
 import io
@@ -17,6 +19,7 @@ import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tqdm
 from ml_collections import ConfigDict
@@ -25,6 +28,9 @@ from genre2_jax import (
   baselines,
   evaluate,
   experiment,
+  memory,
+  processes,
+  profiling,
   report,
   results,
   sharding,
@@ -65,8 +71,10 @@ class Run:
     seeds: S integers.
     mesh: the devices.
     predict_block: `evaluate.predictor` for the seeds.
-    interrupts: true once the run is asked to leave.
+    interrupts: true once the run is asked to leave, in all processes.
     verbose: 1: draws progress bars; 0: does not.
+    is_first: whether this process writes the files.
+    need: `memory.Need` of what is compiled.
   """
 
   config: ConfigDict
@@ -79,6 +87,8 @@ class Run:
   predict_block: Any
   interrupts: Any
   verbose: int
+  is_first: bool
+  need: memory.Need
 
 
 def train_and_evaluate(
@@ -104,31 +114,47 @@ def train_and_evaluate(
     NonFiniteError: the last good checkpoint is kept.
   """
   # ---------------------------------------------------- config, data, model
-  config = experiment.resolve(config)
-  todo = experiment.build_stages(config)
-  mesh = experiment.build_mesh(config)
-  if table is None:
-    table = experiment.read_table(config)
-  seeds = tuple(range(config.seed, config.seed + config.num_seeds))
   source, params = None, None
-  if config.init_from:
-    source = workdirs.open_finished(config.init_from)
-    model = _model_from(source, config, table)
+  with processes.together():
+    config = experiment.resolve(config)
+    todo = experiment.build_stages(config)
+    mesh = experiment.build_mesh(config)
+    if table is None:
+      table = experiment.read_table(config)
+    seeds = tuple(range(config.seed, config.seed + config.num_seeds))
+    if config.init_from:
+      source = workdirs.open_finished(config.init_from)
+      model = _model_from(source, config, table)
+    else:
+      model = experiment.build_model(config, table)
+    examples = {s: model.examples(getattr(table, s)) for s in tables.SPLITS}
+    epoch_steps = stages.steps_per_epoch(
+      len(table.train),
+      config.batch_size,
+      stages.buckets_of(examples['train'], model.widths),
+    )
+    todo = [stage.bounded(epoch_steps) for stage in todo]
+    # Checks that it fits the mesh.
+    states = [_abstract_state(stage, model, seeds, mesh) for stage in todo]
+    if config.baseline.name and jax.process_count() > 1:
+      raise InputError(
+        f'baseline.name={config.baseline.name} is fitted by one process: leave '
+        'out --distributed'
+      )
+  processes.check_alike('config and data', workdirs.identity(config, table))
+  if source is not None:
     params = _params_from(source, seeds, mesh)
-  else:
-    model = experiment.build_model(config, table)
-  examples = {s: model.examples(getattr(table, s)) for s in tables.SPLITS}
-  epoch_steps = stages.steps_per_epoch(
-    len(table.train),
-    config.batch_size,
-    stages.buckets_of(examples['train'], model.widths),
-  )
-  todo = [stage.bounded(epoch_steps) for stage in todo]
-  for stage in todo:
-    _abstract_state(stage, model, seeds, mesh)  # Checks that it fits the mesh.
+  is_first = processes.is_first()
+  verbose = verbose if is_first else 0
+  workdir = workdirs.locate(workdir, config, table, todo)
+  with processes.together():
+    if is_first:
+      workdirs.create(workdir, config, table, model)
+  with processes.together():
+    workdirs.check_seen(workdir)
   run = Run(
     config=config,
-    workdir=workdirs.create(workdir, config, table, model, todo),
+    workdir=workdir,
     table=table,
     model=model,
     examples=examples,
@@ -139,19 +165,52 @@ def train_and_evaluate(
       stages.evaluation_keys(seeds),
       **experiment.evaluation_options(config, model),
     ),
-    interrupts=interrupts,
+    interrupts=processes.Shared(interrupts),
     verbose=verbose,
+    is_first=is_first,
+    need=memory.Need(),
   )
   if verbose > 1:
     print(experiment.describe(table, model))
-  writers.write_json(run.workdir / 'env.json', experiment.environment(mesh))
+    if mesh.size > 1 and states and not config.baseline.name:
+      layout = stages.describe_layout(
+        todo[-1], model, states[-1], batch_size=config.batch_size, mesh=mesh
+      )
+      print(layout)
+  environment = experiment.environment(mesh) | memory.describe()
+  _logger.info('%s', experiment.summary(environment))
+  if is_first:
+    writers.write_json(run.workdir / 'env.json', environment)
   # ----------------------------------------------------------------- stages
+  with memory.shortage_in_words(run.need, config, mesh):
+    names, rows, params = _run_stages(run, todo, source, params)
+  # ----------------------------------------------------------------- report
+  num_parameters = sum(
+    x.size for x in jax.tree.leaves((params or {}).get('policy'))
+  ) // len(seeds)
+  with processes.together():
+    if is_first:
+      workdirs.write_run(
+        run.workdir, table, model, names, seeds, num_parameters
+      )
+      if config.report:
+        report.write(run.workdir)
+  if verbose > 1:
+    print(results.summary(rows, names))
+    print(f'Workdir: {run.workdir}' + '/report.html' * config.report)
+  return run.workdir
+
+
+def _run_stages(run, todo, source, params):
+  """Trains and evaluates: (names of stages, rows of results.csv, params)."""
   names, rows = [], []
+  config, model, seeds, mesh = run.config, run.model, run.seeds, run.mesh
   if not todo:
     names.append(ZERO_SHOT)
     params = _pretrained_params(model, config, seeds, mesh)
     rows += _evaluate(run, ZERO_SHOT, params)
-    workdirs.write_results(run.workdir, rows)
+    if run.is_first:
+      workdirs.write_results(run.workdir, rows)
   elif source is not None and todo[0].section == 'finetune':
     names.append(source.stages[0])
     rows += _evaluate(run, names[0], params)
@@ -168,25 +227,9 @@ def train_and_evaluate(
     params = _train(run, stage, start)
     names.append(stage.name)
     rows += _evaluate(run, stage.name, params)
-    workdirs.write_results(run.workdir, rows)
-  # ----------------------------------------------------------------- report
-  workdirs.write_run(
-    run.workdir,
-    table,
-    model,
-    names,
-    seeds,
-    num_parameters=sum(
-      x.size for x in jax.tree.leaves((params or {}).get('policy'))
-    )
-    // len(seeds),
-  )
-  if config.report:
-    report.write(run.workdir)
-  if verbose > 1:
-    print(results.summary(rows, names))
-    print(f'Workdir: {run.workdir}' + '/report.html' * config.report)
-  return run.workdir
+    if run.is_first:
+      workdirs.write_results(run.workdir, rows)
+  return names, rows, params
 
 
 def _train(run, stage, start):
@@ -200,46 +243,60 @@ def _train(run, stage, start):
   """
   config = run.config
   abstract = _abstract_state(stage, run.model, run.seeds, run.mesh)
+  run.need.of_state(abstract)
   with _stage_checkpoints(run.workdir, stage.name, config) as checkpoints:
     # Resuming: 1. the newest checkpoint that is whole, or the beginning;
     # 2. the log without what comes after it; 3. the same loop as ever.
     state = checkpoints.restore(abstract)
-    if state is not None and stage.is_finished(state):
+    at = None if state is None else _counters(state)
+    if at is not None and stage.is_finished(at):
       return train_state.merge(state.best_params, state.frozen)
-    step = -1 if state is None else int(state.step[0])
-    writers.truncate(run.workdir, stage.name, step)
+    step = -1 if at is None else int(at.step[0])
+    if run.is_first:
+      writers.truncate(run.workdir, stage.name, step)
     programs = _compile(run, stage)
     if state is None:
       state = programs.init(start())
+      at = _counters(state)
     with (
-      writers.MetricWriter(run.workdir, len(run.seeds)) as writer,
+      _metric_writer(run) as writer,
       _progress_bar(stage, programs, step, run.verbose) as progress,
+      _profile(run, stage, programs) as profile,
     ):
       if step < 0:
         state = _validate(run, stage, programs, state, writer, progress)
+        at = _counters(state)
       chunk = config.steps_per_dispatch or 1
-      while not stage.is_finished(state):
+      while not stage.is_finished(at):
         if run.interrupts:
-          checkpoints.save(int(state.step[0]), state)
+          checkpoints.save(int(at.step[0]), state)
           raise InterruptedRunError(
-            f'interrupted at step {state.step[0]} of stage {stage.name}, saved'
+            f'interrupted at step {at.step[0]} of stage {stage.name}, saved'
           )
-        left = _steps_left(state, programs)
-        num_steps = min(chunk, left)
+        left = _steps_left(at, programs)
+        num_steps = min(chunk, left, profile.limit(int(at.step[0])))
+        profile.begin(int(at.step[0]))
         began = time.monotonic()
         state = programs.run(state, num_steps)
-        _check_finite(state, run, stage)  # Waits for the device.
+        at = _counters(state)  # Waits for the device.
+        profile.end(int(at.step[0]), programs.compiled.as_text)
+        _check_finite(at, run, stage)
         seconds = time.monotonic() - began
         progress.update(num_steps)
         if num_steps == left:
           state = _validate(run, stage, programs, state, writer, progress)
-        checkpoints.save_if_due(int(state.step[0]), state)
+          at = _counters(state)
+        checkpoints.save_if_due(int(at.step[0]), state)
         if not config.steps_per_dispatch:
-          chunk = max(
-            1, min(2 * chunk, int(num_steps * _DISPATCH_SECONDS / seconds))
+          chunk = processes.from_first(
+            max(1, min(2 * chunk, int(num_steps * _DISPATCH_SECONDS / seconds)))
           )
-      checkpoints.save(int(state.step[0]), state)
+      checkpoints.save(int(at.step[0]), state)
   return train_state.merge(state.best_params, state.frozen)
+
+
+def _counters(state):
+  return processes.fetch(train_state.counters(state))
 
 
 def _compile(run, stage):
@@ -255,15 +312,21 @@ def _compile(run, stage):
     mesh=run.mesh,
     widths=run.model.widths,
   )
-  _logger.info('compiled in %.1f s', time.monotonic() - began)
+  run.need.of_program(programs.compiled)
+  _logger.info(
+    'compiled in %.1f s: per device %s of state and rows, %s beside',
+    time.monotonic() - began,
+    memory.readable(run.need.arguments),
+    memory.readable(run.need.temporaries),
+  )
   return programs
 
 
 def _validate(run, stage, programs, state, writer, progress):
   """Ends an epoch: validates, keeps the best, writes one record per seed."""
   state, metrics = programs.validate(state)
-  metrics, step, epoch = jax.device_get((metrics, state.step, state.epoch))
-  for index, seed in enumerate(run.seeds):
+  metrics, step, epoch = processes.fetch((metrics, state.step, state.epoch))
+  for index, seed in enumerate(run.seeds if run.is_first else ()):
     writer.write(
       stage=stage.name,
       seed=seed,
@@ -303,8 +366,13 @@ def _evaluate(run, stage, params):
 
 
 def _record(run, stage, predicted):
-  """Writes what a stage predicted, split by split: rows of results.csv."""
+  """Writes what a stage predicted, split by split: rows of results.csv.
+
+  By process 0; the others have no rows.
+  """
   rows, validation = [], None
+  if not run.is_first:
+    return rows
   for split, arrays in predicted.items():
     target = getattr(run.table, split).target
     target_z = run.model.scaler.standardize(target)
@@ -447,13 +515,32 @@ def _params_from(source, seeds, mesh):
     )
   params = restore_params(source, source.stages[0], mesh)
   if len(source.seeds) < len(seeds):
-    params = jax.tree.map(lambda x: np.repeat(x, len(seeds), 0), params)
+    # Compiled: no process has all of what is sharded over several.
+    repeat = jax.jit(lambda x: jnp.repeat(x, len(seeds), 0))
+    params = jax.tree.map(repeat, params)
   return params
 
 
 def _stage_checkpoints(workdir, name, config):
   return StageCheckpoints(
     (workdir / 'checkpoints' / name).absolute(), **config.checkpoint
+  )
+
+
+def _metric_writer(run):
+  """Process 0's writer of metrics.jsonl."""
+  if not run.is_first:
+    return contextlib.nullcontext()
+  return writers.MetricWriter(run.workdir, len(run.seeds))
+
+
+def _profile(run, stage, programs):
+  return profiling.Profile(
+    profiling.parse_steps(run.config.profile.steps),
+    run.workdir,
+    stage.name,
+    stage.epochs * programs.epoch_steps,
+    run.is_first,
   )
 
 
@@ -471,13 +558,12 @@ def _progress_bar(stage, programs, step, verbose):
   )
 
 
-def _steps_left(state, programs):
-  return (int(state.epoch[0]) + 1) * programs.epoch_steps - int(state.step[0])
+def _steps_left(at, programs):
+  return (int(at.epoch[0]) + 1) * programs.epoch_steps - int(at.step[0])
 
 
-def _check_finite(state, run, stage):
-  bad_steps = np.asarray(state.bad_step)
-  for seed, step in zip(run.seeds, bad_steps, strict=True):
+def _check_finite(at, run, stage):
+  for seed, step in zip(run.seeds, at.bad_step, strict=True):
     if step >= 0:
       raise NonFiniteError(
         f'the loss of stage {stage.name}, seed {seed} is not finite at step '

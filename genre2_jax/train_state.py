@@ -1,7 +1,7 @@
 """All that a stage of training carries from step to step: arrays only."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -120,6 +120,20 @@ def merge(trained, frozen):
   return {
     name: x if name == 'numbers' else whole(x) for name, x in trained.items()
   }
+
+
+class Counters(NamedTuple):
+  """What the loop on the host looks at: fields of a stacked state, [S]."""
+
+  step: Any
+  epoch: Any
+  best_epoch: Any
+  bad_step: Any
+
+
+def counters(state):
+  """The `Counters` of a stacked state."""
+  return Counters(*(getattr(state, name) for name in Counters._fields))
 
 
 def is_patient(state, patience):

@@ -8,6 +8,7 @@ evaluation/      predictions per stage and split, all seeds
 results.csv      every metric; rewritten after each stage
 predictions.csv  of the test rows, last stage, all seeds together
 run.json         what was run; its presence says that the run is finished
+profile/         traces, where asked for (`profiling.py`)
 report.html      and figures/ (`report.py`)
 """
 
@@ -23,7 +24,14 @@ from genre2_jax.data import targets
 from genre2_jax.errors import InputError
 
 # Fields that do not change what a run computes.
-_FREE_FIELDS = ('checkpoint', 'report', 'steps_per_dispatch', 'text.cache')
+_FREE_FIELDS = (
+  'checkpoint',
+  'mesh',
+  'profile',
+  'report',
+  'steps_per_dispatch',
+  'text.cache',
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,18 +55,30 @@ class FinishedRun:
   target_name: str
 
 
-def create(workdir, config, table, model, stages):
+def locate(workdir, config, table, stages):
+  """The workdir's path; without a name `runs/<task>_<stage>_<hash>`."""
+  if not workdir:
+    workdir = pathlib.Path('runs') / _default_name(config, table, stages)
+  return pathlib.Path(workdir)
+
+
+def identity(config, table):
+  """A text that is the same for the same config and data."""
+  return json.dumps(config.to_dict(), sort_keys=True) + _digest(table)
+
+
+def create(workdir, config, table, model):
   """Makes the workdir, or checks that it belongs to this config.
 
-  Returns:
-    Its path; without a name it is `runs/<task>_<stage>_<hash>`.
+  Args:
+    workdir: its path.
+    config: resolved.
+    table: the data.
+    model: of the data.
 
   Raises:
     InputError: it belongs to another config or data, or cannot be made.
   """
-  if not workdir:
-    workdir = pathlib.Path('runs') / _default_name(config, table, stages)
-  workdir = pathlib.Path(workdir)
   path = workdir / 'config.json'
   digest = _digest(table)
   if path.exists():
@@ -73,7 +93,7 @@ def create(workdir, config, table, model, stages):
         f'the data of {table.name} is not what {workdir} was begun with: '
         'give another --workdir or restore the data'
       )
-    return workdir
+    return
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     writers.write_json(
@@ -91,7 +111,18 @@ def create(workdir, config, table, model, stages):
       f'cannot make the workdir {workdir} ({error.strerror}): '
       'give another --workdir'
     ) from error
-  return workdir
+
+
+def check_seen(workdir):
+  """Raises InputError where this process does not see a workdir that is there.
+
+  Each process of a run writes its part of the checkpoints into it.
+  """
+  if not (workdir / 'config.json').exists():
+    raise InputError(
+      f'{workdir.absolute()} is not the folder that process 0 writes: give a '
+      '--workdir that all hosts share'
+    )
 
 
 def open_finished(workdir):

@@ -4,6 +4,7 @@
 
 MOUNT=/mnt/genre2 # where TPU VMs and pods see the bucket
 INTERRUPTED=75    # EX_TEMPFAIL: the same command goes on from its workdir
+ABORTED=134       # SIGABRT: how jax ends a process that lost another
 
 # fail MESSAGE [CODE]: one line on stderr, then exits.
 fail() {
@@ -111,6 +112,10 @@ run_interruptible() {
     if ((again != 127)); then code=$again; fi # 127: known already
   done
   if [[ -n $SIGNAL && $code == 0 ]]; then code=$INTERRUPTED; fi
+  if ((code == ABORTED)); then
+    say "jax lost another process of the run, or had to abort: the same \
+command in all processes goes on from the last checkpoint"
+  fi
   return "$code"
 }
 

@@ -11,6 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+import genre2_jax
 from configs import base
 from genre2_jax import train
 from genre2_jax.errors import InputError
@@ -39,6 +40,26 @@ TINY = {
   'eval.batch_size': 16,
 }
 
+# The same for `DecodingRegressor`.
+TINY_REGRESSOR = {
+  'base': 4,
+  'digits': 2,
+  'width': 16,
+  'num_layers': 1,
+  'num_heads': 2,
+  'feedforward': 16,
+  'encoder_hidden': 16,
+  'encoder_layers': 1,
+  'batch_size': 16,
+  'max_steps': 60,
+  'learning_rate': 1e-2,
+  'finetune_max_steps': 12,
+  'finetune_learning_rate': 3e-3,
+  'group_size': 4,
+  'num_samples': 8,
+  'config': {'optimizer.warmup_steps': 5, 'eval.batch_size': 16},
+}
+
 
 @pytest.fixture(scope='session', autouse=True)
 def compilation_cache(tmp_path_factory):
@@ -55,6 +76,14 @@ def quick_compiles():
   jax.config.update('jax_disable_most_optimizations', True)
   yield
   jax.config.update('jax_disable_most_optimizations', False)
+
+
+@pytest.fixture
+def tiny_regressor(monkeypatch):
+  """Shown code leaves sizes open: these are the defaults then."""
+  defaults = genre2_jax.DecodingRegressor.__init__.__kwdefaults__
+  for name, value in TINY_REGRESSOR.items():
+    monkeypatch.setitem(defaults, name, value)
 
 
 def write_table(path, num_rows=120, target=None):
@@ -108,17 +137,24 @@ def finished(make_config, tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def start_main(data_file, compilation_cache):
-  """`(*arguments, **environment) -> Popen` of the real command."""
+  """`(*arguments, **environment) -> Popen` of the real command.
+
+  `program`: what Python runs instead.
+  """
   tiny = [f'--config.{field}={value}' for field, value in TINY.items()]
   tiny += [f'--config.data.path={data_file}', '--config.data.target=price']
 
-  def start(*arguments, tiny_config=True, **environment):
+  def start(
+    *arguments,
+    tiny_config=True,
+    program=('-m', 'genre2_jax.main'),
+    **environment,
+  ):
     recipe = ['--config=configs/remax_talent.py', *tiny]
     return subprocess.Popen(
       [
         sys.executable,
-        '-m',
-        'genre2_jax.main',
+        *program,
         *(recipe if tiny_config else ()),
         *arguments,
       ],
@@ -138,13 +174,20 @@ def start_main(data_file, compilation_cache):
 
 
 def read_checkpoint(folder, step=None):
-  """The arrays of a checkpoint, by default the newest: nested dicts."""
+  """The arrays of a checkpoint, by default the newest: nested dicts.
+
+  Whatever devices saved them.
+  """
   with ocp.CheckpointManager(
-    folder, options=ocp.CheckpointManagerOptions(read_only=True)
+    folder,
+    options=ocp.CheckpointManagerOptions(read_only=True),
+    item_handlers=ocp.StandardCheckpointHandler(),
   ) as manager:
     step = manager.latest_step() if step is None else step
-    restored = manager.restore(step, args=ocp.args.StandardRestore())
-  return jax.tree.map(np.asarray, restored)
+    target = jax.tree.map(
+      lambda x: np.zeros(x.shape, x.dtype), manager.item_metadata(step).tree
+    )
+    return manager.restore(step, args=ocp.args.StandardRestore(target))
 
 
 def assert_same_bits(a, b):

@@ -342,10 +342,12 @@ def test_a_run_that_was_asked_to_leave_is_not_finished(code, seen, tmp_path):
   assert process.wait(timeout=30) == seen
 
 
-@pytest.mark.parametrize('code', [0, 2, 127])
+@pytest.mark.parametrize('code', [0, 2, 127, 134])
 def test_other_exit_codes_are_left_alone(code):
   done = launch('interruptible.sh', ['bash', '-c', f'exit {code}'], {})
   assert done.returncode == code
+  # What jax itself says of a lost process is long.
+  assert ('lost another process' in done.stderr) == (code == 134)
 
 
 SLURM_STUBS = {

@@ -34,6 +34,8 @@ def run_main(start_main, *arguments, **options):
     (['--epochs=3'], ["'epochs'"]),
     (['epochs=3'], ["'epochs=3'", 'begin with --']),
     (['--mode=forecast'], ['forecast', 'predict']),
+    (['--distributed'], ['nothing says', '--coordinator=HOST:PORT']),
+    (['--process_id=x'], ['--process_id=x']),
     (['--mode=predict', '--input=a.csv', '--output=b.csv'], ['--input=']),
   ],
 )

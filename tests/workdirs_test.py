@@ -17,13 +17,11 @@ def begin(make_config, data_file, tmp_path):
       make_config({'data.path': str(path)} | dict(fields))
     )
     table = experiment.read_table(config)
-    return workdirs.create(
-      workdir,
-      config,
-      table,
-      experiment.build_model(config, table),
-      experiment.build_stages(config),
-    )
+    stages = experiment.build_stages(config)
+    workdir = workdirs.locate(workdir, config, table, stages)
+    model = experiment.build_model(config, table)
+    workdirs.create(workdir, config, table, model)
+    return workdir
 
   return create
 

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genre2_jax.models.layers import MASKED, Dropout
+from genre2_jax.models.layers import MASKED, Dropout, by_rows
 from genre2_jax.policy import Pointwise, Policy
 
 _UNBOUNDED = 2**30  # farther than any two tokens are apart
@@ -429,9 +429,9 @@ class Layer(nn.Module):
     y, cache = Attention(self.config, self.numerics, name='attention')(
       norm('attention_norm')(x), window, prompt, cache, geometry
     )
-    x = x + drop(norm('attention_post_norm')(y))
+    x = by_rows(x + drop(norm('attention_post_norm')(y)))
     y = FeedForward(self.config, self.numerics, name='mlp')(norm('mlp_norm')(x))
-    return x + drop(norm('mlp_post_norm')(y)), cache
+    return by_rows(x + drop(norm('mlp_post_norm')(y))), cache
 
 
 class Backbone(nn.Module):
@@ -499,7 +499,7 @@ class Backbone(nn.Module):
     }
     x = self.embed(jnp.take(self.embedding, tokens, axis=0))
     x, (key, value) = self.layers(
-      x[:, None], self.config.windows, None, None, geometry
+      by_rows(x[:, None]), self.config.windows, None, None, geometry
     )
     return self.final_norm(x)[:, 0], (key[:, 0], value[:, 0])
 
@@ -539,7 +539,7 @@ class Backbone(nn.Module):
       ),
     }
     x, cache = self.layers(
-      self.embed(rows),
+      by_rows(self.embed(rows)),
       self.config.windows,
       (context['keys'], context['values']),
       cache,

@@ -1,0 +1,234 @@
+"""Several processes as one run: joining them, and what they agree on.
+
+Each process runs the same program on the same host data; `jax.distributed`
+makes their devices one mesh. A computation on the mesh is entered by all of
+them or hangs. So whatever hangs on a clock, a signal, a file or a failure,
+which processes may see differently, is agreed on here before it is acted upon.
+With one process nothing here communicates.
+"""
+
+import contextlib
+import faulthandler
+import logging
+import os
+import sys
+import traceback
+import zlib
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from genre2_jax.errors import InputError, LostProcessError, RunError
+
+# Of a message that one process sends to the others, as UTF-8.
+_MESSAGE_BYTES = 1000
+
+
+def join(
+  coordinator=None, num_processes=None, process_id=None, *, heartbeat_seconds=60
+):
+  """Joins this process to the others; nothing of jax may have run before.
+
+  On Cloud TPU, under Slurm and Open MPI jax finds out who is who. If the others
+  do not come within five minutes, it ends the process.
+
+  Args:
+    coordinator: 'host:port' of process 0; None: jax finds it, or takes it from
+      JAX_COORDINATOR_ADDRESS.
+    num_processes: how many; None: jax finds it.
+    process_id: which of them this is, from 0; None: jax finds it.
+    heartbeat_seconds: a process that was silent for so long is given up, and
+      all the others end. It also bounds how long they wait for each other at
+      the end.
+
+  Raises:
+    InputError: nothing says who is who.
+  """
+  # Its listener would take SIGTERM from `interrupts.py`. It is for programs
+  # that ask at every step, and a dispatch is many steps.
+  jax.config.update('jax_enable_preemption_service', False)
+  try:
+    jax.distributed.initialize(
+      coordinator,
+      num_processes,
+      process_id,
+      heartbeat_timeout_seconds=heartbeat_seconds,
+      shutdown_timeout_seconds=heartbeat_seconds,
+    )
+  except (ValueError, TypeError) as error:
+    raise InputError(
+      f'--distributed: nothing says which processes there are '
+      f'({str(error).splitlines()[0]}) where jax looks for it: give each '
+      '--coordinator=HOST:PORT --num_processes=N --process_id=I'
+    ) from error
+  # absl's, it would follow jax's last words with pages of module names.
+  faulthandler.disable()
+  if not is_first():
+    logging.getLogger('genre2_jax').setLevel(logging.WARNING)
+
+
+def is_first():
+  """Whether this process is the one that writes files and talks."""
+  return jax.process_index() == 0
+
+
+def gather(numbers):
+  """Every process's numbers of one shape, [P, ...], in all processes."""
+  numbers = np.asarray(numbers)
+  if jax.process_count() == 1:
+    return numbers[None]
+  return multihost_utils.process_allgather(numbers)
+
+
+def from_first(number):
+  """An int32 of process 0, in all processes."""
+  return int(gather(np.int32(number))[0])
+
+
+def list_from_first(numbers):
+  """A list of int32 of process 0, in all processes."""
+  numbers = np.asarray(numbers, np.int32)
+  count = from_first(len(numbers))
+  return gather(np.resize(numbers, count))[0].tolist() if count else []
+
+
+def any_of(flag):
+  """Whether the flag is true in any process."""
+  return bool(gather(np.int32(bool(flag))).any())
+
+
+class Shared:
+  """An `interrupts` that is true everywhere once it is true anywhere.
+
+  Asking is a collective: all processes ask at the same places.
+  """
+
+  def __init__(self, interrupts):
+    self._interrupts = interrupts
+
+  def __bool__(self):
+    return any_of(self._interrupts)
+
+
+@contextlib.contextmanager
+def together():
+  """What goes wrong inside in one process goes wrong in all of them.
+
+  Inside, nothing may be computed on the mesh.
+
+  Raises:
+    RunError: of the process's own, or of the first that has one.
+  """
+  if jax.process_count() == 1:
+    yield
+    return
+  mine = None
+  try:
+    yield
+  except Exception as error:
+    mine = error
+  said = gather(_packed(mine))
+  if mine is not None:
+    raise mine
+  for index, row in enumerate(said):
+    if row[0]:
+      text = bytes(row[1:]).rstrip(b'\0').decode(errors='ignore')
+      error = InputError if row[0] == InputError.exit_code else RunError
+      raise error(f'process {index}: {text}')
+
+
+def check_alike(what, text):
+  """Raises InputError unless all processes have the same text."""
+  codes = gather(np.uint32(zlib.crc32(text.encode())))
+  different = np.flatnonzero(codes != codes[0])
+  if len(different):
+    raise InputError(
+      f'{what} of process {different[0]} are not those of process 0: give all '
+      'processes the same files and flags'
+    )
+
+
+def place(tree, sharding):
+  """Puts arrays that every process has on the host onto devices.
+
+  Each process copies what its own devices hold, and nothing is sent.
+  `jax.device_put` would compare the arrays between the processes first.
+  """
+  if jax.process_count() == 1:
+    return jax.device_put(tree, sharding)
+
+  def put(x):
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, sharding, x.__getitem__)
+
+  return jax.tree.map(put, tree)
+
+
+def fetch(tree):
+  """Arrays on devices as numpy, whole, in every process."""
+
+  def whole(x):
+    if not isinstance(x, jax.Array) or x.is_fully_addressable:
+      return x
+    if x.is_fully_replicated:
+      return x.addressable_data(0)
+    return multihost_utils.process_allgather(x, tiled=True)
+
+  return jax.device_get(jax.tree.map(whole, tree))
+
+
+@contextlib.contextmanager
+def ends_in_words():
+  """What ends this process of several ends it at once, and in one line if it
+  is the loss of another.
+
+  Where collectives go over sockets (gloo, NCCL) they fail at once when a
+  process dies. Elsewhere, and wherever no collective is under way, jax itself
+  ends this process after `heartbeat_seconds`, and says so at length.
+
+  Raises:
+    LostProcessError: instead of what a collective raised.
+  """
+  try:
+    yield
+  except RunError:
+    raise
+  except Exception as error:
+    if is_loss(error):
+      raise LostProcessError(
+        f'process {jax.process_index()} of {jax.process_count()} lost another '
+        f'({str(error).splitlines()[0][:150]}): the same command in all '
+        'processes goes on from the last checkpoint'
+      ) from error
+    # Or it would wait for the others, which wait for it.
+    traceback.print_exc()
+    sys.stdout.flush()
+    os._exit(1)
+
+
+def is_loss(error):
+  """Whether an exception, or None, is what a collective raises of a lost peer.
+
+  It has no type of its own.
+  """
+  return (
+    isinstance(error, jax.errors.JaxRuntimeError | ValueError)
+    and not isinstance(error, RunError)
+    and jax.process_count() > 1
+    and any(
+      word in str(error)
+      for word in ('Gloo', 'NCCL', 'UNAVAILABLE', 'DEADLINE_EXCEEDED')
+    )
+  )
+
+
+def _packed(error):
+  """An exit code and a message as bytes, all zero for None."""
+  row = np.zeros(_MESSAGE_BYTES + 1, np.uint8)
+  if error is not None:
+    row[0] = getattr(error, 'exit_code', 1) or 1
+    text = str(error) if isinstance(error, RunError) else repr(error)
+    data = np.frombuffer(text.encode()[:_MESSAGE_BYTES], np.uint8)
+    row[1 : 1 + len(data)] = data
+  return row
