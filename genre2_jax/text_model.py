@@ -71,6 +71,12 @@ def build(
       f'the tokenizer {features.tokenizer} has {size} subwords, the language '
       f'model embeds {config.vocab_size}: they belong to different models'
     )
+  longest = features.widths[-1] + number_tokenizer.num_tokens - 1
+  if longest > config.max_length:
+    raise InputError(
+      f'prompts and numbers have up to {longest} subwords, the language model '
+      f'reads {config.max_length}: set text.max_length and text.truncate'
+    )
   numerics['lora'] = gemma.Lora(**lora) if lora['rank'] else None
   try:
     if name == 't5gemma':
