@@ -7,15 +7,17 @@ FLOPs, and the bytes that its collectives move.
 
 import collections
 import dataclasses
+import functools
 import importlib.util
 import math
 import os
 import re
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from genre2_jax import experiment, sharding, stages
+from genre2_jax import experiment, sharding, stages, train_state
 from genre2_jax.errors import InputError
 
 # Memory of a device as jax sees it, bytes: cloud.google.com/tpu/docs.
@@ -36,6 +38,35 @@ _BYTES = {'pred': 1, 's8': 1, 'u8': 1, 'bf16': 2, 'f16': 2, 's16': 2, 'u16': 2}
 _BYTES |= {'f32': 4, 's32': 4, 'u32': 4, 'f64': 8, 's64': 8, 'u64': 8}
 
 
+class Collective(NamedTuple):
+  """Collectives of one kind among groups of one size.
+
+  Attributes:
+    kind: 'all-reduce', ...
+    group: devices that exchange, each with all of them.
+    size: bytes of the results on one device, in one step.
+  """
+
+  kind: str
+  group: int
+  size: int
+
+  @property
+  def sent(self):
+    """Bytes that a device sends in a step, by a ring of the group.
+
+    A ring gathers N bytes by sending N·(g−1)/g; a sum is a scattered sum and a
+    gather (Chan et al. 2007, Collective communication, section 4).
+    """
+    share = 1 - 1 / self.group
+    scale = {
+      'all-reduce': 2 * share,
+      'reduce-scatter': self.group * share,
+      'collective-permute': 1,
+    }
+    return self.size * scale.get(self.kind, share)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Compiled:
   """What a compiled step says of itself.
@@ -49,8 +80,12 @@ class Compiled:
     temporaries: bytes per device beside them.
     peak: bytes per device at once, at most.
     memory: bytes that a device has; 0 where unknown.
-    flops: per device of one step.
-    collectives: kind -> bytes per device that one step moves.
+    flops: per device of one step, as XLA counts the compiled program; it counts
+      the body of a loop once.
+    product_flops: of one step in matrix products, as traced, loops multiplied
+      out, all devices together.
+    has_loops: whether the step has loops of more than one turn.
+    collectives: what one step moves, each kind and size of group once.
   """
 
   stage: str
@@ -62,7 +97,16 @@ class Compiled:
   peak: int
   memory: int
   flops: float
-  collectives: dict[str, int]
+  product_flops: int
+  has_loops: bool
+  collectives: tuple[Collective, ...]
+
+  def bytes_by_kind(self):
+    """Kind -> bytes of results per device and step."""
+    found = collections.Counter()
+    for collective in self.collectives:
+      found[collective.kind] += collective.size
+    return dict(sorted(found.items()))
 
 
 def compile_for(config, topology):
@@ -75,103 +119,242 @@ def compile_for(config, topology):
   Raises:
     InputError: no libtpu, no such topology, or a mesh that does not fit it.
   """
-  devices = _devices(topology)
+  tpus = devices(topology)
   config = experiment.resolve(config)
   todo = experiment.build_stages(config)
   table = experiment.read_table(config)
   model = experiment.build_model(config, table)
-  mesh = sharding.make_mesh(config.mesh, devices=devices)
+  mesh = sharding.make_mesh(config.mesh, devices=tpus)
   experiment.check_mesh(config, mesh)
-  seeds = tuple(range(config.seed, config.seed + config.num_seeds))
+  return [
+    compile_step(
+      stage,
+      model,
+      model.examples(table.train),
+      batch_size=config.batch_size,
+      seeds=tuple(range(config.seed, config.seed + config.num_seeds)),
+      mesh=mesh,
+      topology=topology,
+    )
+    for stage in todo
+  ]
+
+
+def compile_step(stage, model, rows, *, batch_size, seeds, mesh, topology):
+  """Compiles a stage's step: a `Compiled`.
+
+  Args:
+    stage: a `Stage`.
+    model: with `network`, `codec` and `example_inputs`.
+    rows: `Examples` of the training split, or their shapes.
+    batch_size: B, rows of a step.
+    seeds: S integers.
+    mesh: of the topology's devices.
+    topology: its name.
+  """
   rows = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=sharding.replicated(mesh)
     ),
-    model.examples(table.train),
+    rows,
   )
-  found = []
-  for stage in todo:
-    run, _, optimizer = stages.functions(
-      stage,
-      model,
-      num_rows=len(table.train),
-      batch_size=config.batch_size,
-      mesh=mesh,
-    )
-    abstract, _ = stages.state_program(
-      stage, model, seeds=seeds, mesh=mesh, optimizer=optimizer
-    )
-    compiled = stages.lower_run(run, abstract, rows).compile()
-    memory = compiled.memory_analysis()
-    parameters = jax.tree.leaves(abstract.params['policy'])
-    found.append(
-      Compiled(
-        stage=stage.name,
-        topology=topology,
-        mesh=dict(mesh.shape),
-        parameters=sum(math.prod(x.shape) for x in parameters) // len(seeds),
-        arguments=memory.argument_size_in_bytes,
-        temporaries=memory.temp_size_in_bytes,
-        peak=memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes,
-        memory=MEMORY.get(topology.partition(':')[0], 0),
-        flops=float((compiled.cost_analysis() or {}).get('flops', math.nan)),
-        collectives=collective_bytes(compiled.as_text()),
-      )
-    )
-  return found
+  run, _, optimizer = stages.functions(
+    stage,
+    model,
+    num_rows=len(rows.target),
+    batch_size=batch_size,
+    mesh=mesh,
+  )
+  abstract, _ = stages.state_program(
+    stage, model, seeds=seeds, mesh=mesh, optimizer=optimizer
+  )
+  traced = stages.trace_run(run, abstract, rows)
+  compiled = traced.lower().compile()
+  memory = compiled.memory_analysis()
+  found, has_loops = collectives_of(compiled.as_text())
+  parameters = train_state.merge(abstract.params, abstract.frozen)
+  parameters = jax.tree.leaves(parameters['policy'])
+  return Compiled(
+    stage=stage.name,
+    topology=topology,
+    mesh=dict(mesh.shape),
+    parameters=sum(math.prod(x.shape) for x in parameters) // len(seeds),
+    arguments=memory.argument_size_in_bytes,
+    temporaries=memory.temp_size_in_bytes,
+    peak=memory.argument_size_in_bytes
+    + memory.output_size_in_bytes
+    - memory.alias_size_in_bytes
+    + memory.temp_size_in_bytes,
+    memory=MEMORY.get(topology.partition(':')[0], 0),
+    flops=float((compiled.cost_analysis() or {}).get('flops', math.nan)),
+    product_flops=product_flops(traced.jaxpr),
+    has_loops=has_loops,
+    collectives=found,
+  )
 
 
-def collective_bytes(program):
-  """Bytes of the results of each kind of collective in an HLO text."""
-  kinds = '|'.join(_COLLECTIVES)
-  found = collections.Counter()
-  pattern = re.compile(rf'= (.*?) ({kinds})(-start)?\(')
+def product_flops(jaxpr):
+  """FLOPs in matrix products of a traced program, all devices together.
+
+  A scan's body counts as often as it runs, a while loop's once, of branches the
+  dearest.
+  """
+  jaxpr, total = getattr(jaxpr, 'jaxpr', jaxpr), 0
+  for equation in jaxpr.eqns:
+    name, params = equation.primitive.name, equation.params
+    if name == 'dot_general':
+      (contracted, _), _ = params['dimension_numbers']
+      shape = equation.invars[0].aval.shape
+      size = math.prod(equation.outvars[0].aval.shape)
+      total += 2 * size * math.prod(shape[i] for i in contracted)
+    bodies = [
+      product_flops(part)
+      for value in params.values()
+      for part in (value if isinstance(value, tuple | list) else [value])
+      if hasattr(part, 'eqns') or hasattr(part, 'jaxpr')
+    ]
+    if bodies:
+      inside = max(bodies) if name == 'cond' else sum(bodies)
+      total += inside * (params['length'] if name == 'scan' else 1)
+  return total
+
+
+_HEADER = re.compile(r'^(ENTRY )?%?([\w.\-]+) .*->.*\{$')
+_INSTRUCTION = re.compile(r'= (.*?) ([\w\-]+)\(')
+_CALLED = re.compile(
+  r'(?:calls|to_apply|body|condition|branch_computations|called_computations'
+  r'|true_computation|false_computation)=(?:\{([^}]*)\}|(%?[\w.\-]+))'
+)
+_TURNS = re.compile(r'known_trip_count\D*(\d+)')
+
+
+def collectives_of(program):
+  """The collectives of an HLO text, and whether it has loops.
+
+  A loop's body counts as often as it runs where XLA knows; once otherwise, and
+  so does the loop over the steps.
+
+  Returns:
+    (`Collective`s, whether a loop is known to run more than once).
+  """
+  own = collections.defaultdict(collections.Counter)
+  calls = collections.defaultdict(list)
+  here, entry, has_loops = '', '', False
+  num_devices = re.search(r'num_partitions=(\d+)', program)
+  num_devices = int(num_devices[1]) if num_devices else 1
   for line in program.splitlines():
-    match = pattern.search(line)
+    header = _HEADER.match(line)
+    if header:
+      here = header[2]
+      entry = here if header[1] else entry
+      continue
+    match = _INSTRUCTION.search(line)
     if not match:
       continue
-    sizes = [
-      _BYTES.get(kind, 4) * math.prod(map(int, filter(None, shape.split(','))))
-      for kind, shape in re.findall(r'(\w+)\[([\d,]*)\]', match[1])
-    ]
-    if match[3]:  # (operands, results): the results are the second half.
-      sizes = sizes[len(sizes) // 2 :] or sizes
-    found[match[2]] += sum(sizes)
-  return dict(found)
+    shapes, code = match.groups()
+    kind = code.removesuffix('-start')
+    if kind in _COLLECTIVES:
+      size = _result_bytes(shapes, code)
+      group = _group_size(line, num_devices)
+      # A TPU sums and scatters by a fusion around the sum of everything.
+      if kind == 'all-reduce' and here.startswith('all-reduce-scatter'):
+        kind, size = 'reduce-scatter', size // group
+      own[here][kind, group] += size
+    elif not code.endswith(('-done', '-update')):
+      turns = _TURNS.search(line)
+      turns = int(turns[1]) if turns and code == 'while' else 1
+      has_loops |= turns > 1
+      for several, one in _CALLED.findall(line):
+        for name in (several or one).split(','):
+          calls[here].append((name.strip().lstrip('%'), turns))
+
+  @functools.cache
+  def total(name):
+    found = collections.Counter(own[name])
+    for callee, turns in calls[name]:
+      for key, size in total(callee).items():
+        found[key] += turns * size
+    return found
+
+  return tuple(
+    Collective(kind, group, size)
+    for (kind, group), size in sorted(total(entry).items())
+  ), has_loops
+
+
+def _result_bytes(shapes, code):
+  """Bytes of an instruction's result, of an asynchronous one's own result."""
+  sizes = [
+    _BYTES.get(kind, 4) * math.prod(map(int, filter(None, shape.split(','))))
+    for kind, shape in re.findall(r'(\w+)\[([\d,]*)\]', shapes)
+  ]
+  if code == 'all-gather-start':  # (operands, results)
+    sizes = sizes[len(sizes) // 2 :]
+  elif code == 'collective-permute-start':  # (operand, result, contexts)
+    sizes = sizes[1:2]
+  return sum(sizes)
+
+
+def _group_size(line, num_devices):
+  """Devices of a group, however the text says it."""
+  mesh = re.search(r'replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}', line)
+  if mesh:  # mesh['a'=4,'b'=2] {'a':(1)2,'b'}: half of axis a, and axis b
+    sizes = dict(re.findall(r"'(\w+)'=(\d+)", mesh[1]))
+    axes = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", mesh[2])
+    return math.prod(int(part or sizes[axis]) for axis, part in axes)
+  iota = re.search(r'replica_groups=\[\d+,(\d+)\]', line)
+  if iota:
+    return int(iota[1])
+  first = re.search(r'replica_groups=\{\{([\d,]+)\}', line)
+  if first:
+    return len(first[1].split(','))
+  return 2 if 'source_target_pairs' in line else num_devices
 
 
 def describe(compiled):
   """`Compiled` as lines of text."""
   mesh = ', '.join(f'{axis} {size}' for axis, size in compiled.mesh.items())
+  num_devices = math.prod(compiled.mesh.values())
+  products = f'{compiled.product_flops / num_devices:.3g}'
+  share = ''
+  if compiled.memory:
+    share = f', {compiled.peak / compiled.memory:.1%} of '
+    share += _size(compiled.memory)
   lines = [
     f'{compiled.stage} on {compiled.topology}: {mesh}',
     f'  parameters          {compiled.parameters:,}',
     f'  arguments           {_size(compiled.arguments)} per device',
     f'  temporaries         {_size(compiled.temporaries)} per device',
-    f'  peak                {_size(compiled.peak)} per device'
-    + (
-      f', {compiled.peak / compiled.memory:.1%} of {_size(compiled.memory)}'
-      if compiled.memory
-      else ''
-    ),
-    f'  FLOPs of a step     {compiled.flops:.3g} per device',
+    f'  peak                {_size(compiled.peak)} per device{share}',
+    f'  FLOPs of a step     {products} per device in matrix products, '
+    'spread evenly',
   ]
-  for kind, size in sorted(compiled.collectives.items()):
+  if not compiled.has_loops:  # XLA counts one turn of a loop.
+    lines.append(f'  FLOPs as compiled   {compiled.flops:.3g} per device')
+  for kind, size in compiled.bytes_by_kind().items():
     lines.append(f'  {kind:20}{_size(size)} per device and step')
   return '\n'.join(lines)
 
 
-def _devices(topology):
+def devices(topology):
+  """The devices of a named topology, none of which is there.
+
+  Raises:
+    InputError: no libtpu, or no such topology.
+  """
   if importlib.util.find_spec('libtpu') is None:
     raise InputError(
       "compiling for a TPU needs its compiler: pip install 'jax[tpu]'"
     )
-  # Without these the wheel looks for a TPU, and asks the cloud for one.
-  os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
-  os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
+  # Without these the wheel looks for a TPU, asks the cloud for one, and lets
+  # one process at a time load it.
+  for name, value in (
+    ('TPU_SKIP_MDS_QUERY', '1'),
+    ('TPU_WORKER_HOSTNAMES', 'localhost'),
+    ('TPU_ACCELERATOR_TYPE', 'v5litepod-8'),
+    ('ALLOW_MULTIPLE_LIBTPU_LOAD', '1'),
+  ):
+    os.environ.setdefault(name, value)
   jax.config.update('jax_platforms', 'cpu')
   from jax.experimental import topologies
 

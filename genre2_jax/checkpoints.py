@@ -3,6 +3,7 @@
 All of Orbax that this project uses is in this file.
 """
 
+import dataclasses
 import logging
 import time
 
@@ -12,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from genre2_jax import processes
-from genre2_jax.errors import RunError
+from genre2_jax.errors import InputError, RunError
 
 _logger = logging.getLogger('genre2_jax')
 
@@ -195,3 +196,74 @@ class Checkpoints:
     del kind, trace
     if not processes.is_loss(error):  # Or a save waits for who is gone.
       self.close()
+
+
+class StageCheckpoints:
+  """Checkpoints of `TrainState`s; what is frozen is saved once, beside them.
+
+  A checkpoint then costs what is trained, however large the model, and the
+  workdir still needs nothing from outside.
+  """
+
+  def __init__(self, directory, **options):
+    """Opens a folder, and `<folder>_frozen` once there is something for it.
+
+    Args:
+      directory: absolute path.
+      **options: of `Checkpoints`.
+    """
+    self._states = Checkpoints(directory, **options)
+    self._frozen = directory.with_name(f'{directory.name}_frozen')
+    self._frozen_is_saved = False
+
+  def save_if_due(self, step, state):
+    """Saves unless the last save is younger than `every_seconds`."""
+    self._save_frozen(state)
+    self._states.save_if_due(step, dataclasses.replace(state, frozen=None))
+
+  def save(self, step, state):
+    """Saves in the background; returns once the device may go on."""
+    self._save_frozen(state)
+    self._states.save(step, dataclasses.replace(state, frozen=None))
+
+  def restore(self, abstract_state):
+    """The newest checkpoint that is whole, or None.
+
+    Args:
+      abstract_state: shapes, dtypes and shardings to restore to.
+
+    Raises:
+      InputError: the frozen parameters that belong to it are damaged.
+    """
+    state = self._states.restore(
+      dataclasses.replace(abstract_state, frozen=None)
+    )
+    if state is None or abstract_state.frozen is None:
+      return state
+    frozen = None
+    if processes.from_first(self._frozen.exists()):
+      with Checkpoints(self._frozen, read_only=True) as saved:
+        frozen = saved.restore(abstract_state.frozen)
+    if frozen is None:
+      raise InputError(
+        f'{self._frozen} has no whole frozen parameters: delete it and '
+        f'{self._frozen.with_name(self._frozen.name[:-7])}, and train again'
+      )
+    self._frozen_is_saved = True
+    return dataclasses.replace(state, frozen=frozen)
+
+  def _save_frozen(self, state):
+    if state.frozen is not None and not self._frozen_is_saved:
+      with Checkpoints(self._frozen, keep=1) as frozen:
+        frozen.save(0, state.frozen)
+      self._frozen_is_saved = True
+
+  def close(self):
+    """Waits for saves under way."""
+    self._states.close()
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *exception):
+    self._states.__exit__(*exception)

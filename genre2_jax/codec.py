@@ -17,7 +17,8 @@ class Codec:
   """A tokenizer over the span of the targets that it is used for.
 
   A tokenizer of the unit interval writes u = (z − low) / (high − low); one of
-  the real line writes z itself.
+  the real line writes z itself; one of natural numbers the target in its own
+  unit, y = z·std + mean.
 
   The sequences of the grammar stand in the order of the trie, that of their
   tokens read from the left: K = tokenizer.num_sequences rows of a grid.
@@ -27,17 +28,23 @@ class Codec:
     tokenizer: the number vocabulary.
     low: least z-score of the training rows.
     high: greatest z-score of the training rows.
+    mean: of the training targets, in their own unit.
+    std: their deviation.
   """
 
   tokenizer: Tokenizer
   low: float
   high: float
+  mean: float = 0.0
+  std: float = 1.0
 
   def encode(self, z):
     """Tokens int32 [..., T] of z-scores [...]; a constant target is u = 0."""
     z = np.asarray(z, np.float64)
     if self.tokenizer.domain == 'unit':
       z = (z - self.low) / ((self.high - self.low) or 1.0)
+    elif self.tokenizer.domain == 'natural':
+      z = z * self.std + self.mean
     return self.tokenizer.encode(z)
 
   def decode(self, tokens):
@@ -45,6 +52,8 @@ class Codec:
     value = self.tokenizer.decode(tokens)
     if self.tokenizer.domain == 'unit':
       value = value * (self.high - self.low) + self.low
+    elif self.tokenizer.domain == 'natural':
+      value = (value - self.mean) / self.std
     return value
 
   def values(self) -> np.ndarray:

@@ -24,10 +24,59 @@ def get_config():
   data.root = ''  # folder of TALENT tasks
   data.name = 'diabetes'  # task under root; without root, scikit-learn's set
   data.target = ''  # target column, of path and openml
+  data.transform = 'standard'  # of the target: z-scores; none: its own unit;
+  # quantile: ranks in [0, 1]; quantile_normal: ranks made normal. Texts too
+
+  config.text = text = ConfigDict()  # instead of data, with a language_model
+  text.source = 'files'  # tfds, movielens (MovieLens-1M's folder), synthetic
+  text.path = ''  # .csv, .tsv, .jsonl (all also .gz), .parquet; a folder of
+  # train, validation and test; a set's name in TFDS; MovieLens's folder
+  text.prompt = ''  # template, as in 'Review: {review_body} Stars: '
+  text.target = ''  # target column
+  text.split_column = 'split'  # of one file: train, validation, test
+  text.max_rows = (0, 0, 0)  # of train, val and test; 0: all
+  text.drop_empty = False  # leaves rows with an empty text out
+  text.tfds_splits = ('train', 'validation', 'test')  # or one, split at random
+  text.tfds_folder = ''  # of prepared sets; '': TFDS's own
+  text.max_length = 512  # subwords of a prompt, with the first, BOS
+  text.truncate = ''  # longer ones are refused, or lose their start or end
+  text.buckets = 1  # lengths that prompts are padded to
+  text.cache = ''  # folder of tokenised texts; '': ~/.cache/genre2_jax; none
+
+  config.language_model = language = ConfigDict()  # of texts
+  language.name = ''  # gemma2, or t5gemma: its encoder and model's decoder
+  language.pretrained = ''  # folder of config.json and safetensors, or a name
+  # on the Hugging Face hub; '': weights are drawn
+  language.tokenizer = ''  # the same of a tokenizer; '': that of pretrained
+  language.preset = 'gemma2_2b'  # gemma2_9b, gemma2_27b; sizes to draw
+  language.sizes = sizes = ConfigDict()  # if not 0, instead of the preset's
+  sizes.vocab_size = 0
+  sizes.width = 0
+  sizes.num_layers = 0
+  sizes.num_heads = 0
+  sizes.num_kv_heads = 0
+  sizes.head_dim = 0
+  sizes.feedforward = 0
+  sizes.sliding_window = 0
+  language.head = ''  # writes numbers; special_token, mlp, mean, min, max,
+  # projection: RAFT's predictive heads, one number, no distribution
+  language.attention = 'causal'  # within the prompt; bidirectional
+  language.vocabulary = 'numbers'  # softmax over the grammar; all: over all
+  # subwords, so that numbers have a share of it (RAIL as published)
+  language.new_tokens = ''  # zero, first, average: strings that are no single
+  # subword become tokens whose embedding begins so; '': they are refused
+  language.compute_dtype = 'bfloat16'
+  language.param_dtype = 'float32'
+  language.remat = False  # layers are computed again in the backward pass
+  language.frozen = False  # t5gemma: whether the encoder stays as it is
+  language.lora = lora = ConfigDict()
+  lora.rank = 0  # 0: all parameters are trained
+  lora.alpha = 16.0
+  lora.targets = ('query', 'key', 'value', 'out')  # gate, up, down
 
   config.tokenizer = tokenizer = ConfigDict()
   tokenizer.name = 'normalized'  # normalized, p10, ieee, exponent_first,
-  # repetition, hamming, bins
+  # repetition, hamming, bins; in the target's own unit: strings, decimal
   tokenizer.base = 2  # paper's sweep (base, digits): (2,8) (4,4) (6,4) (8,3)
   tokenizer.digits = 8  # digits, or mantissa digits
   tokenizer.rounding = 'round'  # normalized: round (GenRe²), truncate (DBR)
@@ -36,6 +85,12 @@ def get_config():
   tokenizer.exponent_digits = 1  # ieee
   tokenizer.repeats = 3  # repetition: copies that vote, 1 .. 5
   tokenizer.bins = 256  # bins: on [-3, 3] in z-scores, beside two tails
+  tokenizer.strings = '1..5'  # strings: 00..99, 9..0, a..e, January..December,
+  # or a list: bad,fair,good
+  tokenizer.values = ''  # strings: what they mean, 0..4 or 0,0.5,1; '': the
+  # numbers that they are, else 1, 2, 3, ...
+  tokenizer.integer_digits = 1  # decimal: before the point
+  tokenizer.fraction_digits = 1  # decimal: after it
 
   config.model = model = ConfigDict()
   model.head = 'decoder'  # writes digits; histogram: one of tokenizer bins;
@@ -91,10 +146,14 @@ def get_config():
   trie.beyond = 'error'  # there: prefix (first digits exactly, the rest
   # sampled), samples (rollouts.group_size of them)
 
-  config.optimizer = optimizer = ConfigDict()  # AdamW, cosine to 0.1 · peak
+  config.optimizer = optimizer = ConfigDict()
+  optimizer.name = 'adamw'  # adafactor: RAFT's, whose rate is relative to the
+  # size of a parameter
+  optimizer.schedule = 'cosine'  # to 0.1 · peak; constant
   optimizer.warmup_steps = 100
-  optimizer.weight_decay = 0.01  # PyTorch's default, which the paper keeps
+  optimizer.weight_decay = 0.01  # adamw: PyTorch's default, as in the paper
   optimizer.max_grad_norm = 0.0  # 0: no clipping
+  optimizer.accumulation = 1  # micro-batches of a step: less memory
 
   config.baseline = baseline = ConfigDict()  # instead of a network
   baseline.name = ''  # linear, random_forest, catboost, xgboost, lightgbm

@@ -8,6 +8,7 @@ import csv
 import dataclasses
 import difflib
 import importlib.metadata
+import math
 import pathlib
 import platform
 import shlex
@@ -16,13 +17,30 @@ import sys
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
-from genre2_jax import profiling, sharding, tokenizers, trie
+from genre2_jax import (
+  optimizers,
+  profiling,
+  sharding,
+  text_model,
+  tokenizers,
+  trie,
+)
 from genre2_jax.baselines import BASELINES
 from genre2_jax.codec import Codec
-from genre2_jax.data import tables, talent
+from genre2_jax.data import (
+  subwords,
+  tables,
+  talent,
+  targets,
+  text_sources,
+  texts,
+)
 from genre2_jax.data.batches import Examples
-from genre2_jax.data.features import Features, TargetScaler
+from genre2_jax.data.features import Features
+from genre2_jax.data.subwords import TextFeatures
+from genre2_jax.default_config import get_config
 from genre2_jax.errors import InputError
 from genre2_jax.models.heads import histogram_policy, pointwise_head
 from genre2_jax.models.tabular import tabular_policy
@@ -55,26 +73,23 @@ class Model:
   """What turns rows into numbers, but for the parameters.
 
   Attributes:
-    features: of the training rows.
+    features: of the training rows, columns or prompts.
     scaler: of the training targets.
     codec: z-scores <-> tokens.
     network: the model.
   """
 
-  features: Features
-  scaler: TargetScaler
+  features: Features | TextFeatures
+  scaler: targets.Scaler
   codec: Codec
   network: Policy | Pointwise
 
   def example_inputs(self):
     """Inputs of one row, all zero: for shapes."""
-    return {
-      'numeric': np.zeros((1, len(self.features.numeric_names)), np.float32),
-      'categories': np.zeros((1, len(self.features.category_names)), np.int32),
-    }
+    return self.features.example_inputs()
 
   def examples(self, rows):
-    """`Examples` of `tables.Rows`."""
+    """`Examples` of `tables.Rows`, or of `texts.TextRows`."""
     z = self.scaler.standardize(rows.target)
     return Examples(
       inputs=self.features.transform(rows),
@@ -102,8 +117,24 @@ def resolve(config):
   return config
 
 
+def with_defaults(saved):
+  """A saved config, a dict, with the fields that came after it."""
+
+  def overlaid(default, saved):
+    for name, value in default.items():
+      if isinstance(value, dict):
+        saved[name] = overlaid(value, saved.get(name, {}))
+      else:
+        saved.setdefault(name, value)
+    return saved
+
+  return ConfigDict(overlaid(get_config().to_dict(), saved))
+
+
 def read_table(config):
-  """The table that `config.data` names; prints the types it inferred."""
+  """The task that `config.data` or `config.text` names."""
+  if config.language_model.name:
+    return _read_texts(config)
   data = config.data
   if data.path:
     table = tables.read_file(data.path, data.target, seed=config.seed)
@@ -116,19 +147,111 @@ def read_table(config):
   return table
 
 
-def build_model(config, table):
-  """The `Model` of a table, statistics from its training rows only."""
-  features = Features.fit(
-    table.train, table.numeric_names, table.category_names
+def _read_texts(config):
+  text = config.text
+  choice = texts.Choice(
+    prompt=text.prompt,
+    target=text.target,
+    seed=config.seed,
+    max_rows=tuple(text.max_rows),
+    drop_empty=text.drop_empty,
+    split_column=text.split_column,
   )
-  scaler = TargetScaler.fit(table.train.target)
+  if text.source == 'tfds':
+    return text_sources.load_tfds(
+      text.path, tuple(text.tfds_splits), choice, data_dir=text.tfds_folder
+    )
+  if text.source == 'movielens':
+    return text_sources.load_movielens(text.path, choice)
+  if text.source == 'synthetic':
+    return text_sources.synthetic(choice)
+  return texts.read(text.path, choice)
+
+
+def read_rows(run, path):
+  """Rows of a file for a finished run to predict."""
+  features = run.model.features
+  if isinstance(features, TextFeatures):
+    return texts.read_rows(
+      path, prompt=features.prompt, target_name=run.target_name
+    )
+  return tables.read_rows(
+    path,
+    numeric_names=features.numeric_names,
+    category_names=features.category_names,
+    target_name=run.target_name,
+  )
+
+
+def describe(table, model):
+  """What a user should know of a task before it is learnt, as text."""
+  lines = []
+  if isinstance(table, texts.Texts):
+    lines.append(texts.describe(table))
+    widths = ', '.join(map(str, model.features.widths))
+    lines.append(f'padded to {widths} subwords')
+  else:
+    lines.append(tables.describe(table))
+  if model.scaler.is_constant:
+    lines.append(
+      'The target is constant: the model can only learn to repeat it.'
+    )
+  lines += _out_of_reach(table, model.codec.tokenizer)
+  return '\n'.join(lines)
+
+
+def _out_of_reach(table, tokenizer):
+  """What numbers in the target's own unit cannot say of its targets."""
+  if tokenizer.domain != 'natural':
+    return []
+  least, most = tokenizer.range
+  target = table.train.target
+  count = int(((target < least) | (target > most)).sum())
+  if not count:
+    return []
+  return [
+    f'{count} of {len(target)} train targets lie outside of {least:g} .. '
+    f'{most:g}, what the tokenizer writes: CE writes its nearest end, no mean '
+    'of its numbers (RAFT, RAIL) goes beyond it; learnable RAFT can.'
+  ]
+
+
+def build_model(config, table):
+  """The `Model` of a task, statistics from its training rows only."""
+  if isinstance(table, texts.Texts):
+    text = config.text
+    language = config.language_model
+    features = TextFeatures.fit(
+      table,
+      language.tokenizer or language.pretrained,
+      max_length=text.max_length,
+      truncate=text.truncate,
+      num_buckets=text.buckets,
+      cache=text.cache,
+    )
+  else:
+    features = Features.fit(
+      table.train, table.numeric_names, table.category_names
+    )
+  scaler = targets.fit(config.data.transform, table.train.target)
   return model_of(config, features, scaler)
+
+
+def features_from_json(data):
+  """The features that `to_json` of either kind wrote."""
+  kind = TextFeatures if 'prompt' in data else Features
+  return kind.from_json(data)
 
 
 def model_of(config, features, scaler):
   """The `Model` of given statistics."""
   tokenizer = build_tokenizer(config)
   model = config.model
+  if tokenizer.domain == 'natural' and not scaler.is_linear:
+    raise InputError(
+      f'tokenizer.name={config.tokenizer.name} writes the target in its own '
+      f'unit: data.transform={config.data.transform} needs another tokenizer'
+    )
   if model.width % model.num_heads:
     raise InputError(
       f'model.width={model.width} does not divide by '
@@ -141,8 +264,8 @@ def model_of(config, features, scaler):
   return Model(
     features=features,
     scaler=scaler,
-    codec=Codec(tokenizer, scaler.low, scaler.high),
-    network=_network(config.model, tokenizer, features),
+    codec=Codec(tokenizer, scaler.low, scaler.high, scaler.mean, scaler.std),
+    network=_network(config, tokenizer, features),
   )
 
 
@@ -158,8 +281,15 @@ def build_tokenizer(config):
   )
 
 
-def _network(fields, tokenizer, features):
-  fields = fields.to_dict()
+def _network(config, tokenizer, features):
+  fields = config.model.to_dict()
+  if isinstance(features, TextFeatures):
+    return text_model.build(
+      tokenizer,
+      features,
+      decoder=fields,
+      **config.language_model.to_dict(),
+    )
   head = fields.pop('head')
   hidden, layers = fields.pop('head_hidden'), fields.pop('head_layers')
   fields |= {
@@ -213,15 +343,23 @@ def build_stages(config):
   follows.
   """
   sections = [str(section) for section in config.stages]
-  if sections not in (['pretrain'], ['pretrain', 'finetune'], ['finetune']):
+  if sections not in (
+    [], ['pretrain'], ['pretrain', 'finetune'], ['finetune']
+  ):  # fmt: skip
     raise InputError(
-      f"stages={tuple(sections)} is not one of ('pretrain',), "
+      f"stages={tuple(sections)} is not one of (), ('pretrain',), "
       "('pretrain', 'finetune'), ('finetune',)"
     )
-  if sections == ['finetune'] and not config.init_from:
+  has_weights = config.init_from or config.language_model.pretrained
+  if 'pretrain' not in sections and not has_weights:
     raise InputError(
-      "stages=('finetune',) has no weights to start from: set "
-      '--config.init_from=WORKDIR, or run pretrain too'
+      f'stages={tuple(sections)} has no weights to start from: set '
+      '--config.init_from=WORKDIR, a language_model.pretrained, or run '
+      'pretrain too'
+    )
+  if not sections and config.init_from:
+    raise InputError(
+      'stages=() evaluates a pretrained language model: leave init_from empty'
     )
   if config.init_from and 'finetune' in sections:
     sections = ['finetune']
@@ -247,8 +385,15 @@ def _stage(section, config):
     max_steps=fields.max_steps,
     learning_rate=fields.learning_rate,
     patience=fields.patience,
-    **config.optimizer,
+    **_optimizer(config),
   )
+
+
+def _optimizer(config):
+  """The fields of a `Stage` that `config.optimizer` sets."""
+  fields = config.optimizer.to_dict()
+  # A run of before there was a choice has no name.
+  return {'optimizer': fields.pop('name', 'adamw'), **fields}
 
 
 def _terms_name(fields):
@@ -277,9 +422,17 @@ def _terms(section, parts, config):
       f'{field}={names}: give every objective once, at least one'
     )
   levels, head = {term.level for term in terms}, config.model.head
+  if config.language_model.name:
+    head = 'pointwise' if config.language_model.head else 'decoder'
   if (levels == {'point'}) != (head == 'pointwise') or (
     'point' in levels and len(levels) > 1
   ):
+    if config.language_model.name:
+      raise InputError(
+        f'{field}={names} does not fit language_model.head='
+        f'{config.language_model.head!r}: mse belongs to a head, all others to '
+        "''"
+      )
     raise InputError(
       f'{field}={names} does not fit model.head={head}: mse belongs to '
       'pointwise, all others to decoder and histogram'
@@ -355,10 +508,31 @@ def build_mesh(config):
 
 def check_mesh(config, mesh):
   """Raises InputError unless batches and seeds split over the mesh."""
-  rows = ('data', 'fsdp')
-  sharding.check_divides(mesh, 'batch_size', config.batch_size, *rows)
+  rows = sharding.ROW_AXES
+  if not _groups_split(config, mesh):
+    sharding.check_divides(mesh, 'batch_size', config.batch_size, *rows)
+    micro_batch = config.batch_size // config.optimizer.accumulation
+    sharding.check_divides(
+      mesh, 'batch_size / optimizer.accumulation', micro_batch, *rows
+    )
   sharding.check_divides(mesh, 'eval.batch_size', config.eval.batch_size, *rows)
   sharding.check_divides(mesh, 'num_seeds', config.num_seeds, 'replica')
+  if config.model.head == 'decoder' and not config.language_model.name:
+    heads = config.model.num_heads
+    sharding.check_divides(mesh, 'model.num_heads', heads, 'model')
+
+
+def _groups_split(config, mesh):
+  """Whether samples go where there are too few rows for the mesh."""
+  terms = [build_term(*part) for part in config.finetune.objective]
+  if 'finetune' not in config.stages or all(
+    term.level != 'sequence' for term in terms
+  ):
+    return False
+  group_size = config.rollouts.group_size
+  num_rows = config.batch_size // config.optimizer.accumulation
+  _, (_, axes) = sharding.row_rules(mesh, num_rows, group_size)
+  return group_size % math.prod(mesh.shape[a] for a in axes or ()) == 0
 
 
 def environment(mesh):
@@ -411,7 +585,8 @@ def _check_values(config):
     'pretrain.learning_rate', 'finetune.learning_rate', 'rollouts.group_size',
     'rollouts.temperature', 'rollouts.num_updates', 'trie.max_nodes',
     'eval.num_samples', 'eval.temperature', 'eval.batch_size',
-    'checkpoint.keep',
+    'checkpoint.keep', 'optimizer.accumulation', 'text.max_length',
+    'text.buckets',
   )  # fmt: skip
   not_negative = (
     'seed', 'model.encoder_layers', 'model.head_layers', 'model.dropout',
@@ -429,6 +604,11 @@ def _check_values(config):
       raise InputError(f'{field}={_field(config, field)} must not be negative')
   if config.seed + config.num_seeds > 2**32:
     raise InputError(f'seed={config.seed} must be below 2^32 - num_seeds')
+  if config.batch_size % config.optimizer.accumulation:
+    raise InputError(
+      f'optimizer.accumulation={config.optimizer.accumulation} does not '
+      f'divide batch_size={config.batch_size}: choose a divisor of it'
+    )
   if config.model.dropout >= 1:
     raise InputError(f'model.dropout={config.model.dropout} must be below 1')
   for field, choices in (
@@ -438,9 +618,62 @@ def _check_values(config):
     ('model.numeric_embedding', ('none', 'piecewise_linear', 'periodic')),
     ('model.category_embedding', ('ordinal', 'one_hot', 'learned')),
     ('baseline.name', ('', *BASELINES)),
+    ('data.transform', targets.TRANSFORMS),
+    ('text.source', ('files', 'tfds', 'movielens', 'synthetic')),
+    ('text.truncate', subwords.TRUNCATE),
+    ('language_model.name', ('', *text_model.NAMES)),
+    ('language_model.preset', text_model.PRESETS),
+    ('language_model.head', ('', *text_model.HEADS)),
+    ('language_model.attention', ('causal', 'bidirectional')),
+    ('language_model.vocabulary', ('numbers', 'all')),
+    ('language_model.new_tokens', ('', 'zero', 'first', 'average')),
+    ('language_model.compute_dtype', text_model.DTYPES),
+    ('language_model.param_dtype', text_model.DTYPES),
+    ('optimizer.name', optimizers.NAMES),
+    ('optimizer.schedule', optimizers.SCHEDULES),
   ):
     _check_choice(field, _field(config, field), choices)
   profiling.parse_steps(config.profile.steps)
+
+  _check_text(config)
+
+
+def _check_text(config):
+  language, text = config.language_model, config.text
+  if not language.name:
+    if text.prompt or text.path or language.pretrained:
+      raise InputError(
+        'text and language_model are set but language_model.name is empty: '
+        f'give one of {", ".join(text_model.NAMES)}'
+      )
+    if not config.stages:
+      raise InputError('stages=() evaluates language models only')
+    return
+  if config.baseline.name:
+    raise InputError(
+      f'baseline.name={config.baseline.name} reads tables, not texts: leave '
+      'language_model.name empty'
+    )
+  if not (language.tokenizer or language.pretrained):
+    raise InputError(
+      'texts need a tokenizer: set language_model.pretrained or '
+      'language_model.tokenizer to a folder, or a name on the Hugging Face hub'
+    )
+  for field in ('prompt', 'target', 'path'):
+    if not text[field] and not (field == 'path' and text.source == 'synthetic'):
+      raise InputError(f'text.{field} is empty: the task needs one')
+  texts.fields_of(text.prompt)
+  sizes = text.max_rows
+  if len(sizes) != 3 or not all(type(n) is int and n >= 0 for n in sizes):
+    raise InputError(
+      f'text.max_rows={sizes!r}: give three numbers, for train, val and test'
+    )
+  drawn = [f'sizes.{k}' for k, v in language.sizes.items() if v]
+  if language.pretrained and drawn:
+    raise InputError(
+      f'language_model.{drawn[0]} is for weights that are drawn: leave it 0 '
+      'with language_model.pretrained'
+    )
 
 
 def _check_choice(field, value, choices):

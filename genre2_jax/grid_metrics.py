@@ -5,6 +5,7 @@ they have no sampling error. Arrays are numpy, sums are float64; numbers are
 z-scores in the order of the trie.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -116,7 +117,12 @@ def summarize(
 
 
 def evaluate(
-  summary: Summary, target: ArrayLike, *, std: float, name: str = 'exact'
+  summary: Summary,
+  target: ArrayLike,
+  *,
+  std: float,
+  restore: Callable | None = None,
+  name: str = 'exact',
 ) -> list[tuple[str, str, float]]:
   """Metrics of distributions: [(estimator, metric, value)].
 
@@ -129,7 +135,11 @@ def evaluate(
   rows = []
   for estimator in ('mean', 'median'):
     rows += metrics.point_metrics(
-      f'{name}_{estimator}', getattr(summary, estimator), target, std=std
+      f'{name}_{estimator}',
+      getattr(summary, estimator),
+      target,
+      std=std,
+      restore=restore,
     )
   covered = (summary.low <= target) & (target <= summary.high)
   values = {

@@ -6,7 +6,7 @@ the z-score of the train target. Every function returns a number for every
 finite input: where a textbook formula is 0/0, the docstring gives the answer.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -177,11 +177,13 @@ def evaluate(
   low: float,
   high: float,
   std: float,
+  restore: Callable | None = None,
 ) -> list[tuple[str, str, float]]:
   """Every metric of one policy on one split: [(estimator, metric, value)].
 
   samples_z [n, G], greedy_z [n], target_z [n] and the train range low, high
-  are z-scores; std is the train standard deviation in the original unit.
+  are z-scores; std is the train standard deviation in the original unit, and
+  `restore` takes z-scores there where they are no straight line of it.
 
   For each of POINT_ESTIMATORS: rmse, mae, reward = −mse (z, z, z²); r2,
   spearman, kendall, pearson; rmse_unit, mae_unit (original unit: z times std).
@@ -194,7 +196,7 @@ def evaluate(
   rows = []
   estimates = point_estimates(samples_z, greedy_z, widened(low, high))
   for name, x in estimates.items():
-    rows += point_metrics(name, x, target_z, std=std)
+    rows += point_metrics(name, x, target_z, std=std, restore=restore)
   rows.remove(next(row for row in rows if row[:2] == ('sample', 'reward')))
   errors = _error(samples_z, np.expand_dims(target_z, -1))
   values = {
@@ -209,10 +211,23 @@ def evaluate(
 
 
 def point_metrics(
-  name: str, x: ArrayLike, target_z: ArrayLike, *, std: float
+  name: str,
+  x: ArrayLike,
+  target_z: ArrayLike,
+  *,
+  std: float,
+  restore: Callable | None = None,
 ) -> list[tuple[str, str, float]]:
-  """Every metric of one point estimate [n]: [(name, metric, value)]."""
+  """Every metric of one point estimate [n]: [(name, metric, value)].
+
+  Errors in the original unit are z times std, or with `restore`, z-scores to
+  that unit, those of what it restores.
+  """
   z_rmse, z_mae = rmse(x, target_z), mae(x, target_z)
+  unit_rmse, unit_mae = z_rmse * std, z_mae * std
+  if restore is not None:
+    own = restore(x), restore(target_z)
+    unit_rmse, unit_mae = rmse(*own), mae(*own)
   values = {
     'rmse': z_rmse,
     'mae': z_mae,
@@ -220,8 +235,8 @@ def point_metrics(
     'spearman': spearman(x, target_z),
     'kendall': kendall(x, target_z),
     'pearson': pearson(x, target_z),
-    'rmse_unit': z_rmse * std,
-    'mae_unit': z_mae * std,
+    'rmse_unit': unit_rmse,
+    'mae_unit': unit_mae,
     'reward': -(z_rmse**2),
   }
   return [(name, metric, float(value)) for metric, value in values.items()]

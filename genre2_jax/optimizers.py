@@ -2,6 +2,9 @@
 
 import optax
 
+NAMES = ('adamw', 'adafactor')
+SCHEDULES = ('cosine', 'constant')
+
 
 def warmup_cosine(peak, *, warmup_steps, total_steps, floor=0.1):
   """Linear warm-up to `peak`, then a cosine to `floor · peak`."""
@@ -15,9 +18,63 @@ def warmup_cosine(peak, *, warmup_steps, total_steps, floor=0.1):
   )
 
 
+def warmup_constant(peak, *, warmup_steps, total_steps):
+  """Linear warm-up to `peak`, then `peak`."""
+  warmup_steps = min(warmup_steps, total_steps // 2)
+  return optax.schedules.linear_schedule(
+    init_value=peak / (warmup_steps + 1),
+    end_value=peak,
+    transition_steps=warmup_steps,
+  )
+
+
+def schedule(name, peak, *, warmup_steps, total_steps):
+  """A learning rate by name, one of `SCHEDULES`: step -> rate."""
+  function = {'cosine': warmup_cosine, 'constant': warmup_constant}[name]
+  return function(peak, warmup_steps=warmup_steps, total_steps=total_steps)
+
+
 def adamw(learning_rate, *, weight_decay, max_grad_norm):
   """AdamW; gradients clipped to a global norm unless that is 0."""
   optimizer = optax.adamw(learning_rate, weight_decay=weight_decay)
+  return _clipped(optimizer, max_grad_norm)
+
+
+def adafactor(learning_rate, *, max_grad_norm, min_factored=128):
+  """Adafactor (Shazeer & Stern 2018) with RAFT's constants, no momentum.
+
+  ε1 = 1e-30, ε2 = 1e-3, β2_t = 1 − t^−0.8. Updates are relative: the rate is
+  multiplied by max(ε2, RMS of the parameter), and the update's RMS is clipped
+  to 1. A parameter of two axes of `min_factored` or more keeps the running
+  means of its rows and of its columns, not of its elements.
+
+  Args:
+    learning_rate: or a schedule of it.
+    max_grad_norm: gradients are clipped to it; 0: not.
+    min_factored: smaller axes are not factored.
+  """
+  optimizer = optax.adafactor(
+    learning_rate,
+    min_dim_size_to_factor=min_factored,
+    decay_rate=0.8,
+    multiply_by_parameter_scale=True,  # At least 1e-3, ε2.
+    clipping_threshold=1.0,
+    momentum=None,
+    eps=1e-30,
+  )
+  return _clipped(optimizer, max_grad_norm)
+
+
+def build(name, learning_rate, *, weight_decay, max_grad_norm):
+  """An optimizer by name, one of `NAMES`; Adafactor decays no weights."""
+  if name == 'adafactor':
+    return adafactor(learning_rate, max_grad_norm=max_grad_norm)
+  return adamw(
+    learning_rate, weight_decay=weight_decay, max_grad_norm=max_grad_norm
+  )
+
+
+def _clipped(optimizer, max_grad_norm):
   if max_grad_norm > 0:
     clip = optax.clip_by_global_norm(max_grad_norm)
     optimizer = optax.chain(clip, optimizer)

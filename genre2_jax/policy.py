@@ -47,12 +47,15 @@ class Policy(NamedTuple):
       `logits` float32 [B, U, Q, V] are grammatical: tokens that the tokenizer
       forbids stand at a finite, very low value, so that they get probability
       exactly 0 and gradients stay finite.
+    frozen: `path -> bool`, whether the parameter at a path, a tuple of the
+      keys to it in `params`, is never trained; None: all are trained.
   """
 
   tokenizer: Tokenizer
   init: Callable[..., Params]
   encode: Callable[..., Context]
   decode: Callable[..., Any]
+  frozen: Callable[[tuple[str, ...]], bool] | None = None
 
 
 class Pointwise(NamedTuple):
@@ -62,10 +65,12 @@ class Pointwise(NamedTuple):
     init: `(key, inputs) -> params`, boxed with logical axis names.
     predict: `(params, inputs, dropout_key=None) -> z` [B], float32, in the
       unit that it is trained in. No dropout without a key.
+    frozen: as a `Policy`'s.
   """
 
   init: Callable[..., Params]
   predict: Callable[..., Any]
+  frozen: Callable[[tuple[str, ...]], bool] | None = None
 
 
 def teacher_forced(policy, params, context, tokens, dropout_key=None):

@@ -12,7 +12,6 @@ from genre2_jax import (
   train,
   workdirs,
 )
-from genre2_jax.data import tables
 from genre2_jax.errors import InputError
 
 
@@ -25,7 +24,7 @@ def predict_file(workdir, input_path, output_path):
 
   Args:
     workdir: of a finished run.
-    input_path: CSV or Parquet with the run's feature columns.
+    input_path: a table or text file with the run's columns.
     output_path: CSV to write; replaced only once it is whole.
 
   Raises:
@@ -34,13 +33,7 @@ def predict_file(workdir, input_path, output_path):
   with processes.together():
     _check_output(pathlib.Path(input_path), pathlib.Path(output_path))
     run = workdirs.open_finished(workdir)
-    features = run.model.features
-    rows = tables.read_rows(
-      input_path,
-      numeric_names=features.numeric_names,
-      category_names=features.category_names,
-      target_name=run.target_name,
-    )
+    rows = experiment.read_rows(run, input_path)
   # The devices at hand, whatever the run was trained on.
   mesh = sharding.make_mesh({'replica': 1, 'data': -1, 'fsdp': 1, 'model': 1})
   predicted = evaluate.predict(
@@ -50,7 +43,7 @@ def predict_file(workdir, input_path, output_path):
       **experiment.evaluation_options(run.config, run.model),
     ),
     train.restore_params(run, run.stages[-1], mesh),
-    features.transform(rows),
+    run.model.features.transform(rows),
     block_size=-(-run.config.eval.batch_size // mesh.size) * mesh.size,
     sharding=sharding.batch_sharding(mesh),
   )

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from genre2_jax import errors, writers
+from genre2_jax.data import targets
 
 SPLIT = 'test'
 NOMINAL = 0.9  # of the intervals behind coverage90 and width90 in results.csv
@@ -46,6 +47,7 @@ TERM_NAMES = {
   'lightgbm': 'LightGBM',
   'linear': 'linear regression',
   'log_loss': 'log loss',
+  'zero_shot': 'zero-shot',
   'mbr': 'MBR',
   'mse': 'MSE',
   'no_baseline': 'no baseline',
@@ -87,6 +89,7 @@ class Run:
   target: np.ndarray  # [n], original unit
   mean: float  # original unit = z · std + mean
   std: float
+  scaler: targets.QuantileScaler | None = None  # in their place
   # stage -> profile/<stage>/operations.json, where steps were traced
   operations: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -119,6 +122,8 @@ class Run:
 
   def in_unit(self, z: np.ndarray) -> np.ndarray:
     """z-scores in the original unit."""
+    if self.scaler is not None:
+      return self.scaler.restore(z)
     return z * self.std + self.mean
 
 
@@ -152,6 +157,11 @@ def load(workdir: str | pathlib.Path) -> Run:
           'mean': float(arrays['mean']),
           'std': float(arrays['std']),
         }
+        if 'quantiles' in arrays:
+          truth['scaler'] = targets.QuantileScaler(
+            quantiles=tuple(arrays['quantiles'].tolist()),
+            normal=bool(arrays['normal']),
+          )
   except FileNotFoundError as error:
     raise errors.InputError(
       f'{error.filename} is missing: a report needs a finished run'

@@ -64,6 +64,7 @@ def rows(
     validation: (predicted, target_z) of other rows, to recalibrate on.
   """
   scaler, found = model.scaler, []
+  unit = _unit(scaler)
   fitted_on = {}
   if validation is not None:
     fitted_on = dict(members(validation[0], seeds))
@@ -75,17 +76,17 @@ def rows(
       target_z,
       low=scaler.low,
       high=scaler.high,
-      std=scaler.std,
+      **unit,
     )
     for name in ('learned_mean', 'rail', 'rail_normalized'):
       if f'{name}_z' in member:
         values += metrics.point_metrics(
-          name, member[f'{name}_z'], target_z, std=scaler.std
+          name, member[f'{name}_z'], target_z, **unit
         )
     if 'log_p' in member:
       grid, index = _grid(model.codec), model.codec.index(target_z)
       summary = grid_metrics.summarize(member['log_p'], grid, target_z, index)
-      values += grid_metrics.evaluate(summary, target_z, std=scaler.std)
+      values += grid_metrics.evaluate(summary, target_z, **unit)
       if seed in fitted_on:
         values += _recalibrated(
           member['log_p'],
@@ -164,20 +165,28 @@ def summary(rows, stages):
   return '\n'.join(lines)
 
 
+def _unit(scaler):
+  """How errors in z become errors in the target's own unit."""
+  restore = None if scaler.is_linear else scaler.restore
+  return {'std': scaler.std, 'restore': restore}
+
+
 def _grid(codec):
   return grid_metrics.Grid(codec.values(), codec.cells())
 
 
 def _recalibrated(log_p, summary, target_z, val_log_p, val_target, model):
   """Rows 'tempered' and 'conformal', fitted on validation rows."""
-  grid, std = _grid(model.codec), model.scaler.std
+  grid = _grid(model.codec)
   index = model.codec.index
   fit = val_log_p, grid, val_target, index(val_target)
   temperature = recalibration.fit_temperature(*fit)
   tempered = grid_metrics.summarize(
     recalibration.temper(log_p, temperature), grid, target_z, index(target_z)
   )
-  found = grid_metrics.evaluate(tempered, target_z, std=std, name='tempered')
+  found = grid_metrics.evaluate(
+    tempered, target_z, name='tempered', **_unit(model.scaler)
+  )
   found.append(('tempered', 'temperature', temperature))
   val = grid_metrics.summarize(*fit)
   margin = recalibration.conformal_margin(val.low, val.high, val_target)

@@ -1,6 +1,9 @@
 """Where arrays live: one mesh, one table from logical to mesh axes."""
 
+import collections
+import contextlib
 import math
+import re
 
 import flax.linen as nn
 import jax
@@ -8,18 +11,25 @@ import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from genre2_jax.errors import InputError
+from genre2_jax.policy import Pointwise
 
 AXES = ('replica', 'data', 'fsdp', 'model')
 
-# Logical axis -> mesh axes. Embeddings of a number vocabulary are small and
-# stay whole.
+# The axes that rows, or the samples of a row, are spread over.
+ROW_AXES = ('data', 'fsdp')
+
+# Logical axis -> mesh axes, of parameters and what the optimizer keeps of them.
+# A rule holds where no other axis of the array has taken its mesh axes: arrays
+# without 'embed' (biases, first layers) are over 'fsdp' all the same.
 RULES = (
   ('seed', 'replica'),
-  ('batch', ('data', 'fsdp')),
   ('embed', 'fsdp'),
+  ('heads', ('model', 'fsdp')),
   ('heads', 'model'),
+  ('mlp', ('model', 'fsdp')),
   ('mlp', 'model'),
   ('vocab', None),
+  ('layers', None),
 )
 
 
@@ -73,14 +83,124 @@ def replicated(mesh):
   return NamedSharding(mesh, PartitionSpec())
 
 
-def batch_sharding(mesh, *leading):
-  """Rows over the batch axes, behind the logical axes in `leading`."""
-  spec = nn.logical_to_mesh_axes((*leading, 'batch'), RULES)
-  return NamedSharding(mesh, spec)
+def row_rules(mesh, num_rows=None, num_samples=1):
+  """Rules of 'batch' and 'group': rows, and the samples of a row.
+
+  Rows take as many of the mesh axes for them as they divide by, from the left;
+  samples of a row, where there are several, take the others. So fewer rows than
+  devices still keep all of them busy while numbers are sampled and scored.
+
+  Args:
+    mesh: the mesh.
+    num_rows: B; None where it is known to divide by all axes.
+    num_samples: U, decodings of a row side by side.
+
+  Returns:
+    (('batch', mesh axes), ('group', mesh axes)).
+  """
+  taken, parts = [], 1
+  for axis in ROW_AXES:
+    parts *= mesh.shape[axis]
+    if num_rows is not None and num_rows % parts:
+      break
+    taken.append(axis)
+  left = tuple(axis for axis in ROW_AXES if axis not in taken)
+  group = left if num_samples > 1 else ()
+  return (('batch', tuple(taken) or None), ('group', group or None))
+
+
+def batch_sharding(mesh, *leading, num_rows=None):
+  """Rows over the axes for them, behind the logical axes in `leading`."""
+  rules = (*row_rules(mesh, num_rows), *RULES)
+  return NamedSharding(
+    mesh, nn.logical_to_mesh_axes((*leading, 'batch'), rules)
+  )
+
+
+def constrained(network, mesh):
+  """A network whose activations are laid out over the rows, not the width.
+
+  Left to itself the partitioner lets the layout of the parameters spread into
+  the activations: under FSDP it then sums activations over devices, layer by
+  layer, where it should gather weights. A model names the axes of its
+  activations by `nn.with_logical_constraint`; here the names get a meaning.
+
+  Args:
+    network: a `Policy` or a `Pointwise`.
+    mesh: where it runs.
+  """
+  if mesh.size == 1:
+    return network
+
+  @contextlib.contextmanager
+  def layout(*sizes):
+    with (
+      jax.sharding.use_abstract_mesh(mesh.abstract_mesh),
+      nn.logical_axis_rules((*row_rules(mesh, *sizes), *RULES)),
+    ):
+      yield
+
+  def rows(tree, *axes):
+    def constrain(x):
+      names = (*axes, *[None] * (x.ndim - len(axes)))
+      return nn.with_logical_constraint(x, names)
+
+    return jax.tree.map(constrain, tree)
+
+  def per_row(function):
+    """Of `encode` and `predict`: rows in, rows out."""
+
+    def run(params, inputs, dropout_key=None):
+      with layout(len(jax.tree.leaves(inputs)[0])):
+        inputs = rows(inputs, 'batch')
+        return rows(function(params, inputs, dropout_key), 'batch')
+
+    return run
+
+  if isinstance(network, Pointwise):
+    return network._replace(predict=per_row(network.predict))
+
+  def decode(
+    params, context, tokens, positions, visible, cache=None, dropout_key=None
+  ):
+    with layout(*tokens.shape[:2]):
+      tokens = rows(tokens, 'batch', 'group')
+      logits, cache = network.decode(
+        params, context, tokens, positions, visible, cache, dropout_key
+      )
+      return rows(logits, 'batch', 'group'), cache
+
+  return network._replace(encode=per_row(network.encode), decode=decode)
+
+
+def abstract_params(boxed_params, mesh, *leading):
+  """Shapes, dtypes and shardings of parameters.
+
+  Args:
+    boxed_params: abstract, with their logical names.
+    mesh: where they will live.
+    *leading: logical axes before the parameters' own, each of size 1 here.
+  """
+  specs = jax.tree.map(
+    lambda spec: PartitionSpec(*leading, *spec),
+    nn.get_partition_spec(boxed_params),
+    is_leaf=lambda x: isinstance(x, PartitionSpec),
+  )
+  shardings = nn.logical_to_mesh_sharding(specs, mesh, RULES)
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(
+      (1,) * len(leading) + x.shape, x.dtype, sharding=s
+    ),
+    nn.unbox(boxed_params),
+    shardings,
+  )
 
 
 def state_sharding(boxed_params, abstract_state, optimizer, mesh):
   """Shardings of a stacked `TrainState`, the optimizer's as its parameters'.
+
+  What an optimizer keeps of a parameter without one of its axes, as Adafactor
+  does, lies as the axes that are left, and whole where one can't tell which.
 
   Args:
     boxed_params: one seed's abstract parameters with their logical names.
@@ -97,13 +217,18 @@ def state_sharding(boxed_params, abstract_state, optimizer, mesh):
     logical,
     is_leaf=lambda x: isinstance(x, PartitionSpec),
   )
-  params = nn.logical_to_mesh_sharding(stacked, mesh, RULES)
+  whole = nn.logical_to_mesh_sharding(stacked, mesh, RULES)
+  params = _where(abstract_state.params, whole)
+  frozen = abstract_state.frozen
+  if frozen is not None:
+    frozen = _where(frozen, whole['policy'])
   per_seed = NamedSharding(mesh, nn.logical_to_mesh_axes(('seed',), RULES))
   shardings = jax.tree.map(lambda _: per_seed, abstract_state)
   opt_state = optax.tree_utils.tree_map_params(
     optimizer,
-    lambda _, sharding: sharding,
+    _like,
     abstract_state.opt_state,
+    abstract_state.params,
     params,
     transform_non_params=lambda _: per_seed,
   )
@@ -111,11 +236,36 @@ def state_sharding(boxed_params, abstract_state, optimizer, mesh):
     **{
       **{k: getattr(shardings, k) for k in shardings.__dataclass_fields__},
       'params': params,
+      'frozen': frozen,
       'best_params': params,
       'opt_state': opt_state,
       'reference': None if abstract_state.reference is None else params,
     }
   )
+
+
+def _where(present, shardings):
+  """`shardings` without those of what is None in `present`."""
+  return jax.tree.map(
+    lambda x, y: None if x is None else y,
+    present,
+    shardings,
+    is_leaf=lambda x: x is None,
+  )
+
+
+def _like(kept, param, sharding):
+  """The sharding of what an optimizer keeps of a parameter [S, ...]."""
+  if kept.shape == param.shape:
+    return sharding
+  spec = (*sharding.spec, *[None] * (param.ndim - len(sharding.spec)))
+  found = {
+    spec[:i] + spec[i + 1 :]
+    for i in range(1, param.ndim)
+    if param.shape[:i] + param.shape[i + 1 :] == kept.shape
+  }
+  spec = found.pop() if len(found) == 1 else spec[:1]
+  return NamedSharding(sharding.mesh, PartitionSpec(*spec))
 
 
 def check_shapes(abstract, shardings):
@@ -131,3 +281,111 @@ def check_shapes(abstract, shardings):
       ) from error
 
   jax.tree_util.tree_map_with_path(check, abstract, shardings)
+
+
+def describe(boxed_params, state, batch, mesh):
+  """A table of what lives where: every array of a state, and a batch.
+
+  Arrays that lie alike (of the layers; parameters and what the optimizer keeps
+  of them) are one line. Bytes are of one device, of all its seeds.
+
+  Args:
+    boxed_params: one seed's abstract parameters with their logical names.
+    state: the stacked abstract `TrainState`, with shardings.
+    batch: `Examples` of shapes [S, B, ...] and shardings.
+    mesh: the mesh.
+
+  Returns:
+    Lines of text.
+  """
+  names = {
+    jax.tree_util.keystr(path, simple=True, separator='/'): tuple(spec)
+    for path, spec in jax.tree_util.tree_leaves_with_path(
+      nn.get_partition_spec(boxed_params),
+      is_leaf=lambda x: isinstance(x, PartitionSpec),
+    )
+  }
+  found = collections.defaultdict(collections.Counter)  # line -> who: arrays
+  total, rest, num_rest = 0, 0, 0
+  for path, x in jax.tree_util.tree_leaves_with_path(state):
+    total += _bytes_per_device(x)
+    path = jax.tree_util.keystr(path, simple=True, separator='/')
+    keeper, name = _parameter_of(path, names)
+    if name is None:
+      rest, num_rest = rest + _bytes_per_device(x), num_rest + 1
+      continue
+    axes = names[name] if x.ndim - 1 == len(names[name]) else ()
+    line = (re.sub(r'layer_\d+', 'layer_*', name), axes, x.sharding.spec)
+    found[line, x.shape, str(x.dtype)][keeper] += 1
+  kept_as = collections.defaultdict(list)
+  for (line, shape, dtype), keepers in found.items():
+    count = max(keepers.values())
+    x = jax.ShapeDtypeStruct(
+      shape, dtype, sharding=NamedSharding(mesh, line[2])
+    )
+    kept_as[tuple(keepers)].append((*line[:2], x, count))
+  lines = [_mesh_words(mesh)]
+  cells = [('', 'axes', 'shape', 'over', 'per device', 'KiB')]
+  for keepers, rows in kept_as.items():
+    size = sum(_bytes_per_device(x) * count for *_, x, count in rows)
+    times = f', {len(keepers)} times' if len(keepers) > 1 else ''
+    cells.append(f'{", ".join(keepers)}: {size / 1024:,.1f} KiB{times}')
+    cells += [_cells(*row) for row in rows]
+  cells.append('batch:')
+  for path, x in jax.tree_util.tree_leaves_with_path(batch):
+    path = jax.tree_util.keystr(path, simple=True, separator='/')
+    axes = ('batch', *[None] * (x.ndim - 2))
+    cells.append(_cells(path, axes, x, 1))
+  rows = [row for row in cells if isinstance(row, tuple)]
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  for row in cells:
+    if isinstance(row, tuple):
+      parts = [c.ljust(w) for c, w in zip(row[:-1], widths, strict=False)]
+      row = '    ' + '  '.join((*parts, row[-1].rjust(widths[-1])))
+    else:
+      row = '  ' + row
+    lines.append(row.rstrip())
+  lines.append(f'  counters and sums: {num_rest} arrays, {rest} bytes')
+  lines.append(f'  state: {total / 1024:,.1f} KiB per device')
+  return '\n'.join(lines)
+
+
+def _parameter_of(path, names):
+  """Who keeps the array at a path of the state, and of which parameter."""
+  parts = path.split('/')
+  for i in range(1, len(parts)):
+    for prefix in ((), ('policy',)):
+      name = '/'.join((*prefix, *parts[i:]))
+      if name in names:
+        return '/'.join(parts[:i]), name
+  return path, None
+
+
+def _cells(name, axes, x, count):
+  """A line of the table; the seeds' axis is left out."""
+
+  def over(part):
+    part = (part,) if isinstance(part, str) else part or ()
+    return '+'.join(axis for axis in part if x.sharding.mesh.shape[axis] > 1)
+
+  ndim = x.ndim - 1
+  spec = (*x.sharding.spec, *[None] * x.ndim)[1 : x.ndim]
+  local = x.sharding.shard_shape(x.shape)
+  size = _bytes_per_device(x) * count / 1024
+  return (
+    name + (f' ({count})' if count > 1 else ''),
+    ', '.join(axis or '-' for axis in (*axes, *[None] * ndim)[:ndim]),
+    ' x '.join(map(str, x.shape[1:])),
+    ', '.join(over(part) or '-' for part in spec),
+    ' x '.join(map(str, local[1:])),
+    f'{size:,.1f}' if size >= 0.05 else '<0.1',
+  )
+
+
+def _bytes_per_device(x):
+  return math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+
+
+def _mesh_words(mesh):
+  sizes = ', '.join(f'{axis} {size}' for axis, size in mesh.shape.items())
+  return f'Mesh of {mesh.size} devices: {sizes}'

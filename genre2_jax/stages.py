@@ -36,11 +36,14 @@ class Stage:
     objective: what it minimises.
     epochs: at most.
     max_steps: at most, rounded up to whole epochs; 0: no bound.
-    learning_rate: peak of a linear warm-up and a cosine to a tenth.
+    learning_rate: peak, after a linear warm-up.
     patience: epochs without a better validation before it stops; 0: never.
     warmup_steps: of the learning rate.
     weight_decay: of AdamW.
     max_grad_norm: gradients are clipped to it; 0: not.
+    optimizer: a name of `optimizers.NAMES`.
+    schedule: of the learning rate, of `optimizers.SCHEDULES`.
+    accumulation: micro-batches of a step; divides the batch.
   """
 
   section: str
@@ -53,6 +56,9 @@ class Stage:
   warmup_steps: int
   weight_decay: float
   max_grad_norm: float
+  optimizer: str = 'adamw'
+  schedule: str = 'cosine'
+  accumulation: int = 1
 
   def bounded(self, epoch_steps):
     """The stage with `max_steps` turned into epochs of so many steps."""
@@ -104,12 +110,14 @@ def evaluation_keys(seeds):
 
 def optimizer_of(stage, epoch_steps):
   """The stage's optax transformation."""
-  schedule = optimizers.warmup_cosine(
+  schedule = optimizers.schedule(
+    stage.schedule,
     stage.learning_rate,
     warmup_steps=stage.warmup_steps,
     total_steps=stage.epochs * epoch_steps * stage.objective.num_updates,
   )
-  return optimizers.adamw(
+  return optimizers.build(
+    stage.optimizer,
     schedule,
     weight_decay=stage.weight_decay,
     max_grad_norm=stage.max_grad_norm,
@@ -130,14 +138,7 @@ def state_program(stage, model, *, seeds, mesh, optimizer):
     (abstract state with shardings, `(stacked network params or None) ->
     state`).
   """
-  objective, inputs = stage.objective, model.example_inputs()
-  init_one = functools.partial(
-    init_params,
-    inputs=inputs,
-    network=model.network,
-    codec=model.codec,
-    objective=objective,
-  )
+  objective, init_one = stage.objective, _init_one(stage, model)
 
   def create(start, key):
     init_key, loop_key = jax.random.split(key)
@@ -147,6 +148,7 @@ def state_program(stage, model, *, seeds, mesh, optimizer):
       optimizer,
       objective.metrics,
       keep_reference='reference' in objective.needs,
+      is_frozen=model.network.frozen,
     )
 
   keys = seed_keys(seeds, stage.section)
@@ -169,6 +171,44 @@ def state_program(stage, model, *, seeds, mesh, optimizer):
   return abstract, init
 
 
+def describe_layout(stage, model, abstract_state, *, batch_size, mesh):
+  """What lives where, as text: `sharding.describe` of a stage.
+
+  Args:
+    stage: a `Stage`.
+    model: with `network`, `codec` and `example_inputs`.
+    abstract_state: of `state_program`.
+    batch_size: B, rows of a step.
+    mesh: the mesh.
+  """
+  rows = sharding.batch_sharding(mesh, 'seed', num_rows=batch_size)
+  batch = batches.Examples(
+    inputs=model.example_inputs(),
+    target=np.zeros(1, np.float32),
+    tokens=np.zeros((1, model.codec.tokenizer.num_tokens), np.int32),
+  )
+  stacked = (len(abstract_state.step), batch_size)
+  batch = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(
+      stacked + x.shape[1:], x.dtype, sharding=rows
+    ),
+    batch,
+  )
+  boxed = jax.eval_shape(_init_one(stage, model), jax.random.key(0))
+  return sharding.describe(boxed, abstract_state, batch, mesh)
+
+
+def _init_one(stage, model):
+  """`(key, start=None) -> boxed parameters` of one seed."""
+  return functools.partial(
+    init_params,
+    inputs=model.example_inputs(),
+    network=model.network,
+    codec=model.codec,
+    objective=stage.objective,
+  )
+
+
 def functions(stage, model, *, num_rows, batch_size, mesh):
   """What a stage compiles: pure functions of stacked states.
 
@@ -187,13 +227,18 @@ def functions(stage, model, *, num_rows, batch_size, mesh):
   epoch_steps = batches.steps_per_epoch(num_rows, batch_size)
   optimizer = optimizer_of(stage, epoch_steps)
   shared = {
-    'network': model.network,
+    'network': sharding.constrained(model.network, mesh),
     'codec': model.codec,
     'objective': stage.objective,
   }
-  step = functools.partial(steps.train_step, optimizer=optimizer, **shared)
+  step = functools.partial(
+    steps.train_step,
+    optimizer=optimizer,
+    accumulation=stage.accumulation,
+    **shared,
+  )
   validation = functools.partial(evaluate.validation, **shared)
-  rows_sharding = sharding.batch_sharding(mesh, 'seed')
+  rows_sharding = sharding.batch_sharding(mesh, 'seed', num_rows=batch_size)
 
   def run(state, train, num_steps):
     keys = jax.vmap(jax.random.wrap_key_data)(state.key)
@@ -215,7 +260,7 @@ def functions(stage, model, *, num_rows, batch_size, mesh):
     means = jax.tree.map(lambda x: x / epoch_steps, state.totals)
     keys = jax.vmap(jax.random.wrap_key_data)(state.key)
     score, values = jax.vmap(validation, (0, None, None, 0))(
-      state.params, rows, numbers, keys
+      train_state.merge(state.params, state.frozen), rows, numbers, keys
     )
     state = jax.vmap(train_state.validated, (0, 0, None))(
       state, score, stage.patience
@@ -276,12 +321,17 @@ def compile_stage(
   )
 
 
-def lower_run(run, abstract_state, train):
-  """`run` of `functions`, lowered for where the state and the rows live."""
+def trace_run(run, abstract_state, train):
+  """`run` of `functions`, traced for where the state and the rows live."""
   function = jax.jit(
     run, donate_argnums=0, out_shardings=_shardings(abstract_state)
   )
-  return function.lower(abstract_state, train, np.int32(1))
+  return function.trace(abstract_state, train, np.int32(1))
+
+
+def lower_run(run, abstract_state, train):
+  """`run` of `functions`, lowered."""
+  return trace_run(run, abstract_state, train).lower()
 
 
 def _shardings(abstract):

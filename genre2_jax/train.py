@@ -9,7 +9,9 @@ each reads the data, process 0 alone writes and talks.
 
 import contextlib
 import dataclasses
+import functools
 import io
+import json
 import logging
 import pathlib
 import sys
@@ -33,12 +35,13 @@ from genre2_jax import (
   results,
   sharding,
   stages,
+  text_model,
   train_state,
   workdirs,
   writers,
 )
-from genre2_jax.checkpoints import Checkpoints
-from genre2_jax.data import batches, tables
+from genre2_jax.checkpoints import StageCheckpoints
+from genre2_jax.data import batches, tables, texts
 from genre2_jax.errors import (
   InputError,
   InterruptedRunError,
@@ -46,6 +49,9 @@ from genre2_jax.errors import (
 )
 
 _logger = logging.getLogger('genre2_jax')
+
+# What a pretrained language model is called before it is trained.
+ZERO_SHOT = 'zero_shot'
 
 # A dispatch aims at this long: short enough to leave within seconds of a
 # signal, long enough that the host's part in it does not show.
@@ -73,7 +79,7 @@ class Run:
 
   config: ConfigDict
   workdir: pathlib.Path
-  table: tables.Table
+  table: tables.Table | texts.Texts
   model: experiment.Model
   examples: dict
   seeds: tuple[int, ...]
@@ -95,8 +101,8 @@ def train_and_evaluate(
     workdir: folder for everything that the run leaves behind; '' for
       `runs/<task>_<stage>_<hash of the config>`.
     interrupts: true once the run is asked to leave.
-    table: a `tables.Table` instead of what `config.data` names; its test split
-      may have no rows.
+    table: a `tables.Table` or `texts.Texts` instead of what the config names;
+      its test split may have no rows.
     verbose: 0: silent; 1: draws progress bars; 2: prints what it sees, too.
 
   Returns:
@@ -123,10 +129,8 @@ def train_and_evaluate(
       model = _model_from(source, config, table)
     else:
       model = experiment.build_model(config, table)
-    for stage in todo:
-      _abstract_state(
-        stage, model, seeds, mesh
-      )  # Checks that it fits the mesh.
+    # Checks that it fits the mesh.
+    states = [_abstract_state(stage, model, seeds, mesh) for stage in todo]
     if config.baseline.name and jax.process_count() > 1:
       raise InputError(
         f'baseline.name={config.baseline.name} is fitted by one process: leave '
@@ -162,9 +166,12 @@ def train_and_evaluate(
     need=memory.Need(),
   )
   if verbose > 1:
-    print(tables.describe(table))
-    if model.scaler.is_constant:
-      print('The target is constant: the model can only learn to repeat it.')
+    print(experiment.describe(table, model))
+    if mesh.size > 1 and states and not config.baseline.name:
+      layout = stages.describe_layout(
+        todo[-1], model, states[-1], batch_size=config.batch_size, mesh=mesh
+      )
+      print(layout)
   environment = experiment.environment(mesh) | memory.describe()
   _logger.info('%s', experiment.summary(environment))
   if is_first:
@@ -191,27 +198,42 @@ def train_and_evaluate(
 
 def _run_stages(run, todo, source, params):
   """Trains and evaluates: (names of stages, rows of results.csv, params)."""
-  names, rows, config = [], [], run.config
-  if source is not None and todo[0].section == 'finetune':
+  names, rows = [], []
+  config, model, seeds, mesh = run.config, run.model, run.seeds, run.mesh
+  if not todo:
+    names.append(ZERO_SHOT)
+    params = _pretrained_params(model, config, seeds, mesh)
+    rows += _evaluate(run, ZERO_SHOT, params)
+    _write_results(run, rows)
+  elif source is not None and todo[0].section == 'finetune':
     names.append(source.stages[0])
     rows += _evaluate(run, names[0], params)
   if config.baseline.name:
     names.append(config.baseline.name)
     rows += _record(run, config.baseline.name, _fit_baseline(run))
-    workdirs.write_results(run.workdir, rows)
+    _write_results(run, rows)
     todo = []
   for stage in todo:
-    start = None if params is None else params['policy']
+    if params is not None:
+      start = functools.partial(params.get, 'policy')
+    else:
+      start = functools.partial(_pretrained, model, config, seeds, mesh)
     params = _train(run, stage, start)
     names.append(stage.name)
     rows += _evaluate(run, stage.name, params)
-    if run.is_first:
-      workdirs.write_results(run.workdir, rows)
+    _write_results(run, rows)
   return names, rows, params
 
 
 def _train(run, stage, start):
-  """Trains a stage, or what is left of it: the best parameters [S, ...]."""
+  """Trains a stage, or what is left of it: the best parameters [S, ...].
+
+  Args:
+    run: a `Run`.
+    stage: a `Stage`.
+    start: `() -> stacked parameters of the network, or None`, for the first
+      step only.
+  """
   config = run.config
   abstract = _abstract_state(stage, run.model, run.seeds, run.mesh)
   run.need.of_state(abstract)
@@ -221,13 +243,13 @@ def _train(run, stage, start):
     state = checkpoints.restore(abstract)
     at = None if state is None else _counters(state)
     if at is not None and stage.is_finished(at):
-      return state.best_params
+      return train_state.merge(state.best_params, state.frozen)
     step = -1 if at is None else int(at.step[0])
     if run.is_first:
       writers.truncate(run.workdir, stage.name, step)
     programs = _compile(run, stage)
     if state is None:
-      state = programs.init(start)
+      state = programs.init(start())
       at = _counters(state)
     with (
       _metric_writer(run) as writer,
@@ -263,7 +285,7 @@ def _train(run, stage, start):
             max(1, min(2 * chunk, int(num_steps * _DISPATCH_SECONDS / seconds)))
           )
       checkpoints.save(int(at.step[0]), state)
-  return state.best_params
+  return train_state.merge(state.best_params, state.frozen)
 
 
 def _counters(state):
@@ -399,6 +421,10 @@ def restore_params(finished, stage_name, mesh):
   Raises:
     InputError: no checkpoint of it is whole.
   """
+  if stage_name == ZERO_SHOT:
+    return _pretrained_params(
+      finished.model, finished.config, finished.seeds, mesh
+    )
   stages_by_name = {s.name: s for s in experiment.all_stages(finished.config)}
   if stage_name not in stages_by_name:
     raise InputError(
@@ -410,11 +436,29 @@ def restore_params(finished, stage_name, mesh):
   folder = finished.workdir / 'checkpoints' / stage_name
   state = None
   if folder.exists():
-    with Checkpoints(folder.absolute(), read_only=True) as checkpoints:
+    with StageCheckpoints(folder.absolute(), read_only=True) as checkpoints:
       state = checkpoints.restore(abstract)
   if state is None:
     raise InputError(f'{folder} has no whole checkpoint: train again')
-  return state.best_params
+  return train_state.merge(state.best_params, state.frozen)
+
+
+def _pretrained(model, config, seeds, mesh):
+  """A pretrained network's parameters [S, ...]; None without one."""
+  folder = config.language_model.pretrained
+  if not folder:
+    return None
+  return text_model.load_params(
+    folder,
+    model.network,
+    model.example_inputs(),
+    stages.seed_keys(seeds, 'pretrain'),
+    mesh,
+  )
+
+
+def _pretrained_params(model, config, seeds, mesh):
+  return {'policy': _pretrained(model, config, seeds, mesh)}
 
 
 def _abstract_state(stage, model, seeds, mesh):
@@ -435,18 +479,20 @@ def _abstract_state(stage, model, seeds, mesh):
 
 def _model_from(source, config, table):
   """The source's model, once config and table are seen to fit it."""
-  for group in ('model', 'tokenizer'):
-    if source.config[group].to_dict() != config[group].to_dict():
+  for group in ('model', 'tokenizer', 'language_model'):
+    # As JSON, which knows no tuples.
+    theirs, ours = (
+      json.dumps(c[group].to_dict()) for c in (source.config, config)
+    )
+    if json.loads(theirs) != json.loads(ours):
       raise InputError(
         f'init_from={source.workdir} was trained with another {group} config: '
         f'{source.config[group].to_dict()}'
       )
-  features = source.model.features
-  ours = (table.numeric_names, table.category_names)
-  if ours != (features.numeric_names, features.category_names):
+  if not source.model.features.fits(table):
     raise InputError(
-      f'init_from={source.workdir} was trained on other columns than those '
-      f'of {table.name}: train from scratch'
+      f'init_from={source.workdir} was trained on other columns, or another '
+      f'prompt, than those of {table.name}: train from scratch'
     )
   return source.model
 
@@ -467,9 +513,14 @@ def _params_from(source, seeds, mesh):
 
 
 def _stage_checkpoints(workdir, name, config):
-  return Checkpoints(
+  return StageCheckpoints(
     (workdir / 'checkpoints' / name).absolute(), **config.checkpoint
   )
+
+
+def _write_results(run, rows):
+  if run.is_first:
+    workdirs.write_results(run.workdir, rows)
 
 
 def _metric_writer(run):

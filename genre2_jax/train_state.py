@@ -18,21 +18,25 @@ class TrainState:
     step: int32, steps taken.
     epoch: int32, epochs finished and validated.
     key: uint32 [2], key data; step t draws from fold_in(key, t).
-    params: of the policy.
+    params: what is trained, a dict as `objective.init_params` gives it; None
+      stands where a parameter is frozen.
+    frozen: the network's frozen parameters, None where one is trained; None
+      without any. They are never saved with the rest: see `checkpoints.py`.
     opt_state: of the optimizer.
     totals: sums of the training metrics since the epoch began, float32.
     bad_step: int32, first step whose loss or updated parameters were not
       finite; −1 while none.
-    best_params: the parameters of the best validation so far.
+    best_params: `params` of the best validation so far.
     best_score: float32, its score; higher is better.
     best_epoch: int32, its epoch.
-    reference: parameters that a KL term holds on to, or None.
+    reference: `params` that a KL term holds on to, or None.
   """
 
   step: jax.Array
   epoch: jax.Array
   key: jax.Array
   params: Any
+  frozen: Any
   opt_state: Any
   totals: dict[str, jax.Array]
   bad_step: jax.Array
@@ -42,14 +46,27 @@ class TrainState:
   reference: Any
 
 
-def create(params, key, optimizer, metric_names, keep_reference=False):
-  """The state before the first step of a stage."""
+def create(
+  params, key, optimizer, metric_names, keep_reference=False, is_frozen=None
+):
+  """The state before the first step of a stage.
+
+  Args:
+    params: all of them, a dict as `objective.init_params` gives it.
+    key: a PRNG key.
+    optimizer: an optax transformation.
+    metric_names: of a training step.
+    keep_reference: whether a KL term wants one.
+    is_frozen: `Policy.frozen`.
+  """
   zero = jnp.zeros((), jnp.int32)
+  params, frozen = split(params, is_frozen)
   return TrainState(
     step=zero,
     epoch=zero - 1,
     key=jax.random.key_data(key),
     params=params,
+    frozen=frozen,
     opt_state=optimizer.init(params),
     totals={name: jnp.zeros(()) for name in metric_names},
     bad_step=zero - 1,
@@ -72,6 +89,51 @@ class Counters(NamedTuple):
 def counters(state):
   """The `Counters` of a stacked state."""
   return Counters(*(getattr(state, name) for name in Counters._fields))
+
+
+def split(params, is_frozen):
+  """(what is trained, the network's frozen parameters or None).
+
+  Both are trees like the whole, None where the other has the parameter. A
+  critic is a network like the policy and shares what is frozen of it.
+
+  Args:
+    params: a dict as `objective.init_params` gives it.
+    is_frozen: `Policy.frozen`.
+  """
+  if is_frozen is None:
+    return params, None
+
+  def part(network, frozen):
+    def pick(path, x):
+      names = tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
+      return x if bool(is_frozen(names)) == frozen else None
+
+    return jax.tree_util.tree_map_with_path(pick, network)
+
+  trained = {
+    name: x if name == 'numbers' else part(x, frozen=False)
+    for name, x in params.items()
+  }
+  return trained, part(params['policy'], frozen=True)
+
+
+def merge(trained, frozen):
+  """The parameters that `split` took apart."""
+  if frozen is None:
+    return trained
+
+  def whole(network):
+    return jax.tree.map(
+      lambda x, y: y if x is None else x,
+      network,
+      frozen,
+      is_leaf=lambda x: x is None,
+    )
+
+  return {
+    name: x if name == 'numbers' else whole(x) for name, x in trained.items()
+  }
 
 
 def is_patient(state, patience):

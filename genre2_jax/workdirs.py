@@ -20,11 +20,18 @@ import pathlib
 from ml_collections import ConfigDict
 
 from genre2_jax import experiment, writers
-from genre2_jax.data.features import Features, TargetScaler
+from genre2_jax.data import targets
 from genre2_jax.errors import InputError
 
 # Fields that do not change what a run computes.
-_FREE_FIELDS = ('checkpoint', 'profile', 'report', 'steps_per_dispatch')
+_FREE_FIELDS = (
+  'checkpoint',
+  'mesh',
+  'profile',
+  'report',
+  'steps_per_dispatch',
+  'text.cache',
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,14 +138,14 @@ def open_finished(workdir):
     raise InputError(
       f'the run in {workdir} is not finished: run its command again first'
     )
-  config = ConfigDict(_read_json(workdir / 'config.json'))
+  config = experiment.with_defaults(_read_json(workdir / 'config.json'))
   saved = _read_json(workdir / 'model.json')
   run = _read_json(workdir / 'run.json')
   try:
     model = experiment.model_of(
       config,
-      Features.from_json(saved['features']),
-      TargetScaler.from_json(saved['scaler']),
+      experiment.features_from_json(saved['features']),
+      targets.from_json(saved['scaler']),
     )
     return FinishedRun(
       workdir=workdir,
@@ -170,6 +177,7 @@ def write_evaluation(workdir, stage, split, predicted, target, scaler):
     std=scaler.std,
     low=scaler.low,
     high=scaler.high,
+    **({} if scaler.is_linear else scaler.to_json()),
   )
 
 
@@ -208,18 +216,20 @@ def write_run(workdir, table, model, stages, seeds, num_parameters):
 
 def _default_name(config, table, stages):
   fields = {k: v for k, v in config.to_dict().items() if k not in _FREE_FIELDS}
+  fields['text'] = {k: v for k, v in fields['text'].items() if k != 'cache'}
   text = json.dumps(fields, sort_keys=True, default=list)
   digest = hashlib.sha256(text.encode()).hexdigest()[:8]
   task = ''.join(c if c.isalnum() or c in '-_+.' else '_' for c in table.name)
-  return f'{task}_{stages[-1].name}_{digest}'
+  stage = stages[-1].name if stages else 'zero_shot'
+  return f'{task}_{stage}_{digest}'
 
 
 def _digest(table):
   """A hash of every cell: the same on every machine, unlike a mean's bits."""
   digest = hashlib.sha256()
   for rows in (table.train, table.val, table.test):
-    digest.update(rows.numeric.tobytes() + rows.target.tobytes())
-    digest.update(repr(rows.categories.tolist()).encode())
+    for cells in rows.cells():
+      digest.update(cells)
   return digest.hexdigest()
 
 

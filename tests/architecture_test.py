@@ -81,6 +81,7 @@ def test_there_is_something_to_look_at():
     'data.tables',
     'data.talent',
     'data.features',
+    'data.corpora',
   ],
 )
 def test_what_needs_no_device_needs_no_jax(name):
@@ -96,7 +97,7 @@ def test_what_needs_no_device_needs_no_jax(name):
 def test_flax_stays_behind_the_models():
   importers = importers_of('flax')
   models = {name for name in TREES if name.startswith('models.')}
-  assert importers <= models | {'sharding', 'stages'}
+  assert importers <= models | {'sharding', 'stages', 'pretrained'}
 
 
 def test_objectives_know_only_objectives():
@@ -139,7 +140,7 @@ def test_steps_know_no_model_no_stage_and_no_training():
 
 
 def test_only_commands_read_flags():
-  commands = {'command_line', 'main', 'search', 'benchmark'}
+  commands = {'command_line', 'main', 'search', 'benchmark', 'pretrain_text'}
   assert importers_of('absl') <= commands
   assert {
     name for name in TREES if 'command_line' in siblings(name)

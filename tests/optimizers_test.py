@@ -72,3 +72,56 @@ def test_gradients_are_clipped_to_their_global_norm_unless_it_is_zero():
   assert moment(0.0) == pytest.approx([3, -4])
   assert moment(1.0) == pytest.approx([0.6, -0.8])
   assert moment(10.0) == pytest.approx([3, -4])
+
+
+def test_the_constant_rate_rises_to_its_peak_and_stays():
+  for warmup in (0, 10):
+    rate = optimizers.schedule(
+      'constant', 2.0, warmup_steps=warmup, total_steps=110
+    )
+    rates = np.array([rate(step) for step in range(111)])
+    rising = 2 * np.arange(1, warmup + 1) / (warmup + 1)
+    np.testing.assert_allclose(rates[:warmup], rising, rtol=1e-5)
+    np.testing.assert_allclose(rates[warmup:], 2.0, rtol=1e-6)
+
+
+def adafactor_by_hand(x, gradients, rate):
+  """Shazeer & Stern 2018, algorithms 4 and 5, in float64."""
+  row, col, full = np.zeros(len(x)), np.zeros(x.shape[-1]), np.zeros(x.shape)
+  for t, g in enumerate(gradients, 1):
+    decay = 1 - t**-0.8
+    square = g**2 + 1e-30
+    if x.ndim == 2:
+      row = decay * row + (1 - decay) * square.mean(1)
+      col = decay * col + (1 - decay) * square.mean(0)
+      second = np.outer(row, col) / row.mean()
+    else:
+      second = full = decay * full + (1 - decay) * square
+    update = g / np.sqrt(second)
+    update /= max(1.0, np.sqrt(np.mean(update**2)))
+    x = x - rate * max(1e-3, np.sqrt(np.mean(x**2))) * update
+  return x
+
+
+def test_adafactor_is_the_papers_factored_or_not():
+  draw = np.random.default_rng(0)
+  params = {
+    'matrix': draw.normal(size=(3, 5)),
+    'vector': draw.normal(size=4),
+    'small': 1e-6 * draw.normal(size=(4, 4)),
+  }
+  gradients = [
+    jax.tree.map(lambda x: draw.normal(size=x.shape), params) for _ in range(3)
+  ]
+  optimizer = optimizers.adafactor(0.1, max_grad_norm=0.0, min_factored=2)
+  ours = jax.tree.map(jnp.float32, params)
+  state = optimizer.init(ours)
+  for gradient in gradients:
+    updates, state = jax.jit(optimizer.update)(
+      jax.tree.map(jnp.float32, gradient), state, ours
+    )
+    ours = optax.apply_updates(ours, updates)
+  for name, x in params.items():
+    expected = adafactor_by_hand(x, [g[name] for g in gradients], 0.1)
+    np.testing.assert_allclose(ours[name], expected, rtol=2e-4, atol=1e-7)
+  assert max(x.size for x in jax.tree.leaves(state[0].v['matrix'])) == 1

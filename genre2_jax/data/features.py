@@ -104,6 +104,20 @@ class Features:
     """Columns, numeric and categories together."""
     return len(self.numeric_names) + len(self.category_names)
 
+  def fits(self, table) -> bool:
+    """Whether a task has the same columns."""
+    return (self.numeric_names, self.category_names) == (
+      getattr(table, 'numeric_names', None),
+      getattr(table, 'category_names', None),
+    )
+
+  def example_inputs(self) -> dict[str, np.ndarray]:
+    """Inputs of one row, all zero: for shapes."""
+    return {
+      'numeric': np.zeros((1, len(self.numeric_names)), np.float32),
+      'categories': np.zeros((1, len(self.category_names)), np.int32),
+    }
+
   def transform(self, rows: Rows) -> dict[str, np.ndarray]:
     """'numeric': float32 [n, F_num], 'categories': int32 [n, F_cat]."""
     _check_widths(rows, len(self.means), len(self.categories))
@@ -222,6 +236,11 @@ class TargetScaler:
   @property
   def is_constant(self) -> bool:
     return self.low == self.high
+
+  @property
+  def is_linear(self) -> bool:
+    """Whether z is a straight line of the target."""
+    return True
 
   def standardize(self, y) -> np.ndarray:
     """z = (y − mean) / std."""

@@ -3,9 +3,11 @@
 import collections
 import dataclasses
 import difflib
+import gzip
+import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -22,6 +24,7 @@ MISSING = frozenset(
 
 _SEPARATORS = {'.csv': ',', '.csv.gz': ',', '.tsv': '\t', '.tsv.gz': '\t'}
 _PARQUET = ('.parquet', '.pq')
+_JSON_LINES = ('.jsonl', '.jsonl.gz')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,11 @@ class Rows:
 
   def __len__(self) -> int:
     return len(self.numeric)
+
+  def cells(self) -> Iterator[bytes]:
+    """Every cell, to tell data from other data."""
+    yield self.numeric.tobytes() + self.target.tobytes()
+    yield repr(self.categories.tolist()).encode()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,15 +94,15 @@ def build(
 
 
 def read_file(path: str | os.PathLike, target: str, *, seed: int = 0) -> Table:
-  """Table from a CSV, TSV (either may be gzipped) or Parquet file.
+  """Table from a CSV, TSV, JSONL (all may be gzipped) or Parquet file.
 
   A column is numeric if all its present values are numbers or dates (then
   seconds since 1970, UTC), otherwise a category. Rows are split 64/16/20.
   Raises InputError.
   """
   path = pathlib.Path(path)
-  name = path.name.removesuffix(_extension(path))
-  return _from_frame(_read_frame(path), name, target, seed, str(path))
+  name = path.name.removesuffix(extension_of(path))
+  return _from_frame(read_frame(path), name, target, seed, str(path))
 
 
 def load_sklearn(name: str = 'diabetes', *, seed: int = 0) -> Table:
@@ -134,13 +142,13 @@ def load_openml(
   # server's answers and three parsers are behind this call.
   except Exception as error:
     raise InputError(
-      f'{where}: not loaded, {_one_line(error)}; check the name, the target '
+      f'{where}: not loaded, {one_line(error)}; check the name, the target '
       'and the network'
     ) from error
   if not isinstance(bunch.target, pd.Series):
     raise InputError(
       f'{where}: has no single default target; name one of '
-      f'{_listed(map(str, bunch.frame.columns))}'
+      f'{listed(map(str, bunch.frame.columns))}'
     )
   name = (bunch.get('details') or {}).get('name', key)
   frame = bunch.data.assign(**{bunch.target.name: bunch.target})
@@ -159,13 +167,13 @@ def read_rows(
   The target column may be absent and is never read. Raises InputError.
   """
   path = pathlib.Path(path)
-  frame = _read_frame(path)
+  frame = read_frame(path)
   names = (*numeric_names, *category_names)
   absent = [name for name in names if name not in frame]
   if absent:
     needless = f'; {target_name!r} is not needed' if target_name else ''
     raise InputError(
-      f'{path}: {len(absent)} columns are missing: {_listed(absent)}; '
+      f'{path}: {len(absent)} columns are missing: {listed(absent)}; '
       f'add them{needless}'
     )
   numeric = [
@@ -209,7 +217,7 @@ def describe(table: Table, *, limit: int = 30) -> str:
   if len(lines) > limit:
     head.append(f'  ... and {len(lines) - limit} more columns')
   if codes:
-    head.append(f'looks like an identifier: {_listed(codes)}')
+    head.append(f'looks like an identifier: {listed(codes)}')
   return '\n'.join(head)
 
 
@@ -238,10 +246,15 @@ def labels(cells: np.ndarray) -> np.ndarray:
   flat = cells.astype(object).ravel()
   out = np.empty(flat.shape, object)
   out[:] = [
-    None if missing or (text := _label(cell)) in MISSING else text
+    None if missing or (text := label(cell)) in MISSING else text
     for cell, missing in zip(flat, pd.isna(flat), strict=True)
   ]
   return out.reshape(cells.shape)
+
+
+def target_column(where: str, column: pd.Series) -> np.ndarray:
+  """A target as float64 [n]. Raises InputError unless all are finite."""
+  return _target(where, _finished(where, *_numbers(column)))
 
 
 def suggestion(name: str, names: Sequence[str]) -> str:
@@ -249,8 +262,8 @@ def suggestion(name: str, names: Sequence[str]) -> str:
   lower = {known.lower(): known for known in names}
   near = difflib.get_close_matches(name.lower(), lower, cutoff=0.5)
   if near:
-    return f'did you mean {_listed([lower[match] for match in near])}?'
-  return f'there is {_listed(names) or "none"}'
+    return f'did you mean {listed([lower[match] for match in near])}?'
+  return f'there is {listed(names) or "none"}'
 
 
 def _rows(where, numeric, categories, target, widths: tuple[int, int]) -> Rows:
@@ -296,7 +309,7 @@ def _target(where: str, target: np.ndarray) -> np.ndarray:
   bad = ~np.isfinite(target)
   if bad.any():
     raise InputError(
-      f'{where}: missing or infinite in {_located(bad)}; remove these rows'
+      f'{where}: missing or infinite in {located(bad)}; remove these rows'
     )
   return target
 
@@ -311,8 +324,7 @@ def _from_frame(
       f'{suggestion(target, list(frame))}'
     )
   # Checked before the split, so that errors count rows as the file does.
-  what = f'{where}: target {target!r}'
-  y = _target(what, _finished(what, *_numbers(frame.pop(target))))
+  y = target_column(f'{where}: target {target!r}', frame.pop(target))
   numeric, categories = {}, {}
   for column in frame:
     values, bad = _numbers(frame[column])
@@ -327,7 +339,7 @@ def _from_frame(
     name,
     {
       split: (n_array[index], c_array[index], y[index])
-      for split, index in _split(n, seed, where).items()
+      for split, index in split_rows(n, seed, where).items()
     },
     numeric_names=list(numeric),
     category_names=list(categories),
@@ -335,7 +347,7 @@ def _from_frame(
   )
 
 
-def _split(n: int, seed: int, where: str) -> dict[str, np.ndarray]:
+def split_rows(n: int, seed: int, where: str) -> dict[str, np.ndarray]:
   """Row indices per split: test ⌈0.2 n⌉, val ⌈0.2 (n − test)⌉, train rest."""
   if n < 3:
     raise InputError(f'{where}: {n} rows; 3 or more are needed to split')
@@ -347,8 +359,9 @@ def _split(n: int, seed: int, where: str) -> dict[str, np.ndarray]:
   return dict(zip(SPLITS, np.split(order, cuts), strict=True))
 
 
-def _extension(path: pathlib.Path) -> str:
-  known = (*_SEPARATORS, *_PARQUET)
+def extension_of(path: pathlib.Path) -> str:
+  """'.csv', '.csv.gz', ... as it stands. Raises InputError for others."""
+  known = (*_SEPARATORS, *_PARQUET, *_JSON_LINES)
   for extension in known:
     if path.name.lower().endswith(extension):
       return path.name[-len(extension) :]
@@ -357,21 +370,26 @@ def _extension(path: pathlib.Path) -> str:
   )
 
 
-def _read_frame(path: pathlib.Path) -> pd.DataFrame:
-  """Columns with unique names of type str, at least one row."""
-  extension = _extension(path).lower()
+def read_frame(path: pathlib.Path) -> pd.DataFrame:
+  """Columns of a file, with unique names of type str, at least one row.
+
+  Cells of CSV and TSV are text. Raises InputError.
+  """
+  extension = extension_of(path).lower()
   if not path.is_file():
     raise InputError(f'{path}: no such file; check the path')
   try:
     if extension in _PARQUET:
       frame = pd.read_parquet(path)
+    elif extension in _JSON_LINES:
+      frame = _read_json_lines(path)
     else:
       frame = _read_text(path, _SEPARATORS[extension])
   # Decompressors, decoders and parsers fail on foreign bytes in many ways,
   # all of which mean the same to the user.
   except Exception as error:
     raise InputError(
-      f'{path}: not readable as {extension}, {_one_line(error)}; check the file'
+      f'{path}: not readable as {extension}, {one_line(error)}; check the file'
     ) from error
   frame.columns = [str(name) for name in frame.columns]
   _refuse_duplicates(str(path), frame.columns)
@@ -397,6 +415,22 @@ def _read_text(path: pathlib.Path, separator: str) -> pd.DataFrame:
     name or f'column_{place}' for place, name in enumerate(cells.iloc[0], 1)
   ]
   return frame
+
+
+def _read_json_lines(path: pathlib.Path) -> pd.DataFrame:
+  opened = gzip.open if path.name.lower().endswith('.gz') else open
+  records = []
+  with opened(path, 'rt', encoding='utf-8') as file:
+    for number, line in enumerate(file, 1):
+      if line.strip():
+        try:
+          record = json.loads(line)
+        except ValueError as error:
+          raise ValueError(f'line {number}: {error}') from error
+        if not isinstance(record, dict):
+          raise ValueError(f'line {number} is no object')
+        records.append(record)
+  return pd.DataFrame.from_records(records)
 
 
 def _numbers(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
@@ -430,7 +464,8 @@ def _seconds(times: pd.Series) -> np.ndarray:
   return since.dt.total_seconds().to_numpy(np.float64)
 
 
-def _label(cell) -> str:
+def label(cell) -> str:
+  """Text of a cell; an integral float reads like the integer."""
   if isinstance(cell, float) and cell.is_integer():
     cell = int(cell)
   return str(cell)
@@ -447,7 +482,7 @@ def _finished(where: str, values: np.ndarray, bad: np.ndarray) -> np.ndarray:
   if bad.any():
     rows = bad.reshape(len(bad), -1).any(axis=1) if bad.ndim > 1 else bad
     raise InputError(
-      f'{where}: text instead of numbers in {_located(rows)}; correct or '
+      f'{where}: text instead of numbers in {located(rows)}; correct or '
       'clear these cells'
     )
   return values
@@ -457,7 +492,7 @@ def _refuse_duplicates(where: str, names: Sequence[str]) -> None:
   twice = [name for name, n in collections.Counter(names).items() if n > 1]
   if twice:
     raise InputError(
-      f'{where}: duplicate column names {_listed(twice)}; rename them'
+      f'{where}: duplicate column names {listed(twice)}; rename them'
     )
 
 
@@ -472,7 +507,7 @@ def _looks_like_id(present: np.ndarray) -> bool:
   return len(present) >= 20 and len(pd.unique(present)) > 0.5 * len(present)
 
 
-def _located(bad: np.ndarray) -> str:
+def located(bad: np.ndarray) -> str:
   """'3 rows: 1, 5, 9' of a mask [n]; rows count from 1."""
   first = ', '.join(map(str, np.flatnonzero(bad)[:5] + 1))
   n = int(bad.sum())
@@ -480,12 +515,14 @@ def _located(bad: np.ndarray) -> str:
   return f'{n} {"row" if n == 1 else "rows"}: {first}{more} (the first is 1)'
 
 
-def _listed(names, limit: int = 8) -> str:
+def listed(names, limit: int = 8) -> str:
+  """Names in quotes, of many the first."""
   names = list(names)
   more = f' and {len(names) - limit} more' if len(names) > limit else ''
   return ', '.join(repr(name) for name in names[:limit]) + more
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+  """What an error says, in one line."""
   text = ' '.join(str(error).split()) or type(error).__name__
   return text if len(text) <= 160 else f'{text[:159]}…'

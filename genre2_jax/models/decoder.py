@@ -8,7 +8,9 @@ import numpy as np
 from genre2_jax.models.layers import (
   MASKED,
   Dropout,
+  StackedDense,
   attend,
+  by_rows,
   dense,
   join_heads,
   layer_norm,
@@ -42,8 +44,8 @@ class SelfAttention(nn.Module):
       ([B, U, Q, D], keys and values [B, U, N + Q, D]).
     """
     width = x.shape[-1]
-    x = dense(3 * width, ('embed', 'heads'), name='query_key_value')(x)
-    query, key, value = jnp.split(x, 3, axis=-1)
+    x = StackedDense(3, width, ('embed', 'heads'), name='query_key_value')(x)
+    query, key, value = (x[..., i, :] for i in range(3))
     if cache is not None:
       key = jnp.concatenate([cache[0], key], axis=-2)
       value = jnp.concatenate([cache[1], value], axis=-2)
@@ -94,13 +96,14 @@ class Block(nn.Module):
     y, cache = SelfAttention(self.num_heads, name='self_attention')(
       layer_norm(name='self_norm')(x), visible, cache
     )
-    x = x + drop(y)
+    x = by_rows(x + drop(y))
     y = CrossAttention(self.num_heads, name='cross_attention')(x, memory)
-    x = x + drop(y)
+    x = by_rows(x + drop(y))
     y = layer_norm(name='feedforward_norm')(x)
-    y = jax.nn.relu(dense(self.feedforward, ('embed', 'mlp'), name='up')(y))
+    y = dense(self.feedforward, ('embed', 'mlp'), name='up')(y)
+    y = by_rows(jax.nn.relu(y), 'mlp')
     y = dense(x.shape[-1], ('mlp', 'embed'), name='down')(drop(y))
-    return x + drop(y), cache
+    return by_rows(x + drop(y)), cache
 
 
 class NumberDecoder(nn.Module):
@@ -141,7 +144,7 @@ class NumberDecoder(nn.Module):
     one_hot = jax.nn.one_hot(tokens, vocabulary + 1)
     x = jnp.matmul(one_hot, embedding, precision='highest')  # [B, U, Q, D]
     x = x + sinusoidal_positions(length, self.width)[positions]
-    x = Dropout(self.dropout)(x)
+    x = by_rows(Dropout(self.dropout)(x))
     caches = []
     for layer in range(self.num_layers):
       block = Block(

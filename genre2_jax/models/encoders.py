@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genre2_jax.models.layers import Dropout, dense
+from genre2_jax.models.layers import Dropout, by_rows, dense
 
 NUMERIC_EMBEDDINGS = ('none', 'piecewise_linear', 'periodic')
 CATEGORY_EMBEDDINGS = ('ordinal', 'one_hot', 'learned')
@@ -288,11 +288,15 @@ class MLPEncoder(nn.Module):
     x = self.embedding(inputs)
     if self.num_members > 1:
       x = jnp.broadcast_to(x[:, None], (len(x), self.num_members, x.shape[-1]))
+    # Split by columns, then by rows (Megatron-LM, arXiv 1909.08053): devices
+    # of the 'model' axis exchange activations after every second layer only.
+    into, out = None, 'mlp'
     for layer in range(self.num_layers):
-      x = jax.nn.relu(self._linear(self.hidden, (None, 'mlp'), layer)(x))
-      x = Dropout(self.dropout)(x)
-    axes = ('mlp', self.out_axis)
-    x = self._linear(self.width, axes, self.num_layers)(x)
+      x = jax.nn.relu(self._linear(self.hidden, (into, out), layer)(x))
+      x = by_rows(Dropout(self.dropout)(x), 'mlp' if out == 'mlp' else None)
+      into, out = out, 'embed' if out == 'mlp' else 'mlp'
+    out = None if into == self.out_axis else self.out_axis
+    x = by_rows(self._linear(self.width, (into, out), self.num_layers)(x))
     return x if self.num_members > 1 else x[:, None]
 
   def _linear(self, features, axes, layer):

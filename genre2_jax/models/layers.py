@@ -22,6 +22,41 @@ def dense(features, axes, name=None):
   )
 
 
+class StackedDense(nn.Module):
+  """Several linear layers of one input as one product: [..., I] to [..., N, O].
+
+  They have an axis of their own, so that splitting O over devices cuts each of
+  them alike.
+
+  Attributes:
+    count: N.
+    features: O.
+    axes: logical axis names of a kernel (in, out).
+  """
+
+  count: int
+  features: int
+  axes: tuple[str | None, str | None]
+
+  @nn.compact
+  def __call__(self, x):
+    into, out = self.axes
+    shape = (x.shape[-1], self.count, self.features)
+
+    def xavier(key, shape):
+      flat = (shape[0], shape[1] * shape[2])
+      return nn.initializers.xavier_uniform()(key, flat).reshape(shape)
+
+    kernel = self.param(
+      'kernel', nn.with_logical_partitioning(xavier, (into, None, out)), shape
+    )
+    zeros = nn.initializers.zeros_init()
+    bias = self.param(
+      'bias', nn.with_logical_partitioning(zeros, (None, out)), shape[1:]
+    )
+    return jnp.einsum('...i,ino->...no', x, kernel) + bias
+
+
 def layer_norm(name=None):
   """Layer normalisation with logical axis names."""
   return nn.LayerNorm(
@@ -34,6 +69,17 @@ def layer_norm(name=None):
     ),
     name=name,
   )
+
+
+def by_rows(x, last=None):
+  """Names the axes of an activation [B, ..., D], of decodings [B, U, Q, D].
+
+  Its rows and their samples are spread over devices and the rest is whole, but
+  for the last axis where it has a name; `sharding.constrained` says how.
+  """
+  names = ('batch', 'group') if x.ndim == 4 else ('batch',)
+  names += (None,) * (x.ndim - len(names) - 1)
+  return nn.with_logical_constraint(x, (*names, last))
 
 
 def split_heads(x, num_heads):

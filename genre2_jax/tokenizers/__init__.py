@@ -14,14 +14,17 @@ from genre2_jax.tokenizers.bins import Bins
 from genre2_jax.tokenizers.error_correcting import Hamming, Repetition
 from genre2_jax.tokenizers.normalized import Normalized
 from genre2_jax.tokenizers.scientific import Scientific
+from genre2_jax.tokenizers.strings import Decimal, Strings, grid
 
 __all__ = [
   'OPTIONS',
   'Bins',
+  'Decimal',
   'Hamming',
   'Normalized',
   'Repetition',
   'Scientific',
+  'Strings',
   'Tokenizer',
   'build',
 ]
@@ -34,13 +37,15 @@ OPTIONS = {
   'repetition': ('repeats', 'rounding', 'edge'),
   'hamming': ('rounding', 'edge'),
   'bins': ('bins', 'low', 'high', 'tail_scale'),
+  'strings': ('strings', 'values'),
+  'decimal': ('integer_digits', 'fraction_digits'),
 }
 
 
 def build(name: str, *, base: int, digits: int, **options) -> Tokenizer:
   """Tokenizer by name, one of `OPTIONS`, with the options listed there.
 
-  `bins` has neither base nor digits, and ignores both.
+  `bins`, `strings` and `decimal` ignore base and digits.
 
   Raises:
     InputError: no such name or option, or a value out of range.
@@ -50,6 +55,10 @@ def build(name: str, *, base: int, digits: int, **options) -> Tokenizer:
     check_choice(f'option of tokenizer {name!r}', option, OPTIONS[name])
   if name == 'bins':
     return Bins(**options)
+  if name == 'strings':
+    return grid(**options)
+  if name == 'decimal':
+    return Decimal(**options)
   if name == 'normalized':
     return Normalized(base, digits, **options)
   if name == 'hamming':

@@ -20,7 +20,8 @@ class Tokenizer(abc.ABC):
   """A fixed-length, position-only grammar of numbers.
 
   Attributes:
-    domain: 'unit' for values in [0, 1], 'real' for any number.
+    domain: 'unit' for values in [0, 1], 'real' for any number, 'natural' for
+      numbers in the target's own unit.
     token_names: V strings.
     allowed: bool [T, V], the tokens that the grammar allows at each position.
   """

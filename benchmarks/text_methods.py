@@ -1,0 +1,296 @@
+"""RAFT's methods on STS-B, on a small decoder that is pretrained here.
+
+    python benchmarks/text_methods.py --data=FOLDER --workdir=runs/text_methods
+
+FOLDER has train.csv, validation.csv and test.csv with columns sentence1,
+sentence2 and score, 0 to 5 (STS-B, Cer et al. 2017). A Gemma-2 of two layers is
+pretrained by next-token prediction on the sentences of the training rows,
+without their scores, and nothing else. Each method then trains from it with the
+same rate, batch and number of epochs, nothing tuned; the best epoch is the best
+on validation rows. ReMax and the exact gradient go on from cross-entropy.
+
+Everything is kept in the workdir: stopped, the same command goes on; --methods
+runs some of them. It writes benchmarks/results/stsb.csv and .md from all that
+are finished. About 25 minutes on one CPU core.
+"""
+
+import argparse
+import contextlib
+import csv
+import json
+import pathlib
+import platform
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+import numpy as np
+
+from configs import base
+from configs import pretrain_text as small_config
+from genre2_jax import experiment, pretrain_text, train, writers
+
+RESULTS = ROOT / 'benchmarks' / 'results'
+PROMPT = '{sentence1}\n{sentence2}\n'
+TRAINED = {
+  'pretrain.epochs': 6,
+  'pretrain.learning_rate': 1e-3,
+  'pretrain.patience': 0,
+  'pretrain.dropout': False,
+  'finetune.epochs': 3,
+  'finetune.learning_rate': 3e-4,
+  'finetune.patience': 0,
+  'optimizer.warmup_steps': 50,
+  'optimizer.max_grad_norm': 1.0,
+}
+
+
+def fields_of(name, low, high):
+  """{config field: value} of a method; low and high: 0 and 5 in z-scores."""
+  after_ce = {'stages': ('finetune',)}
+  decimal = {'tokenizer.name': 'decimal'}
+  return {
+    'zero_shot': {'stages': ()},
+    'ce': {},
+    'raft': {'pretrain.objective': (('raft', 1.0, {}),)},
+    'learnable_raft': {
+      'pretrain.objective': (('raft', 1.0, {'learnable': True}),)
+    },
+    'mbr': {'pretrain.objective': (('mbr', 1.0, {}),)},
+    'log_loss': {
+      'pretrain.objective': (('log_loss', 1.0, {'low': low, 'high': high}),)
+    },
+    'mlp_head': {
+      'pretrain.objective': (('mse', 1.0, {}),),
+      'language_model.head': 'mlp',
+    },
+    'remax': after_ce | {'finetune.objective': (('remax', 1.0, {}),)},
+    'exact': after_ce | {'finetune.objective': (('exact', 1.0, {}),)},
+    'ce_decimal': decimal,
+    'raft_decimal': decimal | {'pretrain.objective': (('raft', 1.0, {}),)},
+  }[name]
+
+
+# Method, and what is read off it: name in the table -> estimator.
+METHODS = {
+  'zero_shot': {
+    'zero-shot, decoding': 'greedy',
+    'zero-shot, RAIL': 'exact_mean',
+  },
+  'ce': {'CE, decoding': 'greedy', 'CE, RAIL': 'exact_mean'},
+  'raft': {'RAFT': 'exact_mean', 'RAFT, decoding': 'greedy'},
+  'learnable_raft': {'learnable RAFT': 'learned_mean'},
+  'mbr': {'MBR, RAIL': 'exact_mean'},
+  'log_loss': {'log loss, RAIL': 'exact_mean'},
+  'mlp_head': {'MLP head': 'greedy'},
+  'remax': {
+    'CE then ReMax, decoding': 'greedy',
+    'CE then ReMax, RAIL': 'exact_mean',
+  },
+  'exact': {
+    'CE then exact gradient, decoding': 'greedy',
+    'CE then exact gradient, RAIL': 'exact_mean',
+  },
+  'ce_decimal': {
+    'CE, one decimal, decoding': 'greedy',
+    'CE, one decimal, RAIL': 'exact_mean',
+  },
+  'raft_decimal': {'RAFT, one decimal': 'exact_mean'},
+}
+COLUMNS = (
+  'method', 'seed', 'split', 'rmse', 'mae', 'pearson', 'spearman',
+)  # fmt: skip
+
+
+def pretrained_model(args):
+  """The small decoder's folder, trained unless it is there."""
+  config = small_config.get_config()
+  config.update_from_flattened_dict(
+    {
+      'texts': (f'{args.data}/train.csv:sentence1,sentence2',),
+      'epochs': 6,
+      'model.feedforward': 256,
+    }
+  )
+  folder = args.workdir / 'model'
+  return folder, pretrain_text.pretrain(config.to_dict(), folder)
+
+
+def config_of(name, args, folder):
+  """The config of a method's run."""
+  scores = read_scores(args.data / 'train.csv')
+  low, high = ((x - scores.mean()) / scores.std() for x in (0.0, 5.0))
+  config = base.get_config()
+  fields = {
+    'num_seeds': args.seeds,
+    'stages': ('pretrain',),
+    'batch_size': 32,
+    'text.path': str(args.data),
+    'text.prompt': PROMPT,
+    'text.target': 'score',
+    'text.max_length': 64,
+    'text.truncate': 'start',
+    'text.cache': str(args.workdir / 'subwords'),
+    'language_model.name': 'gemma2',
+    'language_model.pretrained': str(folder),
+    'language_model.compute_dtype': 'float32',
+    'tokenizer.name': 'strings',
+    'tokenizer.strings': '0..5',
+    'rollouts.group_size': 8,
+    'eval.num_samples': 16,
+    'eval.batch_size': 100,
+    'checkpoint.keep': 1,
+    'report': False,
+    **TRAINED,
+    **fields_of(name, low, high),
+  }
+  if 'finetune' in fields['stages']:
+    fields['init_from'] = str(args.workdir / 'ce')
+  config.update_from_flattened_dict(fields)
+  return config
+
+
+def read_scores(path):
+  with open(path, encoding='utf-8', newline='') as file:
+    return np.array([float(row['score']) for row in csv.DictReader(file)])
+
+
+def run(name, args, folder):
+  """Trains and evaluates a method unless it is finished."""
+  workdir = args.workdir / name
+  if not (workdir / 'run.json').exists():
+    began = time.process_time()
+    train.train_and_evaluate(config_of(name, args, folder), workdir, verbose=1)
+    writers.write_json(
+      workdir / 'cpu.json', {'seconds': time.process_time() - began}
+    )
+
+
+def collect(args):
+  """Rows of the table: of the last stage of all runs that are finished."""
+  found = []
+  for name, estimators in METHODS.items():
+    path = args.workdir / name / 'run.json'
+    if not path.exists():
+      continue
+    stage = json.loads(path.read_text(encoding='utf-8'))['stages'][-1]
+    with open(path.with_name('results.csv'), encoding='utf-8') as file:
+      rows = [row for row in csv.DictReader(file) if row['stage'] == stage]
+    for label, estimator in estimators.items():
+      for split in ('val', 'test'):
+        for seed in sorted({row['seed'] for row in rows}):
+          values = {
+            row['metric']: float(row['value'])
+            for row in rows
+            if (row['estimator'], row['split'], row['seed'])
+            == (estimator, split, seed)
+          }
+          found.append(
+            (
+              label, seed, split, values['rmse_unit'], values['mae_unit'],
+              values['pearson'], values['spearman'],
+            )
+          )  # fmt: skip
+  train_mean = read_scores(args.data / 'train.csv').mean()
+  for split, file in (('val', 'validation'), ('test', 'test')):
+    error = read_scores(args.data / f'{file}.csv') - train_mean
+    rmse, mae = np.sqrt(np.mean(error**2)), np.mean(np.abs(error))
+    found.append(
+      ('mean of the training scores', '0', split, rmse, mae, np.nan, np.nan)
+    )
+  return found
+
+
+def table(rows, pretraining, args):
+  """benchmarks/results/stsb.md, but for the reading."""
+  shown = [row for row in rows if row[2] == 'test' and row[1] != 'ensemble']
+  several = any(row[1] == 'mean' for row in shown)
+  labels = list(dict.fromkeys(row[0] for row in rows))
+  cpu = {
+    path.parent.name: json.loads(path.read_text())['seconds']
+    for path in args.workdir.glob('*/cpu.json')
+  }
+  lines = [
+    '| method | RMSE | MAE | Pearson | Spearman | RMSE, validation |',
+    '|---|---|---|---|---|---|',
+  ]
+  for label in labels:
+    cells = []
+    for split, columns in (('test', (3, 4, 5, 6)), ('val', (3,))):
+      mine = {r[1]: r for r in rows if r[0] == label and r[2] == split}
+      centre = mine.get('mean') or next(iter(mine.values()))
+      spread = mine.get('std')
+      for column in columns:
+        text = f'{centre[column]:.3f}'
+        if column > 4 and not np.isfinite(centre[column]):
+          text = '-'
+        if spread is not None and column == 3:
+          text += f' ± {spread[column]:.3f}'
+        cells.append(text)
+    lines.append(f'| {label} | {" | ".join(cells)} |')
+  seeds = f'{args.seeds} seeds, mean ± sd' if several else 'one seed'
+  command = 'python benchmarks/text_methods.py --data=FOLDER' + (
+    f' --seeds={args.seeds}' if args.seeds > 1 else ''
+  )
+  return '\n'.join(
+    [
+      '# Methods of RAFT on STS-B',
+      '',
+      f'`{command}`: {seeds}, {experiment._processor()}, Python '
+      f'{platform.python_version()}; {sum(cpu.values()) / 60:.0f} CPU-minutes '
+      'for the methods, '
+      f'{pretraining["seconds"] / 60:.0f} minutes for pretraining.',
+      '',
+      f'Decoder: Gemma-2 of {pretraining["parameters"]:,} parameters, '
+      f'{pretraining["vocab_size"]} subwords, two layers of width 128, '
+      f'pretrained on the {pretraining["train_subwords"]:,} subwords of the '
+      'training sentences (both columns of train.csv, no scores, no other '
+      f'text), {pretraining["config"]["epochs"]} epochs; held-out loss '
+      f'{pretraining["held_out_loss"]:.2f} nats per subword. Prompt '
+      "'{sentence1}\\n{sentence2}\\n', 64 subwords at most. "
+      f'{TRAINED["pretrain.epochs"]} epochs of batch 32 at '
+      f'{TRAINED["pretrain.learning_rate"]:g} (AdamW, cosine), best epoch on '
+      'validation rows; ReMax and the exact gradient: '
+      f'{TRAINED["finetune.epochs"]} more epochs from CE at '
+      f'{TRAINED["finetune.learning_rate"]:g}. Grid: the subwords 0 to 5; '
+      "'one decimal': 0.0 to 9.9 in three subwords. No rate or size was "
+      'chosen by test or validation scores.',
+      '',
+      'Test rows, in points of the score (0 to 5):',
+      '',
+      *lines,
+      '',
+    ]
+  )
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--data', type=pathlib.Path, required=True)
+  parser.add_argument(
+    '--workdir', type=pathlib.Path, default=pathlib.Path('runs/text_methods')
+  )
+  parser.add_argument('--methods', default=','.join(METHODS))
+  parser.add_argument('--seeds', type=int, default=1)
+  args = parser.parse_args()
+  args.workdir.mkdir(parents=True, exist_ok=True)
+  folder, pretraining = pretrained_model(args)
+  for name in filter(None, args.methods.split(',')):
+    run(name, args, folder)
+  rows = collect(args)
+  writers.write_csv(RESULTS / 'stsb.csv', COLUMNS, rows)
+  path = RESULTS / 'stsb.md'
+  reading = ''
+  with contextlib.suppress(OSError):  # What was written under it stays.
+    reading = path.read_text(encoding='utf-8').partition('\n## Reading')[2]
+  text = table(rows, pretraining, args)
+  if reading:
+    text += '\n## Reading' + reading
+  writers.write_text(path, text)
+  print(text)
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,369 @@
+"""Texts as a language model reads them: subword ids, padded on the right.
+
+The subword tokenizer is one of Hugging Face's. What it makes of a set of texts
+is kept on disk, under a hash of texts and tokenizer, so that a set is tokenised
+once. `transformers` is imported where it is used.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import os
+import pathlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from genre2_jax.data import tables
+from genre2_jax.data.texts import TextRows, Texts
+from genre2_jax.errors import InputError
+
+PADDING = 0
+TRUNCATE = ('', 'start', 'end')
+_INSTALL = "pip install 'transformers>=5.0'"
+# Widths are multiples of this: rows a few tokens longer compile nothing new.
+_MULTIPLE = 8
+_BATCH = 4096  # texts that are tokenised at once
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextFeatures:
+  """How prompts become subword ids.
+
+  Attributes:
+    prompt: the template of the training rows.
+    tokenizer: a folder, or a name on the Hugging Face hub.
+    fingerprint: hash of the tokenizer, to tell it from a changed one.
+    max_length: subwords of a prompt at most, with the one that begins it.
+    truncate: what longer ones lose: 'start', 'end', or '': they are refused.
+    widths: ascending; rows are padded to the least that holds them.
+    cache: folder of tokenised texts; '' for the user's cache, 'none' for none.
+  """
+
+  prompt: str
+  tokenizer: str
+  fingerprint: str
+  max_length: int
+  truncate: str = ''
+  widths: tuple[int, ...] = ()
+  cache: str = dataclasses.field(default='', compare=False)
+
+  @classmethod
+  def fit(
+    cls,
+    texts: Texts,
+    tokenizer: str,
+    *,
+    max_length: int,
+    truncate: str = '',
+    num_buckets: int = 1,
+    cache: str = '',
+  ) -> Self:
+    """Features of a set's prompts; widths hold those of all its splits.
+
+    Args:
+      texts: the set.
+      tokenizer: a folder, or a name on the Hugging Face hub.
+      max_length: of prompts.
+      truncate: what longer ones lose.
+      num_buckets: widths at most, each for as many training rows.
+      cache: folder of tokenised texts.
+
+    Raises:
+      InputError: no such tokenizer, or prompts longer than max_length.
+    """
+    features = cls(
+      prompt=texts.prompt,
+      tokenizer=tokenizer,
+      fingerprint=fingerprint(tokenizer),
+      max_length=max_length,
+      truncate=truncate,
+      cache=cache,
+    )
+    lengths = {
+      split: np.diff(features.encode(getattr(texts, split).text)[1])
+      for split in tables.SPLITS
+    }
+    _check_lengths(
+      f'{texts.name}: {tokenizer}',
+      np.concatenate(list(lengths.values())),
+      max_length,
+      truncate,
+    )
+    levels = np.arange(1, num_buckets) / num_buckets
+    widths = {
+      _rounded(width, max_length)
+      for width in np.quantile(lengths['train'], levels, method='higher')
+    }
+    longest = max(part.max() for part in lengths.values())
+    widths.add(_rounded(longest, max_length))
+    return dataclasses.replace(features, widths=tuple(sorted(widths)))
+
+  def fits(self, table) -> bool:
+    """Whether a task has prompts of the same template."""
+    return isinstance(table, Texts) and table.prompt == self.prompt
+
+  def example_inputs(self) -> dict[str, np.ndarray]:
+    """Inputs of one row, for shapes."""
+    return {
+      'tokens': np.zeros((1, self.widths[-1]), np.int32),
+      'length': np.ones(1, np.int32),
+    }
+
+  def transform(self, rows: TextRows) -> dict[str, np.ndarray]:
+    """'tokens': int32 [n, L], right-padded with 0, 'length': int32 [n].
+
+    Raises:
+      InputError: prompts longer than max_length, unless they are truncated.
+    """
+    ids, starts = self.encode(rows.text)
+    lengths = np.diff(starts)
+    _check_lengths(self.tokenizer, lengths, self.max_length, self.truncate)
+    longest = min(lengths.max(), self.max_length)
+    fitting = [width for width in self.widths if width >= longest]
+    width = self.widths[-1] if fitting else self.max_length
+    tokens = np.full((len(rows), width), PADDING, np.int32)
+    for row, (start, stop) in enumerate(itertools.pairwise(starts)):
+      part = self._truncated(ids[start:stop])
+      tokens[row, : len(part)] = part
+    return {
+      'tokens': tokens,
+      'length': np.minimum(lengths, self.max_length).astype(np.int32),
+    }
+
+  def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Subword ids of all texts in a row, and where each begins: int32, int64.
+
+    Each begins with the tokenizer's BOS, if it has one. From the cache, if it
+    knows the texts.
+    """
+    path = self._cache_path(texts)
+    cached = path and _read_cache(path, len(texts))
+    if cached:
+      return cached
+    tokenizer = load_tokenizer(self.tokenizer)
+    first = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    rows = []
+    for start in range(0, len(texts), _BATCH):
+      encoded = tokenizer(
+        list(texts[start : start + _BATCH]),
+        add_special_tokens=False,
+        return_attention_mask=False,
+        verbose=False,
+      )
+      rows += [np.array(first + ids, np.int32) for ids in encoded['input_ids']]
+    starts = np.cumsum([0, *map(len, rows)])
+    if (np.diff(starts) == 0).any():
+      raise InputError(
+        f'{self.tokenizer}: makes no subword of the text in '
+        f'{tables.located(np.diff(starts) == 0)}; remove these rows'
+      )
+    ids = np.concatenate(rows)
+    if path:
+      _write_cache(path, ids, starts)
+    return ids, starts
+
+  def to_json(self) -> dict[str, Any]:
+    """Plain lists and numbers, for json.dump."""
+    data = dataclasses.asdict(self)
+    del data['cache']  # of this machine
+    return data | {'widths': list(self.widths)}
+
+  @classmethod
+  def from_json(cls, data: Mapping[str, Any]) -> Self:
+    """Inverse of `to_json`.
+
+    Raises:
+      InputError: anything else, or a tokenizer that has changed since.
+    """
+    kinds = {
+      'prompt': str, 'tokenizer': str, 'fingerprint': str, 'max_length': int,
+      'truncate': str, 'widths': list,
+    }  # fmt: skip
+    if set(data) != set(kinds) or any(
+      type(data[key]) is not kind for key, kind in kinds.items()
+    ):
+      raise InputError(
+        f'saved TextFeatures: the keys must be {", ".join(kinds)}; save it '
+        'again'
+      )
+    features = cls(**data | {'widths': tuple(data['widths'])})
+    if fingerprint(features.tokenizer) != features.fingerprint:
+      raise InputError(
+        f'the tokenizer {features.tokenizer} has changed since training: '
+        'restore it'
+      )
+    return features
+
+  def _truncated(self, ids):
+    if len(ids) <= self.max_length:
+      return ids
+    if self.truncate == 'end':
+      return ids[: self.max_length]
+    # The first subword is BOS, which stays.
+    return np.concatenate([ids[:1], ids[1 - self.max_length :]])
+
+  def _cache_path(self, texts):
+    if self.cache == 'none':
+      return None
+    folder = self.cache or os.path.join(
+      os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache',
+      'genre2_jax',
+    )
+    digest = hashlib.sha256(self.fingerprint.encode())
+    for text in texts:
+      data = text.encode('utf-8', 'surrogatepass')
+      digest.update(len(data).to_bytes(8, 'little') + data)
+    return pathlib.Path(folder, f'{digest.hexdigest()[:40]}.npz')
+
+
+@functools.lru_cache(maxsize=4)
+def load_tokenizer(name: str):
+  """A tokenizer of `transformers`, from a folder or the Hugging Face hub.
+
+  Raises:
+    InputError: there is none, or `transformers` is not installed.
+  """
+  try:
+    from transformers import AutoTokenizer
+  except ImportError as error:
+    raise InputError(f'texts need transformers: {_INSTALL}') from error
+  is_path = name.startswith(('.', '/', '~')) or name.count('/') > 1
+  if not name or (is_path and not os.path.isdir(os.path.expanduser(name))):
+    raise InputError(
+      f'language_model.tokenizer={name!r}: no such folder; give one with '
+      'tokenizer.json, or a name on the Hugging Face hub'
+    )
+  try:
+    return AutoTokenizer.from_pretrained(os.path.expanduser(name))
+  # The network, the hub's answers and several parsers are behind this call.
+  except Exception as error:
+    raise InputError(
+      f'language_model.tokenizer={name!r}: not loaded, '
+      f'{tables.one_line(error)}; give a folder with tokenizer.json, or a name '
+      'on the Hugging Face hub'
+    ) from error
+
+
+@functools.lru_cache(maxsize=4)
+def fingerprint(name: str) -> str:
+  """Hash of what a tokenizer does: vocabulary, rules and BOS."""
+  tokenizer = load_tokenizer(name)
+  backend = getattr(tokenizer, 'backend_tokenizer', None)
+  if backend is not None:
+    said = backend.to_str()
+  else:
+    said = repr(sorted(tokenizer.get_vocab().items()))
+  said += repr((type(tokenizer).__name__, tokenizer.bos_token_id))
+  return hashlib.sha256(said.encode()).hexdigest()[:40]
+
+
+def vocabulary_size(name: str) -> int:
+  """Subwords of a tokenizer, special ones included."""
+  return len(load_tokenizer(name))
+
+
+def number_subwords(
+  name: str, strings: Sequence[str], new_from: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+  """The subword that each number token is.
+
+  A string that is several subwords, or none, is refused, or gets an id of its
+  own, from `new_from` on. A mark of a word's beginning alone does not count.
+
+  Args:
+    name: of the tokenizer.
+    strings: V token strings.
+    new_from: first id of new tokens; None: there are none.
+
+  Returns:
+    (ids int32 [V], the first subword of each new token's string).
+
+  Raises:
+    InputError: a string that is no single subword, or two that are the same.
+  """
+  tokenizer = load_tokenizer(name)
+  ids, first, refused = [], [], []
+  for string in strings:
+    found = tokenizer(string, add_special_tokens=False)['input_ids']
+    pieces = tokenizer.convert_ids_to_tokens(found)
+    if len(found) > 1 and pieces[0] == '▁':
+      found, pieces = found[1:], pieces[1:]
+    if len(found) == 1 and found[0] != tokenizer.unk_token_id:
+      ids.append(found[0])
+    elif new_from is not None:
+      ids.append(new_from + len(first))
+      first.append(found[0] if found else 0)
+    else:
+      refused.append((string, pieces))
+  if refused:
+    string, pieces = refused[0]
+    raise InputError(
+      f'{len(refused)} of {len(strings)} number tokens are no single subword '
+      f'of {name}: {string!r} is {" + ".join(map(repr, pieces)) or "none"}; '
+      'take other strings, tokenizer.name=decimal, or set '
+      'language_model.new_tokens'
+    )
+  for i, string in enumerate(strings):
+    if ids[i] in ids[:i]:
+      raise InputError(
+        f'number tokens {strings[ids.index(ids[i])]!r} and {string!r} are one '
+        f'subword of {name}: take other strings'
+      )
+  return np.array(ids, np.int32), np.array(first, np.int32)
+
+
+def _check_lengths(where, lengths, max_length, truncate):
+  too_long = int((lengths > max_length).sum())
+  if too_long and not truncate:
+    raise InputError(
+      f'{where}: {too_long} of {len(lengths)} prompts are longer than '
+      f'text.max_length={max_length} subwords, the longest has '
+      f'{lengths.max()}: raise it, or set text.truncate=start or end'
+    )
+
+
+def _rounded(width, max_length):
+  return int(min(-(-width // _MULTIPLE) * _MULTIPLE, max_length))
+
+
+def _read_cache(path, num_texts):
+  """What `_write_cache` wrote, or None: absent, damaged or foreign."""
+  if not path.exists():
+    return None
+  try:
+    with np.load(path, allow_pickle=False) as arrays:
+      ids, starts = arrays['ids'], arrays['starts']
+  # Whatever a damaged archive raises, it is made again.
+  except Exception:
+    return None
+  is_whole = (
+    ids.dtype == np.int32
+    and starts.dtype == np.int64
+    and starts.shape == (num_texts + 1,)
+    and starts[0] == 0
+    and starts[-1] == len(ids)
+    and bool((np.diff(starts) > 0).all())
+  )
+  return (ids, starts) if is_whole else None
+
+
+def _write_cache(path, ids, starts):
+  """Keeps tokenised texts, whole or not at all; a full disk is no error."""
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = tempfile.NamedTemporaryFile(
+      dir=path.parent, prefix=f'.{path.stem}', delete=False
+    )
+    try:
+      with file:
+        np.savez(file, allow_pickle=False, ids=ids, starts=starts)
+      os.replace(file.name, path)
+    except BaseException:
+      os.unlink(file.name)
+      raise
+  except OSError:
+    pass

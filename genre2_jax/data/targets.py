@@ -1,0 +1,160 @@
+"""Scales of a regression target: z-scores, quantiles, or its own unit."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+
+from genre2_jax.data.features import TargetScaler
+from genre2_jax.errors import InputError
+
+TRANSFORMS = ('standard', 'none', 'quantile', 'quantile_normal')
+_MAX_QUANTILES = 1000
+# Ranks are kept this far from 0 and 1 before the normal quantile function.
+_EDGE = 1e-7
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuantileScaler:
+  """A target by its rank among the training targets: z = F(y).
+
+  F is the empirical distribution function of train, linear between at most
+  1,000 quantiles, and at a value that many rows share the middle of its step
+  (as scikit-learn's QuantileTransformer). `normal` puts the normal quantile
+  function behind it: z = Φ⁻¹(F(y)), within ±5.2. Beyond the range of train,
+  z is that of its nearer end.
+
+  Attributes:
+    quantiles: ascending, of F = 0, ..., 1, in the target's unit.
+    normal: whether z is normal, otherwise uniform in [0, 1].
+  """
+
+  quantiles: tuple[float, ...]
+  normal: bool
+
+  @classmethod
+  def fit(cls, y: np.ndarray, *, normal: bool) -> Self:
+    """Scales of train targets y [n]. Raises InputError if not finite."""
+    TargetScaler.fit(y)  # It says what is wrong with y.
+    y = np.sort(np.asarray(y, np.float64))
+    count = max(2, min(_MAX_QUANTILES, len(y)))
+    # In integers: a rank that is off by rounding would part equal targets.
+    place, rest = np.divmod(np.arange(count) * (len(y) - 1), count - 1)
+    following = y[np.minimum(place + 1, len(y) - 1)]
+    share = rest / (count - 1)
+    quantiles = np.where(
+      rest, y[place] * (1 - share) + following * share, y[place]
+    )
+    quantiles = np.maximum.accumulate(quantiles)
+    return cls(quantiles=tuple(quantiles.tolist()), normal=normal)
+
+  @property
+  def is_constant(self) -> bool:
+    return self.quantiles[0] == self.quantiles[-1]
+
+  @property
+  def is_linear(self) -> bool:
+    """Whether z is a straight line of the target."""
+    return False
+
+  @property
+  def mean(self) -> float:
+    """z = (z − mean) / std: quantiles are not scaled again."""
+    return 0.0
+
+  @property
+  def std(self) -> float:
+    return 1.0
+
+  @property
+  def low(self) -> float:
+    """z of the least train target."""
+    return float(self.standardize(self.quantiles[0]))
+
+  @property
+  def high(self) -> float:
+    """z of the greatest train target."""
+    return float(self.standardize(self.quantiles[-1]))
+
+  def standardize(self, y) -> np.ndarray:
+    """z of targets y [...]."""
+    y = np.asarray(y, np.float64)
+    edges = np.array(self.quantiles)
+    ranks = _ranks(len(edges))
+    # From both sides: a step of F is met at its middle.
+    below = np.interp(y, edges, ranks)
+    above = -np.interp(-y, -edges[::-1], -ranks[::-1])
+    rank = (below + above) / 2
+    if not self.is_constant:
+      rank = np.where(y <= edges[0], 0.0, np.where(y >= edges[-1], 1.0, rank))
+    if not self.normal:
+      return rank
+    from scipy import special
+
+    return special.ndtri(np.clip(rank, _EDGE, 1 - _EDGE))
+
+  def restore(self, z) -> np.ndarray:
+    """y of z [...]; beyond the range of train its nearer end."""
+    rank = np.asarray(z, np.float64)
+    if self.normal:
+      from scipy import special
+
+      rank = special.ndtr(rank)
+    return np.interp(rank, _ranks(len(self.quantiles)), self.quantiles)
+
+  def to_json(self) -> dict[str, Any]:
+    """Plain lists and numbers, for json.dump."""
+    return {'quantiles': list(self.quantiles), 'normal': self.normal}
+
+  @classmethod
+  def from_json(cls, data: Mapping[str, Any]) -> Self:
+    """Inverse of `to_json`. Raises InputError for anything else."""
+    quantiles, normal = data.get('quantiles'), data.get('normal')
+    if (
+      set(data) != {'quantiles', 'normal'}
+      or type(normal) is not bool
+      or not isinstance(quantiles, list)
+      or not all(type(q) in (int, float) for q in quantiles)
+      or len(quantiles) < 2
+      or not np.isfinite(quantiles).all()
+      or (np.diff(quantiles) < 0).any()
+    ):
+      raise InputError(
+        'saved QuantileScaler: it needs normal and ascending quantiles; save '
+        'it again'
+      )
+    return cls(quantiles=tuple(map(float, quantiles)), normal=normal)
+
+
+Scaler = TargetScaler | QuantileScaler
+
+
+def fit(transform: str, y: np.ndarray) -> Scaler:
+  """The scaler of train targets y [n] that a config names.
+
+  Args:
+    transform: one of `TRANSFORMS`: 'standard' for z-scores, 'none' for the
+      target's own unit, 'quantile' for ranks in [0, 1], 'quantile_normal'.
+    y: finite.
+
+  Raises:
+    InputError: y is no column of finite numbers.
+  """
+  if transform == 'standard':
+    return TargetScaler.fit(y)
+  if transform == 'none':
+    TargetScaler.fit(y)
+    low, high = float(np.min(y)), float(np.max(y))
+    return TargetScaler(mean=0.0, std=1.0, low=low, high=high)
+  return QuantileScaler.fit(y, normal=transform == 'quantile_normal')
+
+
+def from_json(data: Mapping[str, Any]) -> Scaler:
+  """The scaler that `to_json` of either kind wrote. Raises InputError."""
+  kind = QuantileScaler if 'quantiles' in data else TargetScaler
+  return kind.from_json(data)
+
+
+def _ranks(count):
+  return np.linspace(0, 1, count)

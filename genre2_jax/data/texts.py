@@ -1,0 +1,327 @@
+"""Texts for regression: prompts and a target, split in three."""
+
+import dataclasses
+import os
+import pathlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from genre2_jax.data import tables
+from genre2_jax.errors import InputError
+
+# File names and cells of a split column -> the split they mean.
+SPLIT_NAMES = {
+  'train': 'train',
+  'training': 'train',
+  'val': 'val',
+  'valid': 'val',
+  'validation': 'val',
+  'dev': 'val',
+  'test': 'test',
+}
+_EXTENSIONS = (
+  '.csv', '.tsv', '.jsonl', '.csv.gz', '.tsv.gz', '.jsonl.gz', '.parquet',
+  '.pq',
+)  # fmt: skip
+_PLACEHOLDER = re.compile(r'\{\{|\}\}|\{([^{}]*)\}|[{}]')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextRows:
+  """Rows of one split, or rows to predict.
+
+  text: [n] object: str, the prompts.
+  target: [n] float64, finite; None for rows to predict.
+  """
+
+  text: np.ndarray
+  target: np.ndarray | None
+
+  def __len__(self) -> int:
+    return len(self.text)
+
+  def cells(self) -> Iterator[bytes]:
+    """Every cell, to tell data from other data."""
+    yield self.target.tobytes()
+    yield repr(self.text.tolist()).encode()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Texts:
+  """A regression task on text. Loaders make it by `build`, which checks it.
+
+  prompt: the template that made the rows' texts of columns.
+  """
+
+  name: str
+  prompt: str
+  target_name: str
+  train: TextRows
+  val: TextRows
+  test: TextRows
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Choice:
+  """Which rows of a source are taken.
+
+  prompt: template with {column} in it; {{ and }} for braces.
+  target: name of the target column.
+  seed: of what is drawn.
+  max_rows: of train, val and test; 0: all.
+  drop_empty: whether rows with an empty text are left out, not refused.
+  split_column: of a single file; '' or absent: rows are split at random.
+  """
+
+  prompt: str
+  target: str
+  seed: int = 0
+  max_rows: Sequence[int] = (0, 0, 0)
+  drop_empty: bool = False
+  split_column: str = 'split'
+
+
+def read(path: str | os.PathLike, choice: Choice) -> Texts:
+  """`Texts` from a file, or a folder with one file for each split.
+
+  Files are CSV, TSV, JSONL (all may be gzipped) or Parquet; a folder's are
+  named train, validation (or val, dev) and test. What a source does not split,
+  `build` does. Raises InputError.
+  """
+  path = pathlib.Path(path)
+  if not path.is_dir():
+    frame = tables.read_frame(path)
+    name = path.name.removesuffix(tables.extension_of(path))
+    return build(name, str(path), by_column(frame, choice, str(path)), choice)
+  frames = {}
+  for file in sorted(path.iterdir()):
+    stem = file.name.partition('.')[0].lower()
+    split = SPLIT_NAMES.get(stem)
+    if split is None or not file.name.lower().endswith(_EXTENSIONS):
+      continue
+    if split in frames:
+      raise InputError(f'{path}: two files for {split}; keep one of them')
+    frames[split] = tables.read_frame(file)
+  if 'train' not in frames:
+    raise InputError(
+      f'{path}: no train{_EXTENSIONS[0]}, train{_EXTENSIONS[1]}, ... in it; '
+      'name the files train, validation and test'
+    )
+  return build(path.name, str(path), frames, choice)
+
+
+def by_column(
+  frame: pd.DataFrame, choice: Choice, where: str
+) -> dict[str, pd.DataFrame]:
+  """A frame's rows by its split column; all as 'train' without one."""
+  column = choice.split_column
+  if not column or column not in frame:
+    return {'train': frame}
+  cells = frame[column].astype(str).str.strip().str.lower()
+  unknown = sorted(set(cells) - set(SPLIT_NAMES))
+  if unknown:
+    raise InputError(
+      f'{where}: column {column!r} has {tables.listed(unknown)}, not train, '
+      "validation or test; correct it or set text.split_column=''"
+    )
+  splits = cells.map(SPLIT_NAMES)
+  return {split: part for split, part in frame.groupby(splits, sort=False)}
+
+
+def build(
+  name: str,
+  where: str,
+  frames: Mapping[str, pd.DataFrame],
+  choice: Choice,
+) -> Texts:
+  """Checked `Texts` from frames by split: every loader ends here.
+
+  A sole 'train' is split at random: into `max_rows` where all three are given
+  and there are so many rows, otherwise 64/16/20. Without 'test' the rows of
+  'val' take its place, as those of GLUE whose test targets are secret; without
+  'val' a fifth of 'train' validates.
+
+  Raises:
+    InputError: a template, a column or rows that cannot be used.
+  """
+  parts = {}
+  for split, frame in frames.items():
+    here = where if len(frames) == 1 else f'{where}: {split}'
+    parts[split] = _checked(frame, choice, here)
+  if 'train' not in parts:
+    raise InputError(f'{where}: no train rows; at least one is needed')
+  draw = np.random.RandomState(choice.seed)
+  if set(parts) == {'train'}:
+    frame, y = parts['train']
+    parts = {
+      split: (frame.iloc[index], y[index])
+      for split, index in _split(len(frame), choice, where).items()
+    }
+  if 'test' not in parts:
+    parts['test'] = parts.pop('val')
+  if 'val' not in parts:
+    frame, y = parts['train']
+    order = draw.permutation(len(frame))
+    cut = -(-len(frame) // 5)
+    for split, index in (('val', order[:cut]), ('train', order[cut:])):
+      parts[split] = frame.iloc[index], y[index]
+  rows = {}
+  for split, most in zip(tables.SPLITS, choice.max_rows, strict=True):
+    frame, y = parts[split]
+    if not len(frame):
+      raise InputError(f'{where}: no {split} rows; at least one is needed')
+    if 0 < most < len(frame):
+      index = np.sort(draw.permutation(len(frame))[:most])
+      frame, y = frame.iloc[index], y[index]
+    rows[split] = TextRows(text=render(frame, choice.prompt), target=y)
+  return Texts(
+    name=name, prompt=choice.prompt, target_name=choice.target, **rows
+  )
+
+
+def read_rows(
+  path: str | os.PathLike, *, prompt: str, target_name: str = ''
+) -> TextRows:
+  """Rows to predict from a file; the target column is never read.
+
+  Raises InputError.
+  """
+  frame = tables.read_frame(pathlib.Path(path))
+  _check_columns(frame, prompt, f'{path}', target_name)
+  bad = _is_empty(frame, prompt)
+  if bad.any():
+    raise InputError(
+      f'{path}: empty text in {tables.located(bad)}; fill or remove these rows'
+    )
+  return TextRows(text=render(frame, prompt), target=None)
+
+
+def fields_of(prompt: str) -> tuple[str, ...]:
+  """Columns that a template names, each once.
+
+  Raises InputError: a lone brace, or no column at all.
+  """
+  fields = dict.fromkeys(field for _, field in _pieces(prompt) if field)
+  if not fields:
+    raise InputError(
+      f'text.prompt={prompt!r} names no column: write {{column}} where its '
+      'text goes'
+    )
+  return tuple(fields)
+
+
+def render(frame: pd.DataFrame, prompt: str) -> np.ndarray:
+  """The template filled in for every row: [n] object of str."""
+  pieces = list(_pieces(prompt))
+  columns = {
+    field: [tables.label(cell) for cell in frame[field].to_numpy(object)]
+    for field in fields_of(prompt)
+  }
+  texts = np.empty(len(frame), object)
+  texts[:] = [
+    ''.join(
+      literal + columns[field][row] if field else literal
+      for literal, field in pieces
+    )
+    for row in range(len(frame))
+  ]
+  return texts
+
+
+def describe(texts: Texts) -> str:
+  """Summary to print: rows, targets and the first prompt."""
+  splits = [getattr(texts, split) for split in tables.SPLITS]
+  counts = ', '.join(
+    f'{split} {len(rows)}'
+    for split, rows in zip(tables.SPLITS, splits, strict=True)
+  )
+  target = splits[0].target
+  first = splits[0].text[0]
+  first = first if len(first) <= 400 else f'{first[:200]} … {first[-200:]}'
+  return '\n'.join(
+    [
+      f'{texts.name}: target {texts.target_name}, '
+      f'{target.min():g} to {target.max():g}, mean {target.mean():g}',
+      f'rows: {counts}',
+      f'first prompt: {first!r}',
+    ]
+  )
+
+
+def _pieces(prompt) -> Iterator[tuple[str, str]]:
+  """A template as (text, column after it), the last with column ''."""
+  literal, last = '', 0
+  for match in _PLACEHOLDER.finditer(prompt):
+    literal += prompt[last : match.start()]
+    last = match.end()
+    if match.group() in ('{{', '}}'):
+      literal += match.group()[0]
+    elif match.group(1):
+      yield literal, match.group(1)
+      literal = ''
+    else:
+      raise InputError(
+        f'text.prompt has {match.group()!r} at character {match.start() + 1}: '
+        'write {column}, or {{ and }} for braces'
+      )
+  yield literal + prompt[last:], ''
+
+
+def _checked(frame, choice, where) -> tuple[pd.DataFrame, np.ndarray]:
+  """A frame and its targets; empty texts refused, or left out."""
+  if choice.target not in frame:
+    raise InputError(
+      f'{where}: no column {choice.target!r} to be the target; '
+      f'{tables.suggestion(choice.target, list(frame))}'
+    )
+  _check_columns(frame, choice.prompt, where)
+  if choice.target in fields_of(choice.prompt):
+    raise InputError(
+      f'text.prompt shows the target, {{{choice.target}}}: take it out'
+    )
+  bad = _is_empty(frame, choice.prompt)
+  if bad.any():
+    if not choice.drop_empty:
+      raise InputError(
+        f'{where}: empty text in {tables.located(bad)}; fill them, or set '
+        'text.drop_empty=True'
+      )
+    frame = frame[~bad]
+  y = tables.target_column(
+    f'{where}: target {choice.target!r}', frame[choice.target]
+  )
+  return frame, y
+
+
+def _check_columns(frame, prompt, where, target_name=''):
+  fields = fields_of(prompt)
+  absent = [field for field in fields if field not in frame]
+  if absent:
+    raise InputError(
+      f'{where}: no column {absent[0]!r}, which text.prompt names; '
+      f'{tables.suggestion(absent[0], list(frame))}'
+    )
+
+
+def _is_empty(frame, prompt) -> np.ndarray:
+  """bool [n]: rows without text in a column that the template names."""
+  bad = np.zeros(len(frame), bool)
+  for field in fields_of(prompt):
+    column = frame[field]
+    bad |= column.isna().to_numpy()
+    if not pd.api.types.is_numeric_dtype(column):
+      bad |= (column.astype(str).str.strip() == '').to_numpy(bool)
+  return bad
+
+
+def _split(n, choice, where) -> dict[str, np.ndarray]:
+  """Row indices per split of rows that come in one piece."""
+  sizes = list(choice.max_rows)
+  if not all(sizes) or sum(sizes) > n:
+    return tables.split_rows(n, choice.seed, where)
+  order = np.random.RandomState(choice.seed).permutation(n)
+  cuts = np.cumsum(sizes)
+  return dict(zip(tables.SPLITS, np.split(order, cuts)[:3], strict=True))

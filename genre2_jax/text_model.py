@@ -1,0 +1,139 @@
+"""Language models as policies, and the weights that they begin with."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from genre2_jax import pretrained, sharding
+from genre2_jax.data import subwords
+from genre2_jax.errors import InputError
+from genre2_jax.models import gemma
+
+NAMES = ('gemma2', 't5gemma')
+HEADS = ('special_token', 'mlp', 'mean', 'min', 'max', 'projection')
+DTYPES = ('bfloat16', 'float32')
+PRESETS = tuple(gemma.PRESETS)
+# Of a `GemmaConfig`.
+_MODEL_TYPES = {'gemma2': 'gemma2', 't5gemma': 't5gemma'}
+
+
+def build(
+  number_tokenizer,
+  features,
+  *,
+  name,
+  pretrained,
+  preset,
+  sizes,
+  head,
+  new_tokens,
+  vocabulary,
+  attention,
+  frozen,
+  lora,
+  decoder,
+  tokenizer='',
+  **numerics,
+):
+  """The network of a language model on prompts.
+
+  Args:
+    number_tokenizer: the number vocabulary.
+    features: `TextFeatures`.
+    name: of `NAMES`.
+    pretrained: a checkpoint's folder or hub name, whose sizes count; or ''.
+    preset: of `PRESETS`, without a checkpoint.
+    sizes: of `GemmaConfig`, those that are not 0 instead of the preset's.
+    head: of `HEADS`, or '' to write numbers.
+    new_tokens: how tokens begin that are no single subword, or ''.
+    vocabulary: 'numbers' or 'all'.
+    attention: 'causal' or 'bidirectional'.
+    frozen: whether a T5Gemma's encoder is never trained.
+    lora: rank (0: none), alpha and targets.
+    decoder: width, layers, heads, ... of T5Gemma's number decoder, and the
+      rate of dropout.
+    tokenizer: of subwords; `features` has it.
+    **numerics: compute_dtype, param_dtype and remat.
+
+  Returns:
+    A `Policy`, or a `Pointwise`.
+
+  Raises:
+    InputError: parts that do not fit together.
+  """
+  config = _config(pretrained, preset, sizes)
+  size = subwords.vocabulary_size(features.tokenizer)
+  if size > config.vocab_size:
+    raise InputError(
+      f'the tokenizer {features.tokenizer} has {size} subwords, the language '
+      f'model embeds {config.vocab_size}: they belong to different models'
+    )
+  lora = dict(lora)
+  numerics |= {
+    'dropout': decoder['dropout'],
+    'lora': gemma.Lora(**lora) if lora['rank'] else None,
+  }
+  try:
+    ids, first = subwords.number_subwords(
+      features.tokenizer,
+      number_tokenizer.token_names,
+      config.vocab_size if new_tokens else None,
+    )
+    return gemma.gemma_policy(
+      number_tokenizer,
+      config,
+      number_tokens=ids,
+      vocabulary=vocabulary,
+      attention=attention,
+      new_embedding=new_tokens or 'average',
+      first_tokens=first,
+      **numerics,
+    )
+  except InputError:
+    raise
+  except ValueError as error:
+    raise InputError(f'language_model: {error}') from error
+
+
+def load_params(name, network, inputs, keys, mesh):
+  """A checkpoint's parameters for S seeds, stacked [S, ...] and sharded.
+
+  What the checkpoint does not have is drawn, for each seed by itself.
+
+  Args:
+    name: of the checkpoint, a folder or one of the Hugging Face hub.
+    network: a `Policy` or a `Pointwise` of `build`.
+    inputs: of one row.
+    keys: [S].
+    mesh: where they will live.
+
+  Raises:
+    InputError: the checkpoint is incomplete, or of another model.
+  """
+  folder = pretrained.folder_of(name)
+  boxed = jax.eval_shape(network.init, keys[0], inputs)
+  abstract = sharding.abstract_params(boxed, mesh)
+  members = [
+    pretrained.load(
+      folder,
+      abstract,
+      init=lambda given, key=key: network.init(key, inputs, given),
+    )
+    for key in keys
+  ]
+  stacked = sharding.abstract_params(boxed, mesh, 'seed')
+  return jax.jit(
+    lambda *trees: jax.tree.map(lambda *x: jnp.stack(x), *trees),
+    out_shardings=jax.tree.map(lambda x: x.sharding, stacked),
+  )(*members)
+
+
+def _config(checkpoint, preset, sizes):
+  if checkpoint:
+    return pretrained.read_config(pretrained.folder_of(checkpoint))
+  given = {name: size for name, size in sizes.items() if size}
+  try:
+    return dataclasses.replace(gemma.PRESETS[preset], **given)
+  except ValueError as error:
+    raise InputError(f'language_model.sizes: {error}') from error
