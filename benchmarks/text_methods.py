@@ -247,7 +247,7 @@ def table(rows, pretraining, args):
       f'{pretraining["vocab_size"]} subwords, two layers of width 128, '
       f'pretrained on the {pretraining["train_subwords"]:,} subwords of the '
       'training sentences (both columns of train.csv, no scores, no other '
-      f'text), {pretraining["config"]["epochs"]} epochs; held-out loss '
+      f'text), {pretraining["steps"]} steps; held-out loss '
       f'{pretraining["held_out_loss"]:.2f} nats per subword. Prompt '
       "'{sentence1}\\n{sentence2}\\n', 64 subwords at most. "
       f'{TRAINED["pretrain.epochs"]} epochs of batch 32 at '
