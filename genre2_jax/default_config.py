@@ -100,9 +100,9 @@ def get_config():
   model.num_heads = 4  # divides width
   model.feedforward = 1024  # in the decoder
   model.encoder_hidden = 1024  # MLP encoder
-  model.encoder_layers = 3
+  model.encoder_layers = 3  # hidden layers of it
   model.head_hidden = 2048  # MLP of histogram and pointwise
-  model.head_layers = 3
+  model.head_layers = 3  # hidden layers of it
   model.dropout = 0.1  # where a stage's `dropout` says so
   model.numeric_embedding = 'none'  # piecewise_linear (12 train quantiles),
   # periodic (learned frequencies)
@@ -119,16 +119,16 @@ def get_config():
   #                    dar, real, expert, kl
   #   regression head  mse
   config.pretrain = pretrain = ConfigDict()  # from scratch
-  pretrain.objective = (('ce', 1.0, {}),)
-  pretrain.epochs = 200
+  pretrain.objective = (('ce', 1.0, {}),)  # a sum, as above
+  pretrain.epochs = 200  # at most
   pretrain.max_steps = 0  # if not 0, fewer epochs where they have more steps
   pretrain.learning_rate = 5e-5  # peak; the paper searches 1e-5 .. 1e-4
   pretrain.patience = 20  # epochs without a better validation; 0: never stop
-  pretrain.dropout = True
+  pretrain.dropout = True  # at the rate of model.dropout
 
   config.finetune = finetune = ConfigDict()  # from the best of 'pretrain'
-  finetune.objective = (('remax', 1.0, {}),)
-  finetune.epochs = 40  # the paper: 100, at the rate of 1e-5
+  finetune.objective = (('remax', 1.0, {}),)  # a sum, as above
+  finetune.epochs = 40  # at most; the paper: 100, at the rate of 1e-5
   finetune.max_steps = 0  # if not 0, fewer epochs where they have more steps
   finetune.learning_rate = 5e-5  # peak; the paper: 1e-5, or the searched rate
   finetune.patience = 20  # epochs without a better validation; 0: never stop
@@ -150,9 +150,9 @@ def get_config():
   optimizer.name = 'adamw'  # adafactor: RAFT's, whose rate is relative to the
   # size of a parameter
   optimizer.schedule = 'cosine'  # to 0.1 · peak; constant
-  optimizer.warmup_steps = 100
+  optimizer.warmup_steps = 100  # of the learning rate, from 0
   optimizer.weight_decay = 0.01  # adamw: PyTorch's default, as in the paper
-  optimizer.max_grad_norm = 0.0  # 0: no clipping
+  optimizer.max_grad_norm = 0.0  # gradients are scaled down to it; 0: never
   optimizer.accumulation = 1  # micro-batches of a step: less memory
 
   config.baseline = baseline = ConfigDict()  # instead of a network
@@ -161,7 +161,7 @@ def get_config():
 
   config.eval = evaluation = ConfigDict()
   evaluation.num_samples = 128  # per row
-  evaluation.temperature = 1.0
+  evaluation.temperature = 1.0  # of sampling
   evaluation.batch_size = 128  # rows per dispatch
   evaluation.rail_numbers = 0  # evenly spaced, for the estimators rail and
   # rail_normalized (RAIL on a subset); the whole grid's is exact_mean

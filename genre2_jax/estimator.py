@@ -685,6 +685,8 @@ def _arguments(config):
 def _frame_or_array(X):
   """X as a pandas frame or an array [n, F], neither of them empty."""
   if not isinstance(X, pd.DataFrame):
+    if type(X).__name__ == 'LazyFrame':
+      raise InputError('X is a LazyFrame, not read yet: give X.collect()')
     if hasattr(X, 'to_pandas'):
       X = X.to_pandas()
     elif hasattr(X, '__dataframe__'):

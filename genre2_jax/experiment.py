@@ -50,8 +50,8 @@ from genre2_jax.objectives.rewards import REWARDS
 from genre2_jax.policy import Pointwise, Policy
 from genre2_jax.stages import Stage
 
-OFFICIAL_HYPERPARAMETERS = (
-  pathlib.Path(__file__).parent.parent / 'configs/genre2_hyperparameters.csv'
+OFFICIAL_HYPERPARAMETERS = pathlib.Path(__file__).with_name(
+  'genre2_hyperparameters.csv'
 )
 # Its columns -> config fields.
 _OFFICIAL_FIELDS = {
@@ -571,7 +571,7 @@ def _official(name):
     near = tables.suggestion(name, list(rows))
     raise InputError(
       f'hyperparameters=official knows no task {name!r}{near}: set data.name '
-      'to one of the 100 tasks in configs/genre2_hyperparameters.csv'
+      'to one of the 100 tasks in genre2_jax/genre2_hyperparameters.csv'
     )
   return rows[name]
 

@@ -77,20 +77,6 @@ def create(
   )
 
 
-class Counters(NamedTuple):
-  """What the loop on the host looks at: fields of a stacked state, [S]."""
-
-  step: Any
-  epoch: Any
-  best_epoch: Any
-  bad_step: Any
-
-
-def counters(state):
-  """The `Counters` of a stacked state."""
-  return Counters(*(getattr(state, name) for name in Counters._fields))
-
-
 def split(params, is_frozen):
   """(what is trained, the network's frozen parameters or None).
 
@@ -134,6 +120,20 @@ def merge(trained, frozen):
   return {
     name: x if name == 'numbers' else whole(x) for name, x in trained.items()
   }
+
+
+class Counters(NamedTuple):
+  """What the loop on the host looks at: fields of a stacked state, [S]."""
+
+  step: Any
+  epoch: Any
+  best_epoch: Any
+  bad_step: Any
+
+
+def counters(state):
+  """The `Counters` of a stacked state."""
+  return Counters(*(getattr(state, name) for name in Counters._fields))
 
 
 def is_patient(state, patience):

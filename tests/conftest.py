@@ -11,6 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+import genre2_jax
 from configs import base
 from genre2_jax import train
 from genre2_jax.errors import InputError
@@ -39,6 +40,26 @@ TINY = {
   'eval.batch_size': 16,
 }
 
+# The same for `DecodingRegressor`.
+TINY_REGRESSOR = {
+  'base': 4,
+  'digits': 2,
+  'width': 16,
+  'num_layers': 1,
+  'num_heads': 2,
+  'feedforward': 16,
+  'encoder_hidden': 16,
+  'encoder_layers': 1,
+  'batch_size': 16,
+  'max_steps': 60,
+  'learning_rate': 1e-2,
+  'finetune_max_steps': 12,
+  'finetune_learning_rate': 3e-3,
+  'group_size': 4,
+  'num_samples': 8,
+  'config': {'optimizer.warmup_steps': 5, 'eval.batch_size': 16},
+}
+
 
 @pytest.fixture(scope='session', autouse=True)
 def compilation_cache(tmp_path_factory):
@@ -55,6 +76,14 @@ def quick_compiles():
   jax.config.update('jax_disable_most_optimizations', True)
   yield
   jax.config.update('jax_disable_most_optimizations', False)
+
+
+@pytest.fixture
+def tiny_regressor(monkeypatch):
+  """Shown code leaves sizes open: these are the defaults then."""
+  defaults = genre2_jax.DecodingRegressor.__init__.__kwdefaults__
+  for name, value in TINY_REGRESSOR.items():
+    monkeypatch.setitem(defaults, name, value)
 
 
 def write_table(path, num_rows=120, target=None):

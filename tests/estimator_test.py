@@ -1,17 +1,20 @@
 """The scikit-learn face: the same run, its distribution, its files."""
 
 import json
-import pathlib
 import pickle
-import re
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import TINY_REGRESSOR as TINY
 from conftest import assert_refused
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import (
+  GridSearchCV,
+  ShuffleSplit,
+  cross_val_score,
+)
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
@@ -19,26 +22,6 @@ from sklearn.utils.estimator_checks import check_estimator
 from genre2_jax import DecodingRegressor, estimator, predict
 
 pytestmark = pytest.mark.usefixtures('quick_compiles')
-
-TINY = {
-  'base': 4,
-  'digits': 2,
-  'width': 16,
-  'num_layers': 1,
-  'num_heads': 2,
-  'feedforward': 16,
-  'encoder_hidden': 16,
-  'encoder_layers': 1,
-  'batch_size': 16,
-  'max_steps': 60,
-  'learning_rate': 1e-2,
-  'finetune_max_steps': 12,
-  'finetune_learning_rate': 3e-3,
-  'group_size': 4,
-  'num_samples': 8,
-  'config': {'optimizer.warmup_steps': 5, 'eval.batch_size': 16},
-}
-DOCS = pathlib.Path(__file__).parent.parent / 'docs' / 'estimator.md'
 
 
 def make_frame(num_rows, seed=0):
@@ -248,6 +231,7 @@ def test_polars_frames_are_read(fitted, rows):
   X['class'] = X['class'].astype(object).map(str).replace('nan', None)
   theirs = polars.from_pandas(X)
   np.testing.assert_array_equal(fitted.predict(theirs), fitted.predict(X))
+  assert_refused(lambda: fitted.predict(theirs.lazy()), 'LazyFrame', 'collect')
 
 
 # ---------------------------------------------------------------- same bits
@@ -500,29 +484,15 @@ def test_pipelines_and_searches(arrays):
   X, y = arrays
   model = DecodingRegressor(objective='ce', random_state=0, **TINY)
   pipeline = make_pipeline(StandardScaler(), model)
-  scores = cross_val_score(pipeline, X, y, cv=2)
-  assert scores.shape == (2,) and np.isfinite(scores).all()
-  search = GridSearchCV(
-    pipeline, {'decodingregressor__digits': np.array([1, 3])}, cv=2
-  )
+  once = ShuffleSplit(1, test_size=0.5, random_state=0)
+  (score,) = cross_val_score(pipeline, X, y, cv=once)
+  digits = 'decodingregressor__digits'
+  search = GridSearchCV(pipeline, {digits: np.array([1, 2])}, cv=once)
   search.fit(X, y)
-  assert search.best_params_ == {'decodingregressor__digits': 3}
+  found = search.cv_results_['split0_test_score']
+  assert found[1] == score  # TINY's two digits
+  assert np.isfinite(found).all() and found[0] != score
+  best = search.best_estimator_
+  assert search.best_params_ == {digits: 1 + found.argmax()}
+  assert len(best[-1]._run.model.codec.values()) == 4 ** best[-1].digits
   assert search.predict(X).shape == (60,)
-
-
-def test_the_code_of_the_docs_runs(monkeypatch):
-  """At tiny sizes: with other defaults for what it leaves open."""
-  for name, value in TINY.items():
-    monkeypatch.setitem(DecodingRegressor.__init__.__kwdefaults__, name, value)
-  blocks = re.findall(
-    r'```python\n(.*?)```', DOCS.read_text(encoding='utf-8'), re.DOTALL
-  )
-  assert len(blocks) == 5
-  names = {}
-  for place, block in enumerate(blocks):
-    exec(compile(block, f'{DOCS.name}:{place}', 'exec'), names)
-  assert names['model'].width == 16
-  assert names['ensemble']._config(0).finetune.objective == (
-    ('crps', 1.0, {}),
-    ('ce', 0.05, {}),
-  )

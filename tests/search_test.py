@@ -13,8 +13,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import base
+from genre2_jax import experiment, writers
 from genre2_jax import search as search_module
-from genre2_jax import writers
 from genre2_jax.errors import (
   InputError,
   InterruptedRunError,
@@ -118,7 +118,7 @@ def test_the_space_holds_what_the_paper_found():
     'dim_feedforward': 'model.feedforward',
     'hidden_dim': 'model.encoder_hidden',
   }
-  path = ROOT / 'configs/genre2_hyperparameters.csv'
+  path = experiment.OFFICIAL_HYPERPARAMETERS
   with open(path, encoding='utf-8', newline='') as file:
     rows = list(csv.DictReader(file))
   rate = SPACE['pretrain.learning_rate']
