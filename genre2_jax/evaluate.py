@@ -106,7 +106,8 @@ def predictions(
     {'samples_z': [b, G], 'greedy_z': [b], 'entropy': [b]}; if exact
     'log_p' [b, K], at temperature 1, and where the numbers were trained
     'learned_mean_z' [b]; with RAIL 'rail_z' [b], Σ p(y) y over its numbers,
-    and 'rail_normalized_z', with p renormalised on them. A `Pointwise`
+    and 'rail_normalized_z', with p renormalised on them; an open policy has
+    them over the whole trie too, if exact. A `Pointwise`
     predicts a point mass: G is 1.
   """
   own = params['policy']
@@ -133,13 +134,19 @@ def predictions(
     'greedy_z': codec.decode(greedy_tokens),
     'entropy': jnp.mean(samples.entropy(), -1),
   }
+  rail = None
   if exact:
-    predicted['log_p'] = trie.log_probs(network, own, context)
+    log_p = predicted['log_p'] = trie.log_probs(network, own, context)
+    if network.open:
+      # As the grid level trains it.
+      log_p = trie.log_probs(network, own, context, normalized=False)
+      rail = log_p, codec.values().astype(np.float32)
     if 'numbers' in params:
-      p = jnp.exp(predicted['log_p'])
-      predicted['learned_mean_z'] = p @ params['numbers']
+      predicted['learned_mean_z'] = jnp.exp(log_p) @ params['numbers']
   if rail_numbers:
-    log_p, values = subset_numbers(network, codec, own, context, rail_numbers)
+    rail = subset_numbers(network, codec, own, context, rail_numbers)
+  if rail is not None:
+    log_p, values = rail
     predicted['rail_z'] = expected_value(log_p, values)
     predicted['rail_normalized_z'] = expected_value(log_p, values, True)
   return predicted
