@@ -156,7 +156,9 @@ def train_and_evaluate(
     seeds=seeds,
     mesh=mesh,
     predict_block=evaluate.predictor(
-      model,
+      dataclasses.replace(
+        model, network=sharding.constrained(model.network, mesh)
+      ),
       stages.evaluation_keys(seeds),
       **experiment.evaluation_options(config, model),
     ),
