@@ -101,8 +101,8 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
   on whole numbers: GenRe² (arXiv 2512.06533), RAFT (ICLR 2025), CRPS.
 
   The defaults are for tables of a few hundred to ten thousand rows. On two CPU
-  cores, 5,000 rows of ten columns take 25 s with 'ce' and 50 s with 'remax' or
-  'crps', compilation among it; beyond that `max_steps` and
+  cores, 5,000 rows of ten columns take half a minute with 'ce' and about one
+  with 'crps' or 'remax', compilation among it; beyond that `max_steps` and
   `finetune_max_steps` bound the time, whatever the number of rows.
 
   Attributes after `fit`: `n_features_in_`, `feature_names_in_` (frames),
@@ -143,7 +143,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     finetune_patience: as `patience`.
     group_size: numbers sampled per row in reinforcement learning.
     num_samples: numbers sampled per row where estimates are of samples.
-    config: {field: value} for any other field of `configs/base.py`, such as
+    config: {field: value} for any other field of docs/config.md, such as
       {'optimizer.weight_decay': 0.1}.
     workdir: folder for checkpoints, curves and results; a fit that was killed
       goes on from there. None: a temporary one.

@@ -161,7 +161,9 @@ def train_and_evaluate(
     seeds=seeds,
     mesh=mesh,
     predict_block=evaluate.predictor(
-      model,
+      dataclasses.replace(
+        model, network=sharding.constrained(model.network, mesh)
+      ),
       stages.evaluation_keys(seeds),
       **experiment.evaluation_options(config, model),
     ),
@@ -209,15 +211,14 @@ def _run_stages(run, todo, source, params):
     names.append(ZERO_SHOT)
     params = _pretrained_params(model, config, seeds, mesh)
     rows += _evaluate(run, ZERO_SHOT, params)
-    if run.is_first:
-      workdirs.write_results(run.workdir, rows)
+    _write_results(run, rows)
   elif source is not None and todo[0].section == 'finetune':
     names.append(source.stages[0])
     rows += _evaluate(run, names[0], params)
   if config.baseline.name:
     names.append(config.baseline.name)
     rows += _record(run, config.baseline.name, _fit_baseline(run))
-    workdirs.write_results(run.workdir, rows)
+    _write_results(run, rows)
     todo = []
   for stage in todo:
     if params is not None:
@@ -227,8 +228,7 @@ def _run_stages(run, todo, source, params):
     params = _train(run, stage, start)
     names.append(stage.name)
     rows += _evaluate(run, stage.name, params)
-    if run.is_first:
-      workdirs.write_results(run.workdir, rows)
+    _write_results(run, rows)
   return names, rows, params
 
 
@@ -525,6 +525,11 @@ def _stage_checkpoints(workdir, name, config):
   return StageCheckpoints(
     (workdir / 'checkpoints' / name).absolute(), **config.checkpoint
   )
+
+
+def _write_results(run, rows):
+  if run.is_first:
+    workdirs.write_results(run.workdir, rows)
 
 
 def _metric_writer(run):
