@@ -196,13 +196,15 @@ def test_the_objective_shown_raises_the_reward(rows):
 
 
 def rows_of(page, width):
-  """Rows of the tables of `width` columns that begin with a `name`."""
+  """Rows of a method each, of the tables of `width` columns."""
   text = (ROOT / page).read_text(encoding='utf-8')
   rows = [
     [cell.strip(' `*') for cell in line.strip('|').split('|')]
     for line in re.findall(r'^\| *`?[a-z]\w*`? *\|.*$', text, re.MULTILINE)
   ]
-  return {row[0]: row[1:] for row in rows if len(row) == width}
+  found = {row[0]: row[1:] for row in rows if len(row) == width}
+  del found['method']  # The head.
+  return found
 
 
 def test_the_table_of_objectives_is_the_measured_one():
