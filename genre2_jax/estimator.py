@@ -549,7 +549,12 @@ class _Run:
 
   @classmethod
   def read(cls, workdir):
-    workdirs.open_finished(workdir)  # Says what is wrong with it.
+    run = workdirs.open_finished(workdir)  # Says what is wrong with it.
+    if run.config.language_model.name:
+      raise InputError(
+        f'{workdir} is a run on texts, which are not X: predict with '
+        'python -m genre2_jax.main --mode=predict'
+      )
     workdir = pathlib.Path(workdir)
     paths = [workdir / name for name in _FILES]
     paths += sorted(workdir.glob('checkpoints/**/*'))

@@ -19,7 +19,7 @@ from genre2_jax.objectives import rewards
 from genre2_jax.objectives.catalog import Term
 from genre2_jax.objectives.policy_gradient import kl_estimate
 from genre2_jax.objectives.sequence import Judgement, Samples
-from genre2_jax.policy import teacher_forced
+from genre2_jax.policy import grammatical, teacher_forced
 
 _ROLLOUT_METRICS = (
   'reward',  # mean of the samples
@@ -144,6 +144,10 @@ def init_params(key, inputs, *, network, codec, objective, start=None):
 def enumerate_numbers(policy, codec, params, context, keys, enumeration):
   """The grid of an `Enumeration`: (log weights [B, R], z-scores).
 
+  Of an open policy the whole trie has p as it is, shared with other tokens, as
+  RAFT is published: a term that normalises takes p on the grid. What is
+  sampled is distributed over the grammar in any case.
+
   Args:
     policy: a `Policy`.
     codec: between tokens and z-scores.
@@ -153,12 +157,13 @@ def enumerate_numbers(policy, codec, params, context, keys, enumeration):
     enumeration: an `Enumeration`.
 
   Returns:
-    Log weights that sum to one, and the numbers: numpy [K] of a whole trie,
+    Log weights, whose weights sum to one but for the whole trie of an open
+    policy, and the numbers: numpy [K] of a whole trie,
     [B, R] otherwise.
   """
   tokenizer = policy.tokenizer
   if enumeration.depth == tokenizer.num_tokens:
-    log_p = trie.log_probs(policy, params, context)
+    log_p = trie.log_probs(policy, params, context, normalized=False)
     return log_p, codec.values().astype(np.float32)
   prefixes = trie.sequences(tokenizer, enumeration.depth)
   prefixes = np.repeat(prefixes, enumeration.samples, axis=0)
@@ -183,7 +188,7 @@ def subset_numbers(policy, codec, params, context, size):
   tokens = np.unique(tokens, axis=0)
   batch = len(jax.tree.leaves(context)[0])
   rows = jnp.broadcast_to(tokens, (batch, *tokens.shape))
-  scored = sampling.score(policy, params, context, rows)
+  scored = sampling.score(policy, params, context, rows, normalized=False)
   values = codec.decode(tokens).astype(np.float32)
   return jnp.sum(scored.token_log_probs(), -1), values
 
@@ -367,6 +372,7 @@ def _critic_values(params, batch, tokens, policy):
   """The critic's value of every prefix of the numbers: [B, G, T]."""
   context = policy.encode(params['critic'], batch.inputs)
   logits = sampling.logits_along(policy, params['critic'], context, tokens)
+  logits = grammatical(policy, logits)
   allowed = jnp.asarray(policy.tokenizer.allowed)
   return jnp.mean(logits, axis=-1, where=allowed)
 

@@ -49,6 +49,11 @@ class Policy(NamedTuple):
       exactly 0 and gradients stay finite.
     frozen: `path -> bool`, whether the parameter at a path, a tuple of the
       keys to it in `params`, is never trained; None: all are trained.
+    open: whether the number tokens share their softmax with others: `logits`
+      then have one column more, the last, with the logsumexp of all that is
+      not allowed, a language model's other subwords. Sampling leaves it out,
+      so that numbers stay grammatical; cross-entropy has it in; p(number) is
+      to be had both ways (`grammatical`).
   """
 
   tokenizer: Tokenizer
@@ -56,6 +61,7 @@ class Policy(NamedTuple):
   encode: Callable[..., Context]
   decode: Callable[..., Any]
   frozen: Callable[[tuple[str, ...]], bool] | None = None
+  open: bool = False
 
 
 class Pointwise(NamedTuple):
@@ -73,8 +79,16 @@ class Pointwise(NamedTuple):
   frozen: Callable[[tuple[str, ...]], bool] | None = None
 
 
+def grammatical(policy, logits):
+  """Logits [..., V] without what an open policy says of other tokens."""
+  return logits[..., : policy.tokenizer.vocab_size]
+
+
 def teacher_forced(policy, params, context, tokens, dropout_key=None):
-  """Logits [B, T, V] of a number's tokens [B, T], each given those before."""
+  """Logits [B, T, V] of a number's tokens [B, T], each given those before.
+
+  [B, T, V + 1] of an open policy.
+  """
   length = tokens.shape[-1]
   logits, _ = policy.decode(
     params,

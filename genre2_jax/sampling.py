@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genre2_jax import trie
+from genre2_jax.policy import grammatical
 
 
 class Rollout(NamedTuple):
@@ -104,6 +105,7 @@ def sample(
     logits, cache = policy.decode(
       params, context, inputs, positions, visible, cache
     )
+    logits = grammatical(policy, logits)
     log_p = jax.nn.log_softmax(logits / temperature)
     if position < depth:
       log_p = trie.take(log_p[:, 0], node)  # [B, R, V]
@@ -129,7 +131,7 @@ def without_greedy(rollout):
   return samples, rollout.tokens[:, -1]
 
 
-def score(policy, params, context, tokens, temperature=1.0):
+def score(policy, params, context, tokens, temperature=1.0, normalized=True):
   """The `Rollout` of given numbers: what `sample` would have said of them.
 
   Args:
@@ -138,11 +140,16 @@ def score(policy, params, context, tokens, temperature=1.0):
     context: what `policy.encode` gave.
     tokens: int [B, R, T], of the grammar.
     temperature: divides the logits.
+    normalized: whether tokens are distributed over those that the grammar
+      allows, as in `sample`; otherwise, with an open policy, over all.
 
   Returns:
-    A `Rollout`.
+    A `Rollout`; where p is shared with other tokens its log-probabilities have
+    V + 1 columns.
   """
   logits = logits_along(policy, params, context, tokens)
+  if normalized:
+    logits = grammatical(policy, logits)
   return Rollout(
     tokens.astype(jnp.int32), jax.nn.log_softmax(logits / temperature)
   )
@@ -151,7 +158,7 @@ def score(policy, params, context, tokens, temperature=1.0):
 def logits_along(policy, params, context, tokens):
   """Logits [B, R, T, V] at the prefixes of numbers [B, R, T], shared ones once.
 
-  Where gradients go through.
+  Where gradients go through. [B, R, T, V + 1] of an open policy.
   """
   chex.assert_shape(tokens, (None, None, policy.tokenizer.num_tokens))
   batch, num_rows, length = tokens.shape

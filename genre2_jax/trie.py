@@ -129,7 +129,7 @@ def sequences(tokenizer, depth=None):
   return np.stack([g.ravel() for g in grids], -1).astype(np.int32)
 
 
-def log_probs(policy, params, context, temperature=1.0):
+def log_probs(policy, params, context, temperature=1.0, normalized=True):
   """log p of every number that the policy can write, exactly.
 
   Args:
@@ -137,11 +137,14 @@ def log_probs(policy, params, context, temperature=1.0):
     params: its parameters.
     context: what `policy.encode` gave.
     temperature: divides the logits.
+    normalized: whether tokens are distributed over those that the grammar
+      allows, so that Σ p = 1; otherwise, with an open policy, over all.
 
   Returns:
     [B, K], in the order of `sequences`.
   """
   allowed = policy.tokenizer.allowed
+  is_open = policy.open and not normalized
   batch = len(jax.tree.leaves(context)[0])
   top = trunk(allowed, max_nodes=_DENSE_NODES)
   logits, cache = policy.decode(
@@ -150,7 +153,9 @@ def log_probs(policy, params, context, temperature=1.0):
   log_p = jnp.zeros((batch, 1))
   for position in range(top.depth):
     nodes, _ = top.level(position)
-    log_p = _descend(log_p, logits[:, 0, nodes], allowed[position], temperature)
+    log_p = _descend(
+      log_p, logits[:, 0, nodes], allowed[position], temperature, is_open
+    )
   if top.depth == len(allowed):
     return log_p
   nodes, _ = top.level(top.depth - 1)
@@ -172,16 +177,18 @@ def log_probs(policy, params, context, temperature=1.0):
     )
     width *= len(siblings)
     logits = logits.reshape(batch, width, -1)
-    log_p = _descend(log_p, logits, allowed[position], temperature)
+    log_p = _descend(log_p, logits, allowed[position], temperature, is_open)
     if position + 1 < len(allowed):
       cache = jax.tree.map(lambda x, t=position: _own_paths(x, t), cache)
   return log_p
 
 
-def _descend(log_p, logits, allowed, temperature):
+def _descend(log_p, logits, allowed, temperature, is_open):
   """log p of the children of nodes [B, n]: [B, n · choices]."""
-  logits = logits[..., np.flatnonzero(allowed)] / temperature
-  log_p = log_p[..., None] + jax.nn.log_softmax(logits)
+  choices = np.flatnonzero(allowed)
+  columns = [*choices, logits.shape[-1] - 1] if is_open else choices
+  own = jax.nn.log_softmax(logits[..., np.asarray(columns)] / temperature)
+  log_p = log_p[..., None] + own[..., : len(choices)]
   return log_p.reshape(len(log_p), -1)
 
 

@@ -133,6 +133,22 @@ def test_the_rest_of_the_vocabulary_is_one_column(gemma2, folder):
     np.testing.assert_allclose(row[:, :3], full[:, NUMBERS], atol=3e-5)
 
 
+def test_weights_in_bfloat16_there_and_back(folder, tmp_path):
+  config = pretrained.read_config(folder)
+  policy = build(config)
+  params = loaded(folder, policy)
+  pretrained.save(tmp_path, params, config, dtype='bfloat16')
+  for kept, original in zip(
+    jax.tree.leaves(loaded(tmp_path, policy)),
+    jax.tree.leaves(params),
+    strict=True,
+  ):
+    assert kept.dtype == jnp.float32
+    np.testing.assert_array_equal(kept, original.astype(jnp.bfloat16))
+  model = transformers.Gemma2ForCausalLM.from_pretrained(tmp_path)
+  assert model.dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize('shard_bytes', [10**9, 20_000])
 def test_transformers_loads_what_is_saved(folder, tmp_path, shard_bytes):
   """With low-rank updates added in and new tokens as new rows."""

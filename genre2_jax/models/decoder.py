@@ -60,16 +60,19 @@ class CrossAttention(nn.Module):
   num_heads: int
 
   @nn.compact
-  def __call__(self, x, memory):
-    """Attends from x [B, U, Q, D] to memory [B, M, D].
+  def __call__(self, x, memory, mask=None):
+    """Attends from x [B, U, Q, D] to memory [B, M, D], where mask [B, M] is.
 
     With one memory slot the softmax runs over one key and is 1: the answer,
     [B, 1, 1, D], is a linear map of the memory, the same for every node, and
-    the query and key projections are left out.
+    the query and key projections are left out, unless there is a mask: then
+    memories may have several slots.
     """
     width, memory = memory.shape[-1], memory[:, None]  # [B, 1, M, D]
     value = dense(width, ('embed', 'heads'), name='value')(memory)
-    if memory.shape[-2] > 1:
+    if mask is not None:
+      mask = mask[:, None, None, None]  # [B, 1, 1, 1, M]
+    if memory.shape[-2] > 1 or mask is not None:
       query = dense(width, ('embed', 'heads'), name='query')(
         layer_norm(name='norm')(x)
       )
@@ -79,7 +82,7 @@ class CrossAttention(nn.Module):
       heads = (
         split_heads(part, self.num_heads) for part in (query, key, value)
       )
-      value = join_heads(attend(*heads)).reshape(x.shape)
+      value = join_heads(attend(*heads, mask)).reshape(x.shape)
     return dense(width, ('heads', 'embed'), name='out')(value)
 
 
@@ -91,13 +94,15 @@ class Block(nn.Module):
   dropout: float
 
   @nn.compact
-  def __call__(self, x, memory, visible, cache):
+  def __call__(self, x, memory, visible, cache, memory_mask=None):
     drop = Dropout(self.dropout)
     y, cache = SelfAttention(self.num_heads, name='self_attention')(
       layer_norm(name='self_norm')(x), visible, cache
     )
     x = by_rows(x + drop(y))
-    y = CrossAttention(self.num_heads, name='cross_attention')(x, memory)
+    y = CrossAttention(self.num_heads, name='cross_attention')(
+      x, memory, memory_mask
+    )
     x = by_rows(x + drop(y))
     y = layer_norm(name='feedforward_norm')(x)
     y = dense(self.feedforward, ('embed', 'mlp'), name='up')(y)
@@ -127,8 +132,10 @@ class NumberDecoder(nn.Module):
   dropout: float
 
   @nn.compact
-  def __call__(self, memory, tokens, positions, visible, cache=None):
-    """`Policy.decode` on memory [B, M, D]."""
+  def __call__(
+    self, memory, tokens, positions, visible, cache=None, memory_mask=None
+  ):
+    """`Policy.decode` on memory [B, M, D], where memory_mask [B, M] is."""
     allowed = np.array(self.allowed)
     length, vocabulary = allowed.shape
     embedding = self.param(
@@ -150,7 +157,7 @@ class NumberDecoder(nn.Module):
       block = Block(
         self.num_heads, self.feedforward, self.dropout, name=f'layer_{layer}'
       )
-      x, kept = block(x, memory, visible, cache and cache[layer])
+      x, kept = block(x, memory, visible, cache and cache[layer], memory_mask)
       caches.append(kept)
     x = layer_norm(name='final_norm')(x)
     logits = dense(vocabulary, ('embed', 'vocab'), name='logits')(x)

@@ -101,7 +101,7 @@ def attend(queries, keys, values, mask=None):
     queries: [..., H, Q, D/H].
     keys: [..., H, K, D/H].
     values: [..., H, K, D/H].
-    mask: bool [Q, K], True may be seen; None is all.
+    mask: bool, broadcast to [..., H, Q, K], True may be seen; None is all.
 
   Returns:
     [..., H, Q, D/H].

@@ -129,10 +129,20 @@ class MBR:
   """Σ_y p(y|x)·(y* − y)²: minimum Bayes risk (Lukasik et al., ICLR 2025).
 
   Linear in p, so it collapses to the number nearest to E[y*|x] (Lemma 4).
+
+  Attributes:
+    normalize: whether to renormalise p on the grid.
   """
+
+  normalize: bool = False
+
+  def __post_init__(self):
+    _check_flag('normalize', self.normalize)
 
   def __call__(self, log_p, values, target):
     _check(log_p, values, target)
+    if self.normalize:
+      log_p = normalized(log_p)
     error = target[:, None] - _spread_out(values, log_p)
     return jnp.sum(jnp.exp(log_p) * jnp.square(error), -1)
 

@@ -2,10 +2,13 @@
 
 Every objective has one face: `(logits [B, T, V], tokens [B, T], target [B],
 tokenizer) -> [B]`. Logits are teacher-forced and grammatical: forbidden tokens
-stand at −1e9. Tokens are the target's, targets are z-scores. The tokenizer is
-static and known by its numpy arrays: `allowed` bool [T, V], `token_values` [V]
-(of a token within its kind), `token_kinds` int [V] (−1: without magnitude),
-and for bins `edges` [V + 1] and `centers` [V] in z-scores.
+stand at −1e9. Those of an open policy have one column more, for all tokens of a
+language model that are not allowed: cross-entropy is then over the whole
+vocabulary; the other objectives leave that column out. Tokens are the target's,
+targets are z-scores. The tokenizer is static and known by its numpy arrays:
+`allowed` bool [T, V], `token_values` [V] (of a token within its kind),
+`token_kinds` int [V] (−1: without magnitude), and for bins `edges` [V + 1] and
+`centers` [V] in z-scores.
 
 The distances between tokens are terms beside cross-entropy, not instead of it:
 whoever builds the loss adds them with their papers' weights.
@@ -135,7 +138,8 @@ class SoftCrossEntropy:
     """
     _check(logits, tokens, target, tokenizer)
     targets = self._soft_targets(tokens[:, 0], target, tokenizer)  # [B, V]
-    return -jnp.sum(targets * jax.nn.log_softmax(logits[:, 0]), -1)
+    logits = logits[:, 0, : tokenizer.vocab_size]
+    return -jnp.sum(targets * jax.nn.log_softmax(logits), -1)
 
   def _soft_targets(self, bins, target, tokenizer):
     edges = getattr(tokenizer, 'edges', None)
@@ -169,6 +173,7 @@ def _within_kind(logits, tokens, tokenizer):
     token values [1, 1, V]; those of the target tokens [B, T, 1].
   """
   alike = _alike(tokens, tokenizer)
+  logits = logits[..., : alike.shape[-1]]
   log_p = jax.nn.log_softmax(jnp.where(alike, logits, _FORBIDDEN))
   counted = jnp.asarray(tokenizer.token_kinds)[tokens] >= 0
   values = jnp.asarray(tokenizer.token_values, jnp.float32)
@@ -183,7 +188,7 @@ def _mean(losses, counted):
 
 def _check(logits, tokens, target, tokenizer):
   T, V = tokenizer.allowed.shape
-  chex.assert_shape(logits, (None, T, V))
+  chex.assert_shape(logits, (None, T, {V, V + 1}))
   chex.assert_shape(tokens, logits.shape[:2])
   chex.assert_shape(target, logits.shape[:1])
 
