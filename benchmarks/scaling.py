@@ -211,12 +211,7 @@ def cases():
   for topology in TOPOLOGIES:
     n = _num_chips(topology)
     mesh = {'replica': n // 8, 'data': 8}
-    found[f'tabular remax {topology}, 8 chips a group of 8 seeds'] = Case(
-      topology, mesh, 'remax', seeds=n
-    )
-    found[f'tabular remax {topology}, a seed a chip'] = Case(
-      topology, {'replica': n}, 'remax', seeds=n
-    )
+    found[f'tabular remax {topology}'] = Case(topology, mesh, 'remax', seeds=n)
   for size, fsdp in (('gemma2_2b', 8), ('gemma2_27b', 64)):
     for topology in TOPOLOGIES:
       n = _num_chips(topology)
@@ -261,7 +256,7 @@ def gemma_stage(case):
   from genre2_jax.objectives.catalog import build_term
   from genre2_jax.stages import Stage
 
-  tokenizer = tokenizers.build('normalized', base=10, digits=3)
+  tokenizer = tokenizers.build('normalized', base=10, digits=2)
   network = gemma.gemma_policy(
     tokenizer,
     gemma.PRESETS[case.size],
@@ -472,12 +467,11 @@ def main():
   for name in todo:
     if prefix is None or not name.startswith(prefix) or args.only not in name:
       continue
-    rows = read()
-    if name in rows and not args.again:
+    if name in read() and not args.again:
       continue
     row = on_cpu(name) if args.part == 'cpu' else on_tpus(name, todo[name])
     print(json.dumps(row), flush=True)
-    write(rows | {name: row})
+    write(read() | {name: row})
   write(read())
 
 

@@ -84,7 +84,7 @@ class Compiled:
       the body of a loop once.
     product_flops: of one step in matrix products, as traced, loops multiplied
       out, all devices together.
-    has_loops: whether the step has loops of more than one turn.
+    has_loops: whether the step has matrix products in loops.
     collectives: what one step moves, each kind and size of group once.
   """
 
@@ -220,28 +220,28 @@ def product_flops(jaxpr):
 
 
 _HEADER = re.compile(r'^(ENTRY )?%?([\w.\-]+) .*->.*\{$')
-_INSTRUCTION = re.compile(r'= (.*?) ([\w\-]+)\(')
+_INSTRUCTION = re.compile(r'%([\w.\-]+) = (.*?) ([\w\-]+)\((.*)')
 _CALLED = re.compile(
   r'(?:calls|to_apply|body|condition|branch_computations|called_computations'
   r'|true_computation|false_computation)=(?:\{([^}]*)\}|(%?[\w.\-]+))'
 )
-_TURNS = re.compile(r'known_trip_count\D*(\d+)')
 
 
 def collectives_of(program):
-  """The collectives of an HLO text, and whether it has loops.
+  """The collectives of an HLO text, and whether products are in loops.
 
-  A loop's body counts as often as it runs where XLA knows; once otherwise, and
-  so does the loop over the steps.
+  A loop that counts from 0 to a constant, as `jax.lax.scan` does, multiplies
+  what is in its body; another counts once, and so does that over the steps.
 
   Returns:
-    (`Collective`s, whether a loop is known to run more than once).
+    (`Collective`s, whether a matrix product is run more than once).
   """
   own = collections.defaultdict(collections.Counter)
   calls = collections.defaultdict(list)
-  here, entry, has_loops = '', '', False
+  turns = _turns(program)
   num_devices = re.search(r'num_partitions=(\d+)', program)
   num_devices = int(num_devices[1]) if num_devices else 1
+  here, entry = '', ''
   for line in program.splitlines():
     header = _HEADER.match(line)
     if header:
@@ -251,7 +251,7 @@ def collectives_of(program):
     match = _INSTRUCTION.search(line)
     if not match:
       continue
-    shapes, code = match.groups()
+    _, shapes, code, _ = match.groups()
     kind = code.removesuffix('-start')
     if kind in _COLLECTIVES:
       size = _result_bytes(shapes, code)
@@ -260,26 +260,56 @@ def collectives_of(program):
       if kind == 'all-reduce' and here.startswith('all-reduce-scatter'):
         kind, size = 'reduce-scatter', size // group
       own[here][kind, group] += size
+    elif code in ('dot', 'convolution'):
+      own[here]['products', 0] = 1
     elif not code.endswith(('-done', '-update')):
-      turns = _TURNS.search(line)
-      turns = int(turns[1]) if turns and code == 'while' else 1
-      has_loops |= turns > 1
-      for several, one in _CALLED.findall(line):
-        for name in (several or one).split(','):
-          calls[here].append((name.strip().lstrip('%'), turns))
+      names = [
+        name.strip().lstrip('%')
+        for several, one in _CALLED.findall(line)
+        for name in (several or one).split(',')
+      ]
+      times = max((turns.get(name, 1) for name in names), default=1)
+      calls[here] += [(name, times if code == 'while' else 1) for name in names]
 
   @functools.cache
   def total(name):
     found = collections.Counter(own[name])
-    for callee, turns in calls[name]:
+    for callee, times in calls[name]:
       for key, size in total(callee).items():
-        found[key] += turns * size
+        found[key] = (
+          max(found[key], times * size)
+          if key[0] == 'products'
+          else found[key] + times * size
+        )
     return found
 
+  found = total(entry)
+  has_loops = found.pop(('products', 0), 0) > 1
   return tuple(
     Collective(kind, group, size)
-    for (kind, group), size in sorted(total(entry).items())
+    for (kind, group), size in sorted(found.items())
   ), has_loops
+
+
+def _turns(program):
+  """{condition of a loop: how often it holds}, where that is a constant."""
+  found, constants, here = {}, {}, ''
+  for line in program.splitlines():
+    header = _HEADER.match(line)
+    if header:
+      here, constants = header[2], {}
+      continue
+    match = _INSTRUCTION.search(line)
+    if not match:
+      continue
+    name, _, code, operands = match.groups()
+    if code == 'constant':
+      constants[name] = operands.partition(')')[0]
+    elif code == 'compare' and 'direction=LT' in operands:
+      bound = operands.partition(')')[0].rpartition('%')[2]
+      if constants.get(bound, '').isdigit():
+        found[here] = int(constants[bound])
+  return found
 
 
 def _result_bytes(shapes, code):

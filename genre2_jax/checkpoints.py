@@ -241,7 +241,7 @@ class StageCheckpoints:
     if state is None or abstract_state.frozen is None:
       return state
     frozen = None
-    if self._frozen.exists():
+    if processes.from_first(self._frozen.exists()):
       with Checkpoints(self._frozen, read_only=True) as saved:
         frozen = saved.restore(abstract_state.frozen)
     if frozen is None:

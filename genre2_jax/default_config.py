@@ -59,7 +59,9 @@ def get_config():
   sizes.feedforward = 0
   sizes.sliding_window = 0
   language.head = ''  # writes numbers; special_token, mlp, mean, min, max,
-  # projection: RAFT's predictive heads, one number, no distribution
+  # projection: RAFT's predictive heads, one number, no distribution; the MLP
+  # has model.head_hidden units
+  language.special_token = '<unused0>'  # a subword that texts don't have
   language.attention = 'causal'  # within the prompt; bidirectional
   language.vocabulary = 'numbers'  # softmax over the grammar; all: over all
   # subwords, so that numbers have a share of it (RAIL as published)
@@ -68,7 +70,7 @@ def get_config():
   language.compute_dtype = 'bfloat16'
   language.param_dtype = 'float32'
   language.remat = False  # layers are computed again in the backward pass
-  language.frozen = False  # t5gemma: whether the encoder stays as it is
+  language.frozen = True  # t5gemma: whether the encoder stays as it is
   language.lora = lora = ConfigDict()
   lora.rank = 0  # 0: all parameters are trained
   lora.alpha = 16.0

@@ -24,6 +24,8 @@ class NonFiniteError(RunError):
 class OutOfMemoryError(RunError):
   """A device has too little memory: the message names settings that help."""
 
+  at_once = True
+
 
 class LostProcessError(RunError):
   """Another process of the run is gone, and waiting for it would not end."""

@@ -36,6 +36,7 @@ from genre2_jax import (
   writers,
 )
 from genre2_jax.data import tables
+from genre2_jax.data.features import Features
 from genre2_jax.errors import InputError
 from genre2_jax.objectives.catalog import LEVELS
 from genre2_jax.policy import Pointwise
@@ -101,8 +102,8 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
   on whole numbers: GenRe² (arXiv 2512.06533), RAFT (ICLR 2025), CRPS.
 
   The defaults are for tables of a few hundred to ten thousand rows. On two CPU
-  cores, 5,000 rows of ten columns take 25 s with 'ce' and 50 s with 'remax' or
-  'crps', compilation among it; beyond that `max_steps` and
+  cores, 5,000 rows of ten columns take half a minute with 'ce' and about one
+  with 'crps' or 'remax', compilation among it; beyond that `max_steps` and
   `finetune_max_steps` bound the time, whatever the number of rows.
 
   Attributes after `fit`: `n_features_in_`, `feature_names_in_` (frames),
@@ -143,7 +144,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     finetune_patience: as `patience`.
     group_size: numbers sampled per row in reinforcement learning.
     num_samples: numbers sampled per row where estimates are of samples.
-    config: {field: value} for any other field of `configs/base.py`, such as
+    config: {field: value} for any other field of docs/config.md, such as
       {'optimizer.weight_decay': 0.1}.
     workdir: folder for checkpoints, curves and results; a fit that was killed
       goes on from there. None: a temporary one.
@@ -302,10 +303,10 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     fields |= {field: getattr(self, name) for name, field in _FIELDS.items()}
     fields |= dict(self.config or {})
     config = _updated(default_config.get_config(), fields)
-    if config.report or config.baseline.name:
+    if config.report or config.baseline.name or config.language_model.name:
       raise InputError(
-        'config: report and baseline.name belong to the command line, which '
-        'has test rows: leave them out'
+        'config: report, baseline.name and language_model.name belong to the '
+        'command line, which has test rows and texts: leave them out'
       )
     return config
 
@@ -469,6 +470,11 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     path = pathlib.Path(path)
     run = _Run.read(path)
     features = run.model.features
+    if not isinstance(features, Features):
+      raise InputError(
+        f'{path} is a run on texts: predict with python -m genre2_jax.main '
+        '--mode=predict'
+      )
     columns = [Column(name, True) for name in features.numeric_names]
     columns += [Column(name, False) for name in features.category_names]
     if (path / _OWN_FILE).exists():
@@ -543,7 +549,12 @@ class _Run:
 
   @classmethod
   def read(cls, workdir):
-    workdirs.open_finished(workdir)  # Says what is wrong with it.
+    run = workdirs.open_finished(workdir)  # Says what is wrong with it.
+    if run.config.language_model.name:
+      raise InputError(
+        f'{workdir} is a run on texts, which are not X: predict with '
+        'python -m genre2_jax.main --mode=predict'
+      )
     workdir = pathlib.Path(workdir)
     paths = [workdir / name for name in _FILES]
     paths += sorted(workdir.glob('checkpoints/**/*'))

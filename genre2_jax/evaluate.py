@@ -23,8 +23,9 @@ def validation(params, examples, numbers, key, *, network, codec, objective):
 
   Args:
     params: of one seed.
-    examples: `Examples` cut into blocks [blocks, b, ...].
-    numbers: int32 [blocks, b], −1 where padded.
+    examples: `Examples` cut into blocks [blocks, b, ...]; a tuple of them
+      where rows have several widths.
+    numbers: int32 [blocks, b], −1 where padded; a tuple of them, likewise.
     key: of this evaluation.
     network: a `Policy` or a `Pointwise`.
     codec: between tokens and z-scores.
@@ -173,7 +174,14 @@ def predictor(model, keys, **options):
 
 
 def predict(
-  predict_block, params, inputs, *, block_size, sharding, interrupts=()
+  predict_block,
+  params,
+  inputs,
+  *,
+  block_size,
+  sharding,
+  interrupts=(),
+  widths=(),
 ):
   """Predictions of all rows, block by block.
 
@@ -184,21 +192,26 @@ def predict(
     block_size: rows per dispatch.
     sharding: of a block's rows.
     interrupts: true once the run is asked to leave.
+    widths: that texts are padded to; rows of one go together.
 
   Returns:
     numpy, what `predictions` gives: {'samples_z': [S, n, G], ...}.
   """
-  blocks, numbers = batches.blocks(inputs, block_size)
-  outputs = []
-  for index, number in enumerate(numbers):
-    if interrupts:
-      raise InterruptedRunError('interrupted while predicting')
-    block = jax.tree.map(lambda x, i=index: x[i], blocks)
-    block, number = processes.place((block, number), sharding)
-    outputs.append(processes.fetch(predict_block(params, block, number)))
-  num_rows = int((numbers >= 0).sum())
+  outputs, chosen = [], []
+  for rows, part in batches.by_width(inputs, widths):
+    blocks, numbers = batches.blocks(part, block_size, rows)
+    for index, number in enumerate(numbers):
+      if interrupts:
+        raise InterruptedRunError('interrupted while predicting')
+      block = jax.tree.map(lambda x, i=index: x[i], blocks)
+      block, number = processes.place((block, number), sharding)
+      outputs.append(processes.fetch(predict_block(params, block, number)))
+    chosen.append(numbers.ravel())
+  chosen = np.concatenate(chosen)
+  real = np.flatnonzero(chosen >= 0)
+  place = real[np.argsort(chosen[real])]
   return {
-    name: np.concatenate([o[name] for o in outputs], axis=1)[:, :num_rows]
+    name: np.concatenate([o[name] for o in outputs], axis=1)[:, place]
     for name in outputs[0]
   }
 
@@ -208,9 +221,16 @@ def _row_keys(key, numbers):
 
 
 def _mean_over_rows(block, examples, numbers):
-  values = jax.lax.map(block, (examples, numbers))  # name -> [blocks, b]
-  real = numbers >= 0
-  count = jnp.sum(real)
-  return jax.tree.map(
-    lambda x: jnp.sum(jnp.where(real, x, 0.0)) / count, values
-  )
+  if not isinstance(numbers, tuple):
+    examples, numbers = (examples,), (numbers,)
+  sums, count = [], 0
+  for part, number in zip(examples, numbers, strict=True):
+    values = jax.lax.map(block, (part, number))  # name -> [blocks, b]
+    real = number >= 0
+    sums.append(
+      jax.tree.map(
+        lambda x, real=real: jnp.sum(jnp.where(real, x, 0.0)), values
+      )
+    )
+    count += jnp.sum(real)
+  return jax.tree.map(lambda *x: sum(x) / count, *sums)

@@ -84,6 +84,11 @@ class Model:
   codec: Codec
   network: Policy | Pointwise
 
+  @property
+  def widths(self):
+    """That texts are padded to; () of tables."""
+    return getattr(self.features, 'widths', ())
+
   def example_inputs(self):
     """Inputs of one row, all zero: for shapes."""
     return self.features.example_inputs()

@@ -46,6 +46,7 @@ def predict_file(workdir, input_path, output_path):
     run.model.features.transform(rows),
     block_size=-(-run.config.eval.batch_size // mesh.size) * mesh.size,
     sharding=sharding.batch_sharding(mesh),
+    widths=run.model.widths,
   )
   columns = results.prediction_columns(predicted, run.model)
   # Exact where the interval is: it lies inside.

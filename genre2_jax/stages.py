@@ -209,7 +209,7 @@ def _init_one(stage, model):
   )
 
 
-def functions(stage, model, *, num_rows, batch_size, mesh):
+def functions(stage, model, *, num_rows, batch_size, mesh, buckets=()):
   """What a stage compiles: pure functions of stacked states.
 
   Args:
@@ -218,13 +218,15 @@ def functions(stage, model, *, num_rows, batch_size, mesh):
     num_rows: of the training split.
     batch_size: B, rows of a step.
     mesh: where it runs.
+    buckets: (row numbers, width) of texts; with several a batch comes from
+      one of them, padded to its width, the same one for every seed.
 
   Returns:
     (`run(state, training rows, number of steps) -> state`,
     `validate(state, blocks of rows, their numbers) -> (state, metrics)`,
     the optimizer).
   """
-  epoch_steps = batches.steps_per_epoch(num_rows, batch_size)
+  epoch_steps = steps_per_epoch(num_rows, batch_size, buckets)
   optimizer = optimizer_of(stage, epoch_steps)
   shared = {
     'network': sharding.constrained(model.network, mesh),
@@ -244,15 +246,34 @@ def functions(stage, model, *, num_rows, batch_size, mesh):
     keys = jax.vmap(jax.random.wrap_key_data)(state.key)
     keys = jax.vmap(jax.random.fold_in, (0, None))(keys, _SHUFFLE)
     keys = jax.vmap(jax.random.fold_in)(keys, state.epoch)
-    indices = jax.vmap(
-      lambda key: batches.epoch_indices(key, num_rows, batch_size)
-    )(keys)  # [S, steps, B]
+    which = None
+    if len(buckets) > 1:
+      rows, widths = zip(*buckets, strict=True)
+      # Without a seed in it: the buckets come in one order for all of them,
+      # which a seed that trains alone has too.
+      order_key = jax.random.fold_in(jax.random.key(_SHUFFLE), state.epoch[0])
+      indices, which = jax.vmap(
+        lambda key: batches.bucketed_epoch(key, order_key, rows, batch_size),
+        out_axes=(0, None),
+      )(keys)
+    else:
+      indices = jax.vmap(
+        lambda key: batches.epoch_indices(key, num_rows, batch_size)
+      )(keys)  # [S, steps, B]
 
     def body(_, state):
       place = state.step[0] - state.epoch[0] * epoch_steps
       batch = batches.take(train, indices[:, place])  # [S, B, ...]
       batch = jax.lax.with_sharding_constraint(batch, rows_sharding)
-      return jax.vmap(step)(state, batch)
+      if which is None:
+        return jax.vmap(step)(state, batch)
+      branches = [
+        lambda state, batch, width=width: jax.vmap(step)(
+          state, batch._replace(inputs=batches.crop(batch.inputs, width))
+        )
+        for width in widths
+      ]
+      return jax.lax.switch(which[place], branches, state, batch)
 
     return jax.lax.fori_loop(0, num_steps, body, state)
 
@@ -271,8 +292,24 @@ def functions(stage, model, *, num_rows, batch_size, mesh):
   return run, validate, optimizer
 
 
+def steps_per_epoch(num_rows, batch_size, buckets=()):
+  """Batches in which every row comes at least once, bucket by bucket."""
+  sizes = [len(rows) for rows, _ in buckets] or [num_rows]
+  return sum(batches.steps_per_epoch(size, batch_size) for size in sizes)
+
+
+def buckets_of(examples, widths):
+  """(row numbers, width) of `Examples` of texts, by `batches.by_width`."""
+  if len(widths) < 2:
+    return ()
+  return tuple(
+    (rows, inputs['tokens'].shape[1])
+    for rows, inputs in batches.by_width(examples.inputs, widths)
+  )
+
+
 def compile_stage(
-  stage, model, examples, *, seeds, batch_size, block_size, mesh
+  stage, model, examples, *, seeds, batch_size, block_size, mesh, widths=()
 ):
   """Compiles a stage.
 
@@ -284,6 +321,7 @@ def compile_stage(
     batch_size: B, rows of a step.
     block_size: rows that are validated at once.
     mesh: where it runs.
+    widths: that texts are padded to.
 
   Returns:
     `Programs`.
@@ -292,11 +330,21 @@ def compile_stage(
   # a model, every process reads it anyway, and which rows a batch has is drawn
   # on the device, so that each device gathers its own and nothing is sent.
   train = processes.place(examples['train'], sharding.replicated(mesh))
-  block = batches.blocks(examples['val'], block_size)
+  block = [
+    batches.blocks(examples['val']._replace(inputs=inputs), block_size, rows)
+    for rows, inputs in batches.by_width(examples['val'].inputs, widths)
+  ]
+  block = block[0] if len(block) == 1 else tuple(zip(*block, strict=True))
   block = processes.place(block, sharding.batch_sharding(mesh, None))
   num_rows = len(train.target)
+  buckets = buckets_of(examples['train'], widths)
   run, validate, optimizer = functions(
-    stage, model, num_rows=num_rows, batch_size=batch_size, mesh=mesh
+    stage,
+    model,
+    num_rows=num_rows,
+    batch_size=batch_size,
+    mesh=mesh,
+    buckets=buckets,
   )
   abstract, init = state_program(
     stage, model, seeds=seeds, mesh=mesh, optimizer=optimizer
@@ -316,7 +364,7 @@ def compile_stage(
       state, train, np.int32(num_steps)
     ),
     validate=lambda state: compiled_validate(state, *block),
-    epoch_steps=batches.steps_per_epoch(num_rows, batch_size),
+    epoch_steps=steps_per_epoch(num_rows, batch_size, buckets),
     compiled=compiled_run,
   )
 

@@ -9,13 +9,13 @@ from genre2_jax import pretrained, sharding
 from genre2_jax.data import subwords
 from genre2_jax.errors import InputError
 from genre2_jax.models import gemma
+from genre2_jax.models.t5gemma import t5gemma_policy
 
 NAMES = ('gemma2', 't5gemma')
-HEADS = ('special_token', 'mlp', 'mean', 'min', 'max', 'projection')
+HEADS = gemma.HEADS
 DTYPES = ('bfloat16', 'float32')
 PRESETS = tuple(gemma.PRESETS)
-# Of a `GemmaConfig`.
-_MODEL_TYPES = {'gemma2': 'gemma2', 't5gemma': 't5gemma'}
+_DECODER = ('width', 'num_layers', 'num_heads', 'feedforward', 'dropout')
 
 
 def build(
@@ -27,6 +27,7 @@ def build(
   preset,
   sizes,
   head,
+  special_token,
   new_tokens,
   vocabulary,
   attention,
@@ -46,6 +47,7 @@ def build(
     preset: of `PRESETS`, without a checkpoint.
     sizes: of `GemmaConfig`, those that are not 0 instead of the preset's.
     head: of `HEADS`, or '' to write numbers.
+    special_token: the subword whose logit the head of this name reads.
     new_tokens: how tokens begin that are no single subword, or ''.
     vocabulary: 'numbers' or 'all'.
     attention: 'causal' or 'bidirectional'.
@@ -69,12 +71,35 @@ def build(
       f'the tokenizer {features.tokenizer} has {size} subwords, the language '
       f'model embeds {config.vocab_size}: they belong to different models'
     )
-  lora = dict(lora)
-  numerics |= {
-    'dropout': decoder['dropout'],
-    'lora': gemma.Lora(**lora) if lora['rank'] else None,
-  }
+  longest = features.widths[-1] + number_tokenizer.num_tokens - 1
+  if longest > config.max_length:
+    raise InputError(
+      f'prompts and numbers have up to {longest} subwords, the language model '
+      f'reads {config.max_length}: set text.max_length and text.truncate'
+    )
+  numerics['lora'] = gemma.Lora(**lora) if lora['rank'] else None
   try:
+    if name == 't5gemma':
+      _check_t5gemma(head, vocabulary, new_tokens)
+      return t5gemma_policy(
+        number_tokenizer,
+        config,
+        frozen=frozen,
+        **{k: decoder[k] for k in _DECODER},
+        **numerics,
+      )
+    numerics |= {'attention': attention, 'dropout': decoder['dropout']}
+    if head:
+      token = None
+      if head == 'special_token':
+        token = subwords.id_of(features.tokenizer, special_token)
+      return gemma.gemma_head(
+        head,
+        config,
+        special_token=token,
+        hidden=decoder['head_hidden'],
+        **numerics,
+      )
     ids, first = subwords.number_subwords(
       features.tokenizer,
       number_tokenizer.token_names,
@@ -85,7 +110,6 @@ def build(
       config,
       number_tokens=ids,
       vocabulary=vocabulary,
-      attention=attention,
       new_embedding=new_tokens or 'average',
       first_tokens=first,
       **numerics,
@@ -94,6 +118,19 @@ def build(
     raise
   except ValueError as error:
     raise InputError(f'language_model: {error}') from error
+
+
+def _check_t5gemma(head, vocabulary, new_tokens):
+  for field, value, only in (
+    ('head', head, ''),
+    ('vocabulary', vocabulary, 'numbers'),
+    ('new_tokens', new_tokens, ''),
+  ):
+    if value != only:
+      raise InputError(
+        f'language_model.{field}={value!r} is for gemma2: t5gemma has a number '
+        f'decoder of its own; leave it {only!r}'
+      )
 
 
 def load_params(name, network, inputs, keys, mesh):
@@ -133,6 +170,8 @@ def _config(checkpoint, preset, sizes):
   if checkpoint:
     return pretrained.read_config(pretrained.folder_of(checkpoint))
   given = {name: size for name, size in sizes.items() if size}
+  if 'head_dim' in given:
+    given['query_scale'] = given['head_dim']
   try:
     return dataclasses.replace(gemma.PRESETS[preset], **given)
   except ValueError as error:

@@ -41,7 +41,7 @@ from genre2_jax import (
   writers,
 )
 from genre2_jax.checkpoints import StageCheckpoints
-from genre2_jax.data import batches, tables, texts
+from genre2_jax.data import tables, texts
 from genre2_jax.errors import (
   InputError,
   InterruptedRunError,
@@ -121,14 +121,19 @@ def train_and_evaluate(
     mesh = experiment.build_mesh(config)
     if table is None:
       table = experiment.read_table(config)
-    epoch_steps = batches.steps_per_epoch(len(table.train), config.batch_size)
-    todo = [stage.bounded(epoch_steps) for stage in todo]
     seeds = tuple(range(config.seed, config.seed + config.num_seeds))
     if config.init_from:
       source = workdirs.open_finished(config.init_from)
       model = _model_from(source, config, table)
     else:
       model = experiment.build_model(config, table)
+    examples = {s: model.examples(getattr(table, s)) for s in tables.SPLITS}
+    epoch_steps = stages.steps_per_epoch(
+      len(table.train),
+      config.batch_size,
+      stages.buckets_of(examples['train'], model.widths),
+    )
+    todo = [stage.bounded(epoch_steps) for stage in todo]
     # Checks that it fits the mesh.
     states = [_abstract_state(stage, model, seeds, mesh) for stage in todo]
     if config.baseline.name and jax.process_count() > 1:
@@ -152,11 +157,13 @@ def train_and_evaluate(
     workdir=workdir,
     table=table,
     model=model,
-    examples={s: model.examples(getattr(table, s)) for s in tables.SPLITS},
+    examples=examples,
     seeds=seeds,
     mesh=mesh,
     predict_block=evaluate.predictor(
-      model,
+      dataclasses.replace(
+        model, network=sharding.constrained(model.network, mesh)
+      ),
       stages.evaluation_keys(seeds),
       **experiment.evaluation_options(config, model),
     ),
@@ -204,15 +211,14 @@ def _run_stages(run, todo, source, params):
     names.append(ZERO_SHOT)
     params = _pretrained_params(model, config, seeds, mesh)
     rows += _evaluate(run, ZERO_SHOT, params)
-    if run.is_first:
-      workdirs.write_results(run.workdir, rows)
+    _write_results(run, rows)
   elif source is not None and todo[0].section == 'finetune':
     names.append(source.stages[0])
     rows += _evaluate(run, names[0], params)
   if config.baseline.name:
     names.append(config.baseline.name)
     rows += _record(run, config.baseline.name, _fit_baseline(run))
-    workdirs.write_results(run.workdir, rows)
+    _write_results(run, rows)
     todo = []
   for stage in todo:
     if params is not None:
@@ -222,8 +228,7 @@ def _run_stages(run, todo, source, params):
     params = _train(run, stage, start)
     names.append(stage.name)
     rows += _evaluate(run, stage.name, params)
-    if run.is_first:
-      workdirs.write_results(run.workdir, rows)
+    _write_results(run, rows)
   return names, rows, params
 
 
@@ -305,6 +310,7 @@ def _compile(run, stage):
     batch_size=run.config.batch_size,
     block_size=run.config.eval.batch_size,
     mesh=run.mesh,
+    widths=run.model.widths,
   )
   run.need.of_program(programs.compiled)
   _logger.info(
@@ -351,6 +357,7 @@ def _evaluate(run, stage, params):
       block_size=run.config.eval.batch_size,
       sharding=sharding.batch_sharding(run.mesh),
       interrupts=run.interrupts,
+      widths=run.model.widths,
     )
     for split in ('val', 'test')
     if len(getattr(run.table, split))
@@ -518,6 +525,11 @@ def _stage_checkpoints(workdir, name, config):
   return StageCheckpoints(
     (workdir / 'checkpoints' / name).absolute(), **config.checkpoint
   )
+
+
+def _write_results(run, rows):
+  if run.is_first:
+    workdirs.write_results(run.workdir, rows)
 
 
 def _metric_writer(run):

@@ -81,6 +81,10 @@ def test_there_is_something_to_look_at():
     'data.tables',
     'data.talent',
     'data.features',
+    'data.targets',
+    'data.texts',
+    'data.text_sources',
+    'data.subwords',
     'data.corpora',
   ],
 )

@@ -25,11 +25,11 @@ pytestmark = pytest.mark.usefixtures('quick_compiles')
 
 ROOT = pathlib.Path(__file__).parent.parent
 DOCS = ROOT / 'docs'
-PAGES = sorted(DOCS.glob('*.md'))
+PAGES = [*sorted(DOCS.glob('*.md')), ROOT / 'README.md']
 
 
 def blocks(page):
-  """The Python that a page shows, block by block."""
+  """The Python that a page of docs/ shows, block by block."""
   text = (DOCS / page).read_text(encoding='utf-8')
   return re.findall(r'```python\n(.*?)```', text, re.DOTALL)
 
@@ -42,15 +42,16 @@ def run(code, names, where):
 
 def test_all_that_is_shown_is_run():
   """Here: pages whose code no test knows would slip through."""
-  counts = {page.name: len(blocks(page.name)) for page in PAGES}
+  counts = {page.name: len(blocks(page)) for page in PAGES}
   assert {page: n for page, n in counts.items() if n} == {
     'estimator.md': 5,
     'extending.md': 4,
+    'README.md': 1,
   }
 
 
 def test_links_lead_somewhere():
-  for page in [*PAGES, ROOT / 'README.md']:
+  for page in PAGES:
     text = page.read_text(encoding='utf-8')
     links = re.findall(r'\]\(([^)#]+)[^)]*\)|src="([^"]+)"', text)
     for link in filter(None, (target for pair in links for target in pair)):
@@ -70,6 +71,11 @@ def test_the_estimators_page_runs(tiny_regressor):
     ('crps', 1.0, {}),
     ('ce', 0.05, {}),
   )
+  (code,) = blocks(ROOT / 'README.md')
+  table = {'X': names['X_train'], 'y': names['y_train']}
+  shown = run(code, table | {'X_new': names['X_test']}, 'README.md')
+  found = shown['model'].predict(names['X_test'])
+  np.testing.assert_array_equal(found, names['model'].predict(names['X_test']))
 
 
 # ------------------------------------------------------------------ extending
@@ -238,15 +244,17 @@ def test_the_config_reference_is_up_to_date():
   assert page == module.PAGE.read_text(encoding='utf-8'), (
     'run python docs/config_reference.py'
   )
-  fields = default_config.get_config().to_dict()
-  for group, value in fields.items():
-    leaves = value if isinstance(value, dict) else {'': value}
-    for name, default in leaves.items():
-      field = f'{group}.{name}'.rstrip('.')
-      (cell,) = re.findall(
-        rf'^\| `{re.escape(field)}` \| `(.*?)` \|', page, re.M
-      )
-      assert cell == repr(default), field
+  for field, default in leaves(default_config.get_config().to_dict()):
+    (cell,) = re.findall(rf'^\| `{re.escape(field)}` \| `(.*?)` \|', page, re.M)
+    assert cell == repr(default), field
+
+
+def leaves(fields, prefix=''):
+  for name, value in fields.items():
+    if isinstance(value, dict):
+      yield from leaves(value, f'{prefix}{name}.')
+    else:
+      yield prefix + name, value
 
 
 def test_a_config_reference_reads_comments_around_fields():

@@ -378,9 +378,9 @@ class PapersEncoder(nn.Module):
     last = np.maximum(np.array(CARDINALITIES) - 1, 1)
     codes = 2 * inputs['categories'] / last.astype(np.float32) - 1
     x = jnp.concatenate([inputs['numeric'], codes], axis=-1)
-    for _ in range(2):
-      x = jax.nn.relu(dense(8, (None, 'mlp'))(x))
-    return dense(6, ('mlp', 'embed'))(x)[:, None]
+    for axes in ((None, 'mlp'), ('mlp', 'embed')):
+      x = jax.nn.relu(dense(8, axes)(x))
+    return dense(6, ('embed', None))(x)[:, None]
 
 
 def test_the_defaults_are_the_papers_network():

@@ -246,7 +246,7 @@ def function_of(kind, **sizes):
   """init, and what it says of an input, as a function of parameters and key."""
   arguments = {**SIZES, **FEATURES, **sizes}
   if kind == 'pointwise':
-    return pointwise_head(**arguments)
+    return pointwise_head(**arguments)[:2]
   policy = histogram_policy(BINS, **arguments)
   return policy.init, policy.encode
 
@@ -302,4 +302,4 @@ def test_every_parameter_has_logical_names(kind, members):
   kernel = ('EnsembleDense_2' if members > 1 else 'Dense_2', 'kernel')
   last = 'vocab' if kind == 'histogram' else None
   spec = nn.get_partition_spec(boxed)[kernel[0]][kernel[1]]
-  assert tuple(spec) == ('mlp', last)
+  assert tuple(spec) == ('embed', last)

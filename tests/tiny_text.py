@@ -45,7 +45,7 @@ def reviews(num_rows=80, seed=0):
   rows = []
   for _ in range(num_rows):
     word = words[draw.randint(len(words))]
-    things = draw.choice(THINGS, draw.randint(1, 4))
+    things = draw.choice(THINGS, draw.randint(1, 10))
     rows.append(
       {'review': f'this {" ".join(things)} is {word}', 'stars': STARS[word]}
     )

@@ -266,6 +266,16 @@ def vocabulary_size(name: str) -> int:
   return len(load_tokenizer(name))
 
 
+def id_of(name: str, subword: str) -> int:
+  """The id of one subword. Raises InputError if the vocabulary lacks it."""
+  vocabulary = load_tokenizer(name).get_vocab()
+  if subword not in vocabulary:
+    raise InputError(
+      f'the tokenizer {name} has no subword {subword!r}: give one that it has'
+    )
+  return vocabulary[subword]
+
+
 def number_subwords(
   name: str, strings: Sequence[str], new_from: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,340 @@
+"""Runs on texts, from recipe to predictions."""
+
+import csv
+import importlib
+import json
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+import pytest
+import tiny_text
+from conftest import assert_refused, assert_same_bits, read_log
+
+from configs import stsb
+from genre2_jax import (
+  experiment,
+  objective,
+  predict,
+  pretrained,
+  steps,
+  train,
+  train_state,
+  trie,
+)
+from genre2_jax.models.gemma import PRESETS
+from genre2_jax.policy import Pointwise
+
+pytest.importorskip('transformers')
+pytestmark = pytest.mark.usefixtures('quick_compiles')
+
+SIZES = {
+  'vocab_size': 128, 'width': 16, 'num_layers': 2, 'num_heads': 2,
+  'num_kv_heads': 1, 'head_dim': 8, 'feedforward': 16, 'sliding_window': 8,
+}  # fmt: skip
+DRAWN = {'language_model.pretrained': ''} | {
+  f'language_model.sizes.{name}': size for name, size in SIZES.items()
+}
+RECIPES = [
+  *(('stsb', method) for method in stsb.METHODS),
+  ('raft_stsb',), ('remax_stsb',), ('ce_stsb',), ('raft_movielens',),
+  ('raft_amazon',), ('raft_synthetic',),
+  ('ce_code',), ('remax_code',), ('genre2_code',),
+]  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def home(tmp_path_factory):
+  """A folder with reviews.jsonl, tokenizer and a checkpoint to begin with."""
+  folder = tmp_path_factory.mktemp('texts')
+  tiny_text.write_json_lines(folder / 'reviews.jsonl', tiny_text.reviews(60))
+  tiny_text.write_tokenizer(folder / 'tokenizer')
+  tiny_text.write_tokenizer(folder / 'pretrained')
+  return folder
+
+
+@pytest.fixture(scope='module')
+def make(home):
+  """`(recipe, *its argument, {field: value}) -> config`: tiny, on reviews."""
+
+  def make(name, *argument, fields=()):
+    recipe = importlib.import_module(f'configs.{name}')
+    config = recipe.get_config(*argument)
+    tiny = {
+      'text.source': 'files', 'text.path': str(home / 'reviews.jsonl'),
+      'text.prompt': tiny_text.PROMPT, 'text.target': 'stars',
+      'text.max_rows': (0, 0, 0), 'text.cache': str(home / 'cache'),
+      'language_model.tokenizer': str(home / 'tokenizer'),
+      'language_model.special_token': '<unk>',
+      'language_model.compute_dtype': 'float32',
+      'language_model.remat': False,
+      'model.width': 16, 'model.num_layers': 1, 'model.num_heads': 2,
+      'model.feedforward': 16, 'model.head_hidden': 8,
+      'batch_size': 16, 'eval.batch_size': 16, 'eval.num_samples': 4,
+      'pretrain.epochs': 2, 'finetune.epochs': 2, 'rollouts.group_size': 4,
+      'pretrain.learning_rate': 0.01, 'finetune.learning_rate': 0.01,
+      'optimizer.name': 'adamw', 'optimizer.warmup_steps': 1,
+      'report': False,
+    }  # fmt: skip
+    config.update_from_flattened_dict(tiny | DRAWN | dict(fields))
+    return config
+
+  return make
+
+
+@pytest.fixture(scope='module')
+def checkpoint(home, make):
+  """The folder of a small Gemma-2 with random weights."""
+  model = build(experiment.resolve(make('stsb', 'ce')))[0]
+  params = model.network.init(jax.random.key(5), model.example_inputs())
+  sizes = {k: v for k, v in SIZES.items() if v} | {'query_scale': 8}
+  config = PRESETS['gemma2_2b'].__class__(**sizes)
+  pretrained.save(home / 'pretrained', nn.unbox(params), config)
+  return home / 'pretrained'
+
+
+def from_checkpoint(checkpoint):
+  nothing = {f'language_model.sizes.{name}': 0 for name in SIZES}
+  return nothing | {
+    'language_model.pretrained': str(checkpoint),
+    'language_model.tokenizer': '',
+  }
+
+
+def build(config):
+  table = experiment.read_table(config)
+  return experiment.build_model(config, table), table
+
+
+def results(workdir):
+  with open(workdir / 'results.csv', encoding='utf-8', newline='') as file:
+    return {
+      (row['stage'], row['estimator'], row['metric']): float(row['value'])
+      for row in csv.DictReader(file)
+      if row['split'] == 'test'
+    }
+
+
+@pytest.mark.parametrize('recipe', RECIPES, ids='-'.join)
+def test_a_recipe_takes_a_step(make, recipe):
+  """Its last stage's, traced: every shape fits, every metric is there."""
+  fields = {}
+  if recipe == ('stsb', 'zero_shot'):
+    fields['language_model.pretrained'] = 'somewhere'
+    config = make(*recipe, fields=fields)
+    assert experiment.build_stages(config) == []
+    return
+  config = experiment.resolve(make(*recipe))
+  model = assert_steps(config)
+  is_head = recipe[-1] in experiment.text_model.HEADS
+  assert isinstance(model.network, Pointwise) == is_head
+
+
+@pytest.mark.parametrize(
+  'fields',
+  [
+    {'tokenizer.name': 'decimal'},
+    {'tokenizer.strings': '8..12', 'language_model.new_tokens': 'first'},
+    {'tokenizer.name': 'normalized', 'tokenizer.base': 10,
+     'tokenizer.digits': 2, 'language_model.lora.rank': 2},
+  ],
+)  # fmt: skip
+def test_other_numbers_take_a_step(make, fields):
+  assert_steps(experiment.resolve(make('stsb', 'remax', fields=fields)))
+
+
+def assert_steps(config):
+  """The last stage's step, traced: every shape fits, metrics are there."""
+  model, table = build(config)
+  # Some begin with a checkpoint, which has nothing to do with shapes.
+  config.language_model.pretrained = 'somewhere'
+  stage = experiment.build_stages(config)[-1]
+  optimizer = optax.sgd(0.1)
+  shared = {
+    'network': model.network,
+    'codec': model.codec,
+    'objective': stage.objective,
+  }
+  batch = jax.tree.map(lambda x: x[:4], model.examples(table.train))
+
+  def step(key):
+    params = objective.init_params(key, model.example_inputs(), **shared)
+    state = train_state.create(
+      nn.unbox(params),
+      key,
+      optimizer,
+      stage.objective.metrics,
+      keep_reference='reference' in stage.objective.needs,
+      is_frozen=model.network.frozen,
+    )
+    return state, steps.train_step(state, batch, optimizer=optimizer, **shared)
+
+  before, after = jax.eval_shape(step, jax.random.key(0))
+  same = jax.tree.map(
+    lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), before, after
+  )
+  assert jax.tree.all(same)
+  assert set(after.totals) == set(stage.objective.metrics)
+  return model
+
+
+def test_raft_begins_with_a_checkpoint_and_learns(
+  make, checkpoint, home, tmp_path
+):
+  """Straight from pretrained weights, to predictions for new rows."""
+  fields = from_checkpoint(checkpoint) | {
+    'finetune.epochs': 12, 'report': True, 'tokenizer.strings': '1..4',
+    'text.buckets': 2,
+  }  # fmt: skip
+  config = make('stsb', 'raft', fields=fields)
+  workdir = train.train_and_evaluate(config, tmp_path / 'run')
+  assert json.loads((workdir / 'run.json').read_text())['stages'] == ['raft']
+  assert (workdir / 'report.html').exists()
+  losses = [record['val/loss'] for record in read_log(workdir)]
+  assert min(losses) < losses[0] / 2
+  found = results(workdir)
+  assert {'rail', 'rail_normalized', 'exact_mean'} <= {key[1] for key in found}
+  assert np.isfinite(list(found.values())).all()
+  # New rows, in another order and longer than those of the run.
+  rows = tiny_text.reviews(60)[::-1]
+  rows[0]['review'] += ' case' * 20
+  path = tiny_text.write_json_lines(tmp_path / 'new.jsonl', rows)
+  predict.predict_file(workdir, path, tmp_path / 'out.csv')
+  with open(tmp_path / 'out.csv', encoding='utf-8', newline='') as file:
+    got = [float(row['exact_mean']) for row in csv.DictReader(file)]
+  assert len(got) == 60 and all(1 <= value <= 4 for value in got)
+  _, table = build(experiment.resolve(config))
+  by_text = dict(
+    zip([f'Review: {row["review"]} Stars: ' for row in rows], got, strict=True)
+  )
+  with open(workdir / 'predictions.csv', encoding='utf-8', newline='') as file:
+    test = [float(row['exact_mean']) for row in csv.DictReader(file)]
+  seen = [(by_text.get(t), p) for t, p in zip(table.test.text, test)]  # noqa: B905
+  same = [(a, b) for a, b in seen if a is not None]
+  assert len(same) >= len(test) - 1
+  np.testing.assert_allclose(*np.array(same).T, atol=1e-4)
+
+
+def test_zero_shot_is_the_checkpoint_as_it_is(make, checkpoint, tmp_path):
+  fields = from_checkpoint(checkpoint) | {'report': True}
+  config = make('stsb', 'zero_shot', fields=fields)
+  workdir = train.train_and_evaluate(config, tmp_path / 'run')
+  run = json.loads((workdir / 'run.json').read_text())
+  assert run['stages'] == ['zero_shot']
+  assert not (workdir / 'metrics.jsonl').exists()
+  assert (workdir / 'report.html').exists()
+  found = results(workdir)
+  assert {('zero_shot', e, 'rmse') for e in ('greedy', 'mean', 'rail')} <= set(
+    found
+  )
+  # What RAIL says of the checkpoint, by hand.
+  config = experiment.resolve(config)
+  model, table = build(config)
+  mesh = experiment.build_mesh(config)
+  params = train._pretrained(model, config, (0,), mesh)
+  params = jax.tree.map(lambda x: x[0], params)
+  rows = model.examples(table.test)
+  log_p = trie.log_probs(
+    model.network,
+    params,
+    model.network.encode(params, rows.inputs),
+    normalized=False,
+  )
+  rail = np.exp(log_p) @ model.codec.values()
+  error = np.sqrt(np.mean((rail - table.test.target) ** 2))
+  np.testing.assert_allclose(
+    found['zero_shot', 'rail', 'rmse_unit'], error, rtol=1e-4
+  )
+  assert np.all(np.exp(log_p).sum(1) < 0.9)
+  # Predictions load the checkpoint again.
+  path = tiny_text.write_json_lines(
+    tmp_path / 'new.jsonl', tiny_text.reviews(3)
+  )
+  predict.predict_file(workdir, path, tmp_path / 'out.csv')
+  assert len((tmp_path / 'out.csv').read_text().splitlines()) == 4
+
+
+def test_code_is_learnt_in_quantiles_and_judged_in_its_unit(make, tmp_path):
+  """T5Gemma: a frozen encoder, cross-entropy, ReMax and the expert."""
+  config = make('genre2_code', fields={'num_seeds': 2, 'text.buckets': 1})
+  workdir = train.train_and_evaluate(config, tmp_path / 'run')
+  stages = json.loads((workdir / 'run.json').read_text())['stages']
+  assert stages == ['ce', 'remax_expert']
+  found = results(workdir)
+  assert np.isfinite(list(found.values())).all()
+  with np.load(workdir / 'evaluation/ce_test.npz') as arrays:
+    assert (arrays['target_z'] >= 0).all() and (arrays['target_z'] <= 1).all()
+    greedy = arrays['greedy_z'][0].astype(np.float64)
+    model, table = build(experiment.resolve(config))
+    error = model.scaler.restore(greedy) - table.test.target
+  with open(workdir / 'results.csv', encoding='utf-8', newline='') as file:
+    rmse = [
+      float(row['value'])
+      for row in csv.DictReader(file)
+      if (row['seed'], row['stage'], row['split']) == ('0', 'ce', 'test')
+      and (row['estimator'], row['metric']) == ('greedy', 'rmse_unit')
+    ]
+  np.testing.assert_allclose(rmse, [np.sqrt(np.mean(error**2))], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ('fields', 'words'),
+  [
+    ({'language_model.name': ''}, ['language_model.name is empty']),
+    ({'text.prompt': ''}, ['text.prompt is empty']),
+    ({'text.max_rows': (1, 2)}, ['text.max_rows']),
+    ({'language_model.tokenizer': ''}, ['need a tokenizer']),
+    ({'language_model.sizes.vocab_size': 64}, ['107 subwords', 'embeds 64']),
+    ({'language_model.sizes.num_kv_heads': 3}, ['num_kv_heads']),
+    ({'language_model.pretrained': '/none'}, ['sizes']),
+    ({'tokenizer.strings': '1..12'}, ["'10' is '1' + '0'"]),
+    ({'tokenizer.name': 'p10'}, ['no single subword', 'decimal']),
+    ({'data.transform': 'quantile'}, ['own unit', 'quantile']),
+    ({'baseline.name': 'linear'}, ['reads tables']),
+    ({'language_model.head': 'mlp'}, ['mse belongs to a head']),
+    ({'stages': ('finetune',)}, ['no weights to start from']),
+    ({'stages': ()}, ['no weights to start from']),
+    ({'text.max_length': 9}, ['of 60 prompts', 'text.truncate']),
+    ({'language_model.name': 't5gemma', 'language_model.vocabulary': 'all'},
+     ['vocabulary', 'gemma2']),
+  ],
+)  # fmt: skip
+def test_what_cannot_be_run_is_refused(make, fields, words):
+  def start():
+    config = experiment.resolve(make('stsb', 'ce', fields=fields))
+    experiment.build_stages(config)
+    build(config)
+
+  assert_refused(start, *words)
+
+
+def test_targets_out_of_reach_are_counted(make):
+  fields = {'tokenizer.strings': '2..4'}
+  config = experiment.resolve(make('stsb', 'ce', fields=fields))
+  model, table = build(config)
+  beyond = int(np.isin(table.train.target, (1, 5)).sum())
+  said = experiment.describe(table, model)
+  assert f'{beyond} of 38 train targets lie outside of 2 .. 4' in said
+  fields = {'tokenizer.strings': '1..5'}
+  model, table = build(experiment.resolve(make('stsb', 'ce', fields=fields)))
+  assert 'outside' not in experiment.describe(table, model)
+
+
+def test_seeds_share_the_checkpoint_and_draw_the_rest(make, checkpoint):
+  fields = from_checkpoint(checkpoint) | {
+    'num_seeds': 2, 'language_model.lora.rank': 2, 'tokenizer.strings': '8..12',
+    'language_model.new_tokens': 'first',
+  }  # fmt: skip
+  config = experiment.resolve(make('stsb', 'ce', fields=fields))
+  model, _ = build(config)
+  mesh = experiment.build_mesh(config)
+  params = train._pretrained(model, config, (0, 1), mesh)
+  kernel = params['backbone']['layers']['attention']['query']
+  assert_same_bits(kernel['kernel'][0], kernel['kernel'][1])
+  assert (kernel['lora_a'][0] != kernel['lora_a'][1]).any()
+  new = np.asarray(params['new_embedding'])
+  ones = np.asarray(params['backbone']['embedding'])[
+    :, model.features.encode(['1'])[0][1]
+  ]
+  np.testing.assert_array_equal(new[:, 0], ones)
