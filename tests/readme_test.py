@@ -29,3 +29,16 @@ def test_commands_name_fields_and_files_that_are_there():
     r'(?:--config=|\]\()((?:configs|genre2_jax)/[\w/.]+)', README
   ):
     assert (ROOT / path).is_file(), path
+
+
+def test_code_shown_is_that_of_the_docs_and_short():
+  """The docs' is run by docs_test.py."""
+  blocks = re.findall(r'```python\n(.*?)```', README, re.DOTALL)
+  added = [
+    block for block in blocks if 'import jax' in block or 'class' in block
+  ]
+  docs = (ROOT / 'docs' / 'extending.md').read_text(encoding='utf-8')
+  assert len(added) == 3
+  for block in added:
+    assert block in docs
+    assert len(block.splitlines()) < 31

@@ -369,7 +369,7 @@ class After:
 
 
 def train_on(sizes, num_devices, config, workdir, interrupts=()):
-  """The training loop on some of this process's devices."""
+  """The training loop on some of this process's devices: was it interrupted."""
   mesh = sharding.make_mesh(
     ONE_DEVICE | sizes, devices=jax.devices()[:num_devices]
   )
@@ -379,8 +379,8 @@ def train_on(sizes, num_devices, config, workdir, interrupts=()):
   try:
     train.train_and_evaluate(config, workdir, interrupts, verbose=0)
   except InterruptedRunError:
-    return
-  assert not interrupts
+    return True
+  return False
 
 
 def write_runs(folder, data_file):
@@ -395,11 +395,11 @@ def write_runs(folder, data_file):
       'report': False,
     },
   )
-  train_on({}, 1, config, folder / 'straight')
+  assert not train_on({}, 1, config, folder / 'straight')
   # An epoch has five steps: twice in the midst of one.
-  train_on({'fsdp': 8}, 8, config, folder / 'moved', After(7))
-  train_on({'fsdp': 2}, 2, config, folder / 'moved', After(6))
-  train_on({}, 1, config, folder / 'moved')
+  assert train_on({'fsdp': 8}, 8, config, folder / 'moved', After(7))
+  assert train_on({'fsdp': 2}, 2, config, folder / 'moved', After(6))
+  assert not train_on({}, 1, config, folder / 'moved')
 
 
 @pytest.mark.slow
