@@ -35,12 +35,12 @@ from genre2_jax import experiment, pretrain_text, train, writers
 RESULTS = ROOT / 'benchmarks' / 'results'
 PROMPT = '{sentence1}\n{sentence2}\n'
 TRAINED = {
-  'pretrain.epochs': 4,
-  'pretrain.learning_rate': 1e-3,
+  'pretrain.epochs': 2,
+  'pretrain.learning_rate': 2e-4,
   'pretrain.patience': 0,
-  'pretrain.dropout': False,
-  'finetune.epochs': 2,
-  'finetune.learning_rate': 3e-4,
+  'pretrain.dropout': True,
+  'finetune.epochs': 1,
+  'finetune.learning_rate': 1e-4,
   'finetune.patience': 0,
   'optimizer.warmup_steps': 50,
   'optimizer.max_grad_norm': 1.0,
@@ -65,6 +65,7 @@ def fields_of(name, low, high):
     'mlp_head': {
       'pretrain.objective': (('mse', 1.0, {}),),
       'language_model.head': 'mlp',
+      'model.head_hidden': 256,
     },
     'remax': after_ce | {'finetune.objective': (('remax', 1.0, {}),)},
     'exact': after_ce | {'finetune.objective': (('exact', 1.0, {}),)},

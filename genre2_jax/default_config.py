@@ -171,8 +171,8 @@ def get_config():
 
   config.mesh = mesh = ConfigDict()  # devices along each axis; -1: the rest
   mesh.replica = 1  # seeds
-  mesh.data = -1  # rows
-  mesh.fsdp = 1  # rows, and the embed axis of parameters
+  mesh.data = -1  # rows; where they are too few for it, a row's samples
+  mesh.fsdp = 1  # the same, and the embed axis of parameters
   mesh.model = 1  # heads and feed-forward
 
   config.checkpoint = checkpoint = ConfigDict()

@@ -140,14 +140,57 @@ with processes.together():
   pass
 """
 
+# Each process saves its half of an array; one half of the newest is damaged.
+_CHECKPOINTS = """
+import pathlib
+import sys
+import numpy as np
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+from genre2_jax import processes, sharding
+from genre2_jax.checkpoints import Checkpoints
 
-def test_processes_agree(tmp_path):
-  script = tmp_path / 'agree.py'
-  script.write_text(textwrap.dedent(_AGREEMENT))
+me, folder = int(sys.argv[2]), pathlib.Path(sys.argv[3])
+processes.join(sys.argv[1], 2, me, heartbeat_seconds=10)
+mesh = sharding.make_mesh({'replica': 1, 'data': 2, 'fsdp': 1, 'model': 1})
+over = NamedSharding(mesh, PartitionSpec('data'))
+
+def state(seed):
+  draw = np.random.RandomState(seed).normal(size=(2, 4096))
+  return processes.place({'w': draw.astype(np.float32)}, over)
+
+abstract = jax.tree.map(
+  lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=over), state(1)
+)
+with Checkpoints(folder) as checkpoints:
+  for step in (1, 2):
+    checkpoints.save(step, state(step))
+with processes.together():
+  if me == 0:
+    files = [x for x in (folder / '2').rglob('*') if 'process_1' in str(x)]
+    files = [x for x in files if x.is_file()]
+    path = max(files, key=lambda x: x.stat().st_size)
+    assert path.stat().st_size > 4096 * 3  # the half that process 1 wrote
+    path.write_bytes(bytes(path.stat().st_size))
+with Checkpoints(folder) as checkpoints:
+  restored = checkpoints.restore(abstract)
+  found = processes.fetch(restored)['w']
+  assert (found == processes.fetch(state(1))['w']).all()
+  checkpoints.save(2, state(3))
+with Checkpoints(folder, read_only=True) as checkpoints:
+  found = processes.fetch(checkpoints.restore(abstract))['w']
+  assert (found == processes.fetch(state(3))['w']).all()
+"""
+
+
+def run_script(text, folder, *arguments):
+  """A script in two processes: their ends."""
+  script = folder / 'script.py'
+  script.write_text(textwrap.dedent(text))
   address = f'localhost:{free_port()}'
   group = [
     subprocess.Popen(
-      [sys.executable, script, address, str(index)],
+      [sys.executable, script, address, str(index), *arguments],
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
@@ -156,8 +199,21 @@ def test_processes_agree(tmp_path):
     for index in range(2)
   ]
   ends = end_of(group, 60)
-  for code, out, err in ends:
+  for code, _, err in ends:
     assert code == 0, err
+  return ends
+
+
+def test_half_a_checkpoint_that_is_damaged_is_none(tmp_path):
+  folder = tmp_path / 'ce'
+  (*_, err), (*_, other) = run_script(_CHECKPOINTS, tmp_path, folder)
+  warning = f'{folder}/2 is damaged, trying the one before'
+  assert warning not in err and warning in other  # It cannot read its half.
+
+
+def test_processes_agree(tmp_path):
+  ends = run_script(_AGREEMENT, tmp_path)
+  for _, out, _ in ends:
     alike = 'files of process 1 are not those of process 0'
     assert f'alike {alike}' in out
   assert 'together process 1: rows.csv: no such file' in ends[0][1]

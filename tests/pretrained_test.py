@@ -2,13 +2,16 @@
 
 import functools
 import json
+import os
+import subprocess
+import sys
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import assert_refused
+from conftest import ROOT, assert_refused
 
 from genre2_jax import pretrained, tokenizers
 from genre2_jax.models.gemma import GemmaConfig, Lora, gemma_policy
@@ -245,3 +248,48 @@ def test_other_models_are_refused(folder, tmp_path):
       lambda: pretrained.read_config(tmp_path), 'config.json', part
     )
   assert_refused(lambda: pretrained.folder_of('a/b/c'), 'a/b/c', 'no such')
+
+
+def test_weights_go_straight_to_the_shards_of_eight_devices(folder):
+  """No more of a parameter is on the host than one device's part."""
+  done = subprocess.run(
+    [sys.executable, '-c', SHARDED, str(folder)],
+    cwd=ROOT,
+    env=os.environ
+    | {
+      'JAX_PLATFORMS': 'cpu',
+      'XLA_FLAGS': '--xla_force_host_platform_device_count=8',
+    },
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  assert int(done.stdout) == 4 * 48 * 32 // 4  # of four layers' down: a fourth
+
+
+SHARDED = """
+import sys
+import jax, numpy as np
+import flax.linen as nn
+from genre2_jax import pretrained, sharding, tokenizers
+from genre2_jax.models.gemma import gemma_policy
+
+folder, sizes = sys.argv[1], []
+policy = gemma_policy(
+  tokenizers.build('normalized', base=3, digits=3),
+  pretrained.read_config(folder),
+  number_tokens=(60, 7, 33),
+)
+inputs = {'tokens': np.ones((1, 4), int), 'length': np.array([4])}
+boxed = jax.eval_shape(policy.init, jax.random.key(0), inputs)
+mesh = sharding.make_mesh({'replica': 1, 'data': 2, 'fsdp': 2, 'model': 2})
+whole = pretrained.load(folder, nn.unbox(boxed))
+put = jax.device_put
+jax.device_put = lambda x, *where: sizes.append(x.size) or put(x, *where)
+parts = pretrained.load(folder, sharding.abstract_params(boxed, mesh))
+jax.device_put = put
+jax.tree.map(np.testing.assert_array_equal, parts, whole)
+kernel = parts['backbone']['layers']['mlp']['down']['kernel']
+assert kernel.addressable_shards[0].data.shape == (4, 24, 16)
+print(max(sizes))
+"""

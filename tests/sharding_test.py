@@ -14,14 +14,18 @@ import os
 import pathlib
 import subprocess
 import sys
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import pytest
 from conftest import ROOT, TINY, assert_refused, read_log
 
-from genre2_jax import experiment, sharding, stages, train
+from genre2_jax import experiment, sharding, stages, tokenizers, train
+from genre2_jax.codec import Codec
 from genre2_jax.errors import InterruptedRunError
+from genre2_jax.models import gemma
+from genre2_jax.policy import Policy
 
 GOLDEN = ROOT / 'tests' / 'golden' / 'sharding'
 ONE_DEVICE = dict.fromkeys(sharding.AXES, 1)
@@ -31,7 +35,9 @@ MESHES = {
   'mixed': ONE_DEVICE | {'data': 2, 'fsdp': 2, 'model': 2},
 }
 # One of each kind of network and of what objectives add.
-TABLES = ('remax', 'ppo', 'learnable_raft', 'riemann', 'pointwise')
+TABLES = (
+  'remax', 'ppo', 'learnable_raft', 'riemann', 'pointwise', 'gemma2_2b'
+)  # fmt: skip
 # Bytes of one array that may be whole on every device under FSDP: biases of
 # the vocabulary's size, and the numbers that learnable RAFT trains.
 SMALL = 2048
@@ -73,10 +79,34 @@ def abstract_mesh(sizes):
 
 @functools.cache
 def built(name):
+  """(rows of a batch, the last stage, the model) of a recipe, or Gemma-2."""
+  if name.startswith('gemma'):
+    return built_language_model(name)
   config = config_of(name)
   table = experiment.read_table(config)
   stage = experiment.build_stages(config)[-1]
-  return config, stage, experiment.build_model(config, table)
+  return config.batch_size, stage, experiment.build_model(config, table)
+
+
+class LanguageModel(NamedTuple):
+  """What a stage wants to know of a model."""
+
+  network: Policy
+  codec: Codec
+
+  def example_inputs(self):
+    tokens = np.zeros((1, 512), np.int32)
+    return {'tokens': tokens, 'length': np.ones(1, np.int32)}
+
+
+def built_language_model(name):
+  tokenizer = tokenizers.build('normalized', base=10, digits=1)
+  network = gemma.gemma_policy(
+    tokenizer, gemma.PRESETS[name], number_tokens=np.arange(10)
+  )
+  stage = experiment.build_stages(config_of('raft'))[-1]
+  stage = dataclasses.replace(stage, optimizer='adafactor')
+  return 16, stage, LanguageModel(network, Codec(tokenizer, -1.0, 1.0))
 
 
 def state_on(name, mesh):
@@ -93,7 +123,7 @@ def state_on(name, mesh):
 
 def tables(name):
   """The tables of a recipe on all meshes: one text."""
-  config, stage, model = built(name)
+  batch_size, stage, model = built(name)
   texts = []
   for sizes in MESHES.values():
     mesh = abstract_mesh(sizes)
@@ -101,7 +131,7 @@ def tables(name):
       stage,
       model,
       state_on(name, mesh),
-      batch_size=config.batch_size,
+      batch_size=batch_size,
       mesh=mesh,
     )
     texts.append(text)
@@ -148,6 +178,33 @@ def test_heads_and_feed_forward_are_over_model_and_the_optimizer_follows():
     assert jax.tree.map(lambda x: x.sharding, tree) == jax.tree.map(
       lambda x: x.sharding, state.params
     )
+
+
+@pytest.mark.parametrize('name', ['gemma2_2b', 'gemma2_27b'])
+def test_gemmas_parameters_are_split_over_fsdp_and_model(name):
+  """All of them under FSDP; matrices over both; the optimizer follows."""
+  split = state_on(name, abstract_mesh(MESHES['fsdp'])).params
+  for x in jax.tree.leaves(split):
+    assert np.prod(x.sharding.shard_shape(x.shape)) * 8 == x.size
+  state = state_on(name, abstract_mesh(MESHES['mixed']))
+  layers = state.params['policy']['backbone']['layers']
+  for part, names in {
+    'attention': ('query', 'key', 'value', 'out'),
+    'mlp': ('gate', 'up', 'down'),
+  }.items():
+    for name in names:
+      spec = layers[part][name]['kernel'].sharding.spec
+      inside = {'out', 'down'} & {name}
+      assert tuple(spec) == (
+        ('replica', None, 'model', 'fsdp')
+        if inside
+        else ('replica', None, 'fsdp', 'model')
+      )
+  total = sum(
+    np.prod(x.sharding.shard_shape(x.shape))
+    for x in jax.tree.leaves(state.opt_state)
+  )
+  assert total < 0.01 * sum(x.size for x in jax.tree.leaves(split))
 
 
 def test_a_lost_rule_shows_in_the_table(monkeypatch):
@@ -369,7 +426,7 @@ class After:
 
 
 def train_on(sizes, num_devices, config, workdir, interrupts=()):
-  """The training loop on some of this process's devices."""
+  """The training loop on some of this process's devices: was it interrupted."""
   mesh = sharding.make_mesh(
     ONE_DEVICE | sizes, devices=jax.devices()[:num_devices]
   )
@@ -379,8 +436,8 @@ def train_on(sizes, num_devices, config, workdir, interrupts=()):
   try:
     train.train_and_evaluate(config, workdir, interrupts, verbose=0)
   except InterruptedRunError:
-    return
-  assert not interrupts
+    return True
+  return False
 
 
 def write_runs(folder, data_file):
@@ -395,11 +452,11 @@ def write_runs(folder, data_file):
       'report': False,
     },
   )
-  train_on({}, 1, config, folder / 'straight')
+  assert not train_on({}, 1, config, folder / 'straight')
   # An epoch has five steps: twice in the midst of one.
-  train_on({'fsdp': 8}, 8, config, folder / 'moved', After(7))
-  train_on({'fsdp': 2}, 2, config, folder / 'moved', After(6))
-  train_on({}, 1, config, folder / 'moved')
+  assert train_on({'fsdp': 8}, 8, config, folder / 'moved', After(7))
+  assert train_on({'fsdp': 2}, 2, config, folder / 'moved', After(6))
+  assert not train_on({}, 1, config, folder / 'moved')
 
 
 @pytest.mark.slow

@@ -203,8 +203,10 @@ class TextFeatures:
       return ids
     if self.truncate == 'end':
       return ids[: self.max_length]
-    # The first subword is BOS, which stays.
-    return np.concatenate([ids[:1], ids[1 - self.max_length :]])
+    # BOS stays, where there is one.
+    has_bos = load_tokenizer(self.tokenizer).bos_token_id is not None
+    kept = ids[: int(has_bos)]
+    return np.concatenate([kept, ids[len(ids) - self.max_length + len(kept) :]])
 
   def _cache_path(self, texts):
     if self.cache == 'none':

@@ -138,7 +138,7 @@ class SoftCrossEntropy:
     """
     _check(logits, tokens, target, tokenizer)
     targets = self._soft_targets(tokens[:, 0], target, tokenizer)  # [B, V]
-    logits = logits[:, 0, : tokenizer.vocab_size]
+    logits = logits[:, 0, : tokenizer.allowed.shape[-1]]
     return -jnp.sum(targets * jax.nn.log_softmax(logits), -1)
 
   def _soft_targets(self, bins, target, tokenizer):
