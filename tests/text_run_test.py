@@ -255,6 +255,7 @@ def test_zero_shot_is_the_checkpoint_as_it_is(make, checkpoint, tmp_path):
   assert len((tmp_path / 'out.csv').read_text().splitlines()) == 4
 
 
+@pytest.mark.slow
 def test_code_is_learnt_in_quantiles_and_judged_in_its_unit(make, tmp_path):
   """T5Gemma: a frozen encoder, cross-entropy, ReMax and the expert."""
   config = make('genre2_code', fields={'num_seeds': 2, 'text.buckets': 1})
