@@ -254,8 +254,8 @@ def test_a_step_for_tpus_stays_within_its_golden_bounds(compiled, name):
   bounds = json.loads(GOLDEN.read_text(encoding='utf-8'))[name]
   assert not breaches(compiled[name], bounds)
   # Parameters are gathered where they are used, gradients summed.
-  assert compiled[name]['all-gather'] > bounds['all-gather'] / 3
-  assert compiled[name]['all-reduce'] > bounds['all-reduce'] / 3
+  assert compiled[name]['all-gather'] > NEGLIGIBLE
+  assert compiled[name]['all-reduce'] > NEGLIGIBLE
 
 
 @pytest.mark.slow
@@ -263,7 +263,7 @@ def test_a_step_for_tpus_stays_within_its_golden_bounds(compiled, name):
   ('name', 'shows'),
   [
     ('without fsdp', {'arguments'}),
-    ('without activations', {'peak', 'all-gather'}),
+    ('without activations', {'peak', 'all-to-all'}),
   ],
 )
 def test_a_lost_sharding_breaks_the_bounds(compiled, name, shows):
