@@ -3,6 +3,7 @@
     python -m genre2_jax.main --config=configs/remax_talent.py
     python -m genre2_jax.main --mode=predict --workdir=DIR \
       --input=new_rows.csv --output=out.csv
+    python -m genre2_jax.main --mode=export --workdir=DIR --output=FOLDER
     python -m genre2_jax.main --mode=compile --topology=v5e:2x4 \
       --config=configs/remax_talent.py
 
@@ -17,10 +18,12 @@ from genre2_jax.interrupts import deferred
 
 flags.adopt_module_key_flags(command_line)  # --help shows them.
 _MODE = flags.DEFINE_enum(
-  'mode', 'train', ['train', 'predict', 'compile'], 'What to do.'
+  'mode', 'train', ['train', 'predict', 'export', 'compile'], 'What to do.'
 )
 _INPUT = flags.DEFINE_string('input', '', 'predict: CSV or Parquet of rows.')
-_OUTPUT = flags.DEFINE_string('output', '', 'predict: CSV to write.')
+_OUTPUT = flags.DEFINE_string(
+  'output', '', 'predict: CSV to write; export: folder for transformers.'
+)
 _TOPOLOGY = flags.DEFINE_string('topology', 'v5e:2x4', 'compile: of a TPU.')
 _DISTRIBUTED = flags.DEFINE_bool(
   'distributed', False, 'Several processes are one run.'
@@ -66,6 +69,14 @@ def _run():
     from genre2_jax import predict
 
     predict.predict_file(workdir.value, _INPUT.value, _OUTPUT.value)
+    return
+  if _MODE.value == 'export':
+    for flag in (workdir, _OUTPUT):
+      if not flag.value:
+        raise InputError(f'--mode=export needs --{flag.name}')
+    from genre2_jax import export
+
+    export.export_workdir(workdir.value, _OUTPUT.value)
     return
   if config.value is None:
     raise InputError('give a recipe, as in --config=configs/remax_talent.py')

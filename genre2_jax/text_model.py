@@ -64,7 +64,7 @@ def build(
   Raises:
     InputError: parts that do not fit together.
   """
-  config = _config(pretrained, preset, sizes)
+  config = config_of(pretrained, preset, sizes)
   size = subwords.vocabulary_size(features.tokenizer)
   if size > config.vocab_size:
     raise InputError(
@@ -77,7 +77,7 @@ def build(
       f'prompts and numbers have up to {longest} subwords, the language model '
       f'reads {config.max_length}: set text.max_length and text.truncate'
     )
-  numerics['lora'] = gemma.Lora(**lora) if lora['rank'] else None
+  numerics['lora'] = lora_of(lora)
   try:
     if name == 't5gemma':
       _check_t5gemma(head, vocabulary, new_tokens)
@@ -166,7 +166,13 @@ def load_params(name, network, inputs, keys, mesh):
   )(*members)
 
 
-def _config(checkpoint, preset, sizes):
+def lora_of(fields):
+  """The `Lora` of rank, alpha and targets; None of rank 0."""
+  return gemma.Lora(**fields) if fields['rank'] else None
+
+
+def config_of(checkpoint, preset, sizes):
+  """The `GemmaConfig` of a checkpoint, or of a preset with other sizes."""
   if checkpoint:
     return pretrained.read_config(pretrained.folder_of(checkpoint))
   given = {name: size for name, size in sizes.items() if size}

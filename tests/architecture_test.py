@@ -165,7 +165,7 @@ def test_only_the_top_reads_configs():
 def test_nothing_below_the_commands_imports_the_training():
   commands = {'main', 'search', 'benchmark'}
   importers = {name for name in TREES if 'train' in siblings(name)}
-  assert importers <= commands | {'predict', 'estimator'}
+  assert importers <= commands | {'predict', 'export', 'estimator'}
   for command in commands:
     assert not {name for name in TREES if command in siblings(name)}, command
 

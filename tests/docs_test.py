@@ -62,6 +62,7 @@ def test_links_lead_somewhere():
 # ------------------------------------------------------------------ estimator
 
 
+@pytest.mark.slow
 def test_the_estimators_page_runs(tiny_regressor):
   names = {}
   for number, code in enumerate(blocks('estimator.md')):

@@ -181,7 +181,7 @@ TABULAR = tabular_policy(
   width=8,
   num_layers=1,
   num_heads=2,
-  feedforward=8,
+  feedforward=24,
   encoder_hidden=8,
   encoder_layers=1,
   dropout=0.1,
@@ -227,7 +227,7 @@ def test_factored_statistics_lie_as_the_axis_that_is_left():
   factored = optax.tree_utils.tree_get(state.opt_state, 'v_row')
   columns = optax.tree_utils.tree_get(state.opt_state, 'v_col')
   whole = optax.tree_utils.tree_get(state.opt_state, 'v')
-  path = ('policy', 'decoder', 'layer_0', 'self_attention', 'query_key_value')
+  path = ('policy', 'decoder', 'layer_0', 'up')
 
   def spec(tree, name):
     for part in (*path, name):
@@ -241,9 +241,9 @@ def test_factored_statistics_lie_as_the_axis_that_is_left():
   assert spec(factored, 'kernel') == ((2, 8), ('replica', 'fsdp'))
   assert spec(columns, 'kernel') == ((2, 24), ('replica', 'model'))
   assert spec(whole, 'kernel') == ((2, 1), ('replica',))
-  assert spec(whole, 'bias') == ((2, 24), ('replica', 'model'))
+  assert spec(whole, 'bias') == ((2, 24), ('replica', ('model', 'fsdp')))
   # A square matrix does not tell which axis is left.
-  path = (*path[:-1], 'out')
+  path = (*path[:-1], 'self_attention', 'out')
   assert spec(factored, 'kernel') == ((2, 8), ('replica',))
 
 

@@ -101,25 +101,30 @@ def test_logits_are_those_of_transformers(gemma2, folder):
   """Padded or not, teacher-forced and node by node with a cache."""
   policy = build(pretrained.read_config(folder))
   params = loaded(folder, policy)
-  context = policy.encode(params, padded(PROMPTS, max(LENGTHS)))
   expected = np.stack(
     [
       torch_logits(gemma2, prompt, digits[:-1])[:, NUMBERS]
       for prompt, digits in zip(PROMPTS, DIGIT_ROWS, strict=True)
     ]
   )
-  forced = teacher_forced(policy, params, context, jnp.asarray(DIGIT_ROWS))
+
+  @jax.jit
+  def both(params):
+    context = policy.encode(params, padded(PROMPTS, max(LENGTHS)))
+    forced = teacher_forced(policy, params, context, jnp.asarray(DIGIT_ROWS))
+    cache, last, steps = None, np.zeros((4, 1, 1), np.int32), []
+    for position in range(3):
+      visible = np.ones((1, position + 1), bool)
+      logits, cache = policy.decode(
+        params, context, last, np.array([position]), visible, cache
+      )
+      steps.append(logits[:, 0, 0])
+      last = DIGIT_ROWS[:, None, position : position + 1]
+    return forced, jnp.stack(steps, 1), cache
+
+  forced, steps, cache = both(params)
   np.testing.assert_allclose(forced, expected, atol=3e-5)
-  cache, last = None, np.zeros((4, 1, 1), np.int32)
-  for position in range(3):
-    visible = np.ones((1, position + 1), bool)
-    logits, cache = policy.decode(
-      params, context, last, np.array([position]), visible, cache
-    )
-    np.testing.assert_allclose(
-      logits[:, 0, 0], expected[:, position], atol=3e-5
-    )
-    last = DIGIT_ROWS[:, None, position : position + 1]
+  np.testing.assert_allclose(steps, expected, atol=3e-5)
   assert {x.shape[:3] for x in jax.tree.leaves(cache)} == {(4, 1, 3)}
 
 

@@ -15,6 +15,7 @@ from conftest import assert_refused, assert_same_bits, read_log
 from configs import stsb
 from genre2_jax import (
   experiment,
+  export,
   objective,
   predict,
   pretrained,
@@ -22,8 +23,10 @@ from genre2_jax import (
   train,
   train_state,
   trie,
+  workdirs,
 )
-from genre2_jax.models.gemma import PRESETS
+from genre2_jax.data import subwords
+from genre2_jax.models.gemma import PRESETS, gemma_policy
 from genre2_jax.policy import Pointwise
 
 pytest.importorskip('transformers')
@@ -255,6 +258,7 @@ def test_zero_shot_is_the_checkpoint_as_it_is(make, checkpoint, tmp_path):
   assert len((tmp_path / 'out.csv').read_text().splitlines()) == 4
 
 
+@pytest.mark.slow
 def test_code_is_learnt_in_quantiles_and_judged_in_its_unit(make, tmp_path):
   """T5Gemma: a frozen encoder, cross-entropy, ReMax and the expert."""
   config = make('genre2_code', fields={'num_seeds': 2, 'text.buckets': 1})
@@ -338,3 +342,55 @@ def test_seeds_share_the_checkpoint_and_draw_the_rest(make, checkpoint):
     :, model.features.encode(['1'])[0][1]
   ]
   np.testing.assert_array_equal(new[:, 0], ones)
+
+
+def test_an_exported_run_is_a_checkpoint_with_its_tokenizer(
+  make, checkpoint, home, tmp_path
+):
+  """Low-rank updates are in the weights, new tokens in both vocabularies."""
+  fields = from_checkpoint(checkpoint) | {
+    'num_seeds': 2, 'language_model.lora.rank': 2, 'tokenizer.strings': '8..12',
+    'language_model.new_tokens': 'first',
+  }  # fmt: skip
+  config = experiment.resolve(make('stsb', 'ce', fields=fields))
+  model, _ = build(config)
+  run = workdirs.FinishedRun(
+    workdir=tmp_path,
+    config=config,
+    model=model,
+    stages=(train.ZERO_SHOT,),
+    seeds=(3, 4),
+    target_name='stars',
+  )
+  folders = export.export_run(run, tmp_path / 'out')
+  assert [folder.name for folder in folders] == ['seed_3', 'seed_4']
+  config = pretrained.read_config(folders[1])
+  assert config.vocab_size == 128 + 3  # '10', '11', '12'
+  exported = subwords.load_tokenizer(str(folders[1]))
+  prompt = 'Review: this phone is good Stars: '
+  ids = exported(prompt + '12', add_special_tokens=False)['input_ids']
+  assert ids[-1] == 130
+  original = subwords.load_tokenizer(str(home / 'tokenizer'))
+  assert ids[:-1] == original(prompt, add_special_tokens=False)['input_ids']
+  # The same predictions, now of a model whose vocabulary has all tokens.
+  plain = gemma_policy(
+    model.codec.tokenizer,
+    config,
+    number_tokens=[*original.convert_tokens_to_ids(['8', '9']), 128, 129, 130],
+    compute_dtype='float32',
+  )
+  inputs = model.example_inputs()
+  abstract = nn.unbox(jax.eval_shape(plain.init, jax.random.key(0), inputs))
+  loaded = pretrained.load(folders[1], abstract)
+  own = train.restore_params(
+    run, train.ZERO_SHOT, experiment.build_mesh(run.config)
+  )
+  own = jax.tree.map(lambda x: x[1], own['policy'])
+  ours, theirs = (
+    trie.log_probs(p, params, p.encode(params, inputs))
+    for p, params in ((model.network, own), (plain, loaded))
+  )
+  np.testing.assert_allclose(ours, theirs, atol=1e-5)
+  assert_refused(lambda: export.export_run(run, tmp_path / 'out'), 'new folder')
+  run.config.language_model.head = 'mlp'
+  assert_refused(lambda: export.export_run(run, tmp_path / 'x'), 'gemma2 mlp')
