@@ -8,6 +8,7 @@ import re
 import flax.linen as nn
 import jax
 import optax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from genre2_jax.errors import InputError
@@ -65,7 +66,13 @@ def make_mesh(sizes, num_devices=None, devices=None):
     )
   shape = [num_devices // known if s == -1 else s for s in shape]
   axis_types = (AxisType.Auto,) * len(AXES)
-  return jax.make_mesh(shape, AXES, axis_types=axis_types, devices=devices)
+  try:
+    return jax.make_mesh(shape, AXES, axis_types=axis_types, devices=devices)
+  except NotImplementedError:  # An axis that is part of one of the torus.
+    devices = mesh_utils.create_device_mesh(
+      shape, devices, allow_split_physical_axes=True
+    )
+    return jax.sharding.Mesh(devices, AXES, axis_types=axis_types)
 
 
 def check_divides(mesh, what, size, *axes):
