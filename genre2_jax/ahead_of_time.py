@@ -238,7 +238,7 @@ def collectives_of(program):
   """
   own = collections.defaultdict(collections.Counter)
   calls = collections.defaultdict(list)
-  turns = _turns(program)
+  turns, chains = _turns(program), set()
   num_devices = re.search(r'num_partitions=(\d+)', program)
   num_devices = int(num_devices[1]) if num_devices else 1
   here, entry = '', ''
@@ -254,6 +254,11 @@ def collectives_of(program):
     _, shapes, code, _ = match.groups()
     kind = code.removesuffix('-start')
     if kind in _COLLECTIVES:
+      # A TPU spreads one collective over the fusions that it runs beside.
+      chain = re.search(r'chain_id="(\d+)"', line)
+      if chain and chain[1] in chains:
+        continue
+      chains.add(chain and chain[1])
       size = _result_bytes(shapes, code)
       group = _group_size(line, num_devices)
       # A TPU sums and scatters by a fusion around the sum of everything.

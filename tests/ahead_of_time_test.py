@@ -52,6 +52,14 @@ HloModule jit_run, num_partitions=8
   %w2 = (s32[], f32[8]) while(%init), condition=%turn, body=%body
 }
 
+%async_collective_fusion.1 (p: bf16[9]) -> bf16[36] {
+  %k = bf16[36]{0} all-gather(%p), replica_groups=[2,4]<=[8], frontend_attributes={chain_id="5"}
+}
+
+%async_collective_fusion.2 (p: bf16[9]) -> bf16[36] {
+  %k = bf16[36]{0} all-gather(%p), replica_groups=[2,4]<=[8], frontend_attributes={chain_id="5"}
+}
+
 %gather (q: bf16[2,4]) -> bf16[8,4] {
   ROOT %g = bf16[8,4]{1,0} all-gather(%q), replica_groups={{0,1,2,3},{4,5,6,7}}
 }
@@ -65,6 +73,8 @@ ENTRY %main (x: f32[2,16]) -> f32[9] {
   %e = (f32[4]{0}, f32[4]{0}, u32[], u32[]) collective-permute-start(%y), source_target_pairs={{0,1},{1,0}}
   %s = ((bf16[2,4]), bf16[8,4], u32[]) async-start(%w), calls=%gather
   %t = bf16[8,4] async-done(%s), calls=%gather
+  %k1 = (bf16[36]{0}, u32[]) fusion(%p), kind=kCustom, calls=%async_collective_fusion.1
+  %k2 = (bf16[36]{0}, u32[]) fusion(%k1), kind=kCustom, calls=%async_collective_fusion.2
   %w = (s32[], f32[8]) while(%init), condition=%more, body=%steps
   ROOT %r = f32[9]{0} add(%g, %h)
 }
@@ -76,7 +86,7 @@ def test_collectives_by_hand():
   found, has_loops = ahead_of_time.collectives_of(PROGRAM)
   assert has_loops
   assert set(found) == {
-    Collective('all-gather', 4, 8 * 16 * 4 + 2 * 8 * 4 * 2),
+    Collective('all-gather', 4, 8 * 16 * 4 + 2 * 8 * 4 * 2 + 36 * 2),
     Collective('all-reduce', 8, 2 * 4 * 4),
     Collective('all-reduce', 4, 5 * 4),
     Collective('all-reduce', 2, 3 * 4),
