@@ -6,8 +6,8 @@ FOLDER has train.csv, validation.csv and test.csv with columns sentence1,
 sentence2 and score, 0 to 5 (STS-B, Cer et al. 2017). A Gemma-2 of two layers is
 pretrained by next-token prediction on the sentences of the training rows,
 without their scores, and nothing else. Each method then trains from it with the
-same rate, batch and number of epochs, nothing tuned; the best epoch is the best
-on validation rows. ReMax and the exact gradient go on from cross-entropy.
+same rate, batch and number of epochs; the best epoch is the best on validation
+rows. ReMax and the exact gradient go on from cross-entropy.
 
 Everything is kept in the workdir: stopped, the same command goes on; --methods
 runs some of them. It writes benchmarks/results/stsb.csv and .md from all that
@@ -254,10 +254,11 @@ def table(rows, pretraining, args):
       f'{TRAINED["pretrain.epochs"]} epochs of batch 16 at '
       f'{TRAINED["pretrain.learning_rate"]:g} (AdamW, cosine), best epoch on '
       'validation rows; ReMax and the exact gradient: '
-      f'{TRAINED["finetune.epochs"]} more epochs from CE at '
+      f'{TRAINED["finetune.epochs"]} more from CE at '
       f'{TRAINED["finetune.learning_rate"]:g}. Grid: the subwords 0 to 5; '
-      "'one decimal': 0.0 to 9.9 in three subwords. No rate or size was "
-      'chosen by test or validation scores.',
+      "'one decimal': 0.0 to 9.9 in three subwords. Rate and dropout, the same "
+      "for all, were the better of two settings by RAFT's validation loss; "
+      'nothing was chosen by test rows.',
       '',
       'Test rows, in points of the score (0 to 5):',
       '',

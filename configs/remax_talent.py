@@ -3,8 +3,8 @@
     python -m genre2_jax.main --config=configs/remax_talent.py
 
 Without data: scikit-learn's diabetes set. 2 CPU cores, 3 to 5 minutes; seed 0,
-test, base -> ReMax: R² of the mean 0.53 -> 0.56, expected reward -1.10 ->
--0.57, CRPS 0.41 -> 0.51, coverage of the central 90 % 0.92 -> 0.27.
+test, base -> ReMax: R² of the mean 0.47 -> 0.57, CRPS 0.45 -> 0.52, coverage of
+the central 90 % 0.90 -> 0.27. 89 test rows.
 """
 
 from configs import base

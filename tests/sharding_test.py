@@ -27,6 +27,9 @@ from genre2_jax.errors import InterruptedRunError
 from genre2_jax.models import gemma
 from genre2_jax.policy import Policy
 
+# One worker: what has been computed for one test serves the others.
+pytestmark = pytest.mark.xdist_group('sharding')
+
 GOLDEN = ROOT / 'tests' / 'golden' / 'sharding'
 ONE_DEVICE = dict.fromkeys(sharding.AXES, 1)
 MESHES = {
