@@ -348,6 +348,7 @@ def arrays():
   return X, X[:, 0] + 0.1 * draw.normal(size=60)
 
 
+@pytest.mark.slow
 def test_too_many_numbers_are_sampled_and_the_workdir_is_kept(
   arrays, tmp_path, capsys
 ):

@@ -69,6 +69,7 @@ def test_what_is_in_git(name):
   assert installing == [code[0]['id']]
 
 
+@pytest.mark.slow
 def test_quickstart(monkeypatch, tiny_regressor):
   code = [c for c in cells_of('quickstart') if c['cell_type'] == 'code']
   assert len(code) == 10

@@ -103,6 +103,7 @@ def test_there_is_nothing_else_to_import():
     _ = genre2_jax.Regressor2
 
 
+@pytest.mark.slow
 def test_the_package_alone_is_enough_to_fit(tmp_path):
   """Nothing beside it: neither `configs` nor the rest of a checkout."""
   shutil.copytree(

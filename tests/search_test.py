@@ -372,6 +372,7 @@ def wait_for(path, process):
     time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_processes_share_the_trials(tmp_path):
   """One is killed in a trial, and one leaves it; nothing is lost or twice."""
   stuck = start(tmp_path, 12, stuck='0')

@@ -52,9 +52,6 @@ RECIPES = sorted(
   .get_config()
   .baseline.name
 )
-# One of each level, and each kind of network; the others are marked slow.
-QUICK = ('ce', 'raft', 'remax', 'pointwise')
-SLOW = tuple(name for name in RECIPES if name not in QUICK)
 
 
 def config_of(name, fields=()):
@@ -385,28 +382,29 @@ def check_equal(arrays):
     np.testing.assert_allclose(x, y, rtol=1e-4, atol=2e-5, err_msg=path)
 
 
-@pytest.mark.parametrize(
-  'name', [*QUICK, *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW)]
-)
+@pytest.mark.parametrize('name', RECIPES)
+@pytest.mark.slow
 def test_a_recipes_step_on_eight_devices_is_that_on_one(compute, name):
-  names = (*QUICK, 'few_rows', 'fsdp') if name in QUICK else SLOW
+  names = tuple(CASES)
   arrays, _ = compute(names)[name]
   check_equal(arrays)
 
 
+@pytest.mark.slow
 def test_fewer_rows_than_devices_are_spread_by_their_samples(compute):
   """Four rows on eight devices: each decodes an eighth of the samples.
 
   What is computed once per row, in the encoder, is computed by every device.
   """
-  arrays, record = compute((*QUICK, 'few_rows', 'fsdp'))['few_rows']
+  arrays, record = compute(tuple(CASES))['few_rows']
   check_equal(arrays)
   assert record['8']['flops'] < 0.5 * record['1']['flops']
 
 
+@pytest.mark.slow
 def test_under_fsdp_no_device_ever_holds_a_parameter_whole(compute):
   """As the arrays lie on the devices, when a step has been made."""
-  arrays, record = compute((*QUICK, 'few_rows', 'fsdp'))['fsdp']
+  arrays, record = compute(tuple(CASES))['fsdp']
   check_equal(arrays)
   shares, alone = record['8']['shares'], record['1']['shares']
   assert len(shares) > 60

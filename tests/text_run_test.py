@@ -219,6 +219,7 @@ def test_raft_begins_with_a_checkpoint_and_learns(
   np.testing.assert_allclose(*np.array(same).T, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_zero_shot_is_the_checkpoint_as_it_is(make, checkpoint, tmp_path):
   fields = from_checkpoint(checkpoint) | {'report': True}
   config = make('stsb', 'zero_shot', fields=fields)
