@@ -17,6 +17,8 @@ from genre2_jax import train
 from genre2_jax.errors import InputError
 
 ROOT = pathlib.Path(__file__).parent.parent
+# The workers share the cores, and OpenMP's threads wait by spinning.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 TINY = {
   'batch_size': 16,
