@@ -18,7 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genre2_jax.models.layers import MASKED, Dropout, by_rows
+from genre2_jax.models.layers import (
+  MASKED,
+  Dropout,
+  by_rows,
+  encode_and_decode,
+)
 from genre2_jax.policy import Pointwise, Policy
 
 _UNBOUNDED = 2**30  # farther than any two tokens are apart
@@ -770,10 +775,6 @@ def gemma_policy(
     bidirectional=attention == 'bidirectional',
   )
 
-  def apply(params, method, *args, dropout_key=None):
-    rngs = None if dropout_key is None else {'dropout': dropout_key}
-    return model.apply({'params': params}, *args, method=method, rngs=rngs)
-
   def init(key, inputs, given=None):
     one = jax.tree.map(lambda x: x[:1], inputs)
     params = merged(model.init(key, one)['params'], given)
@@ -784,28 +785,10 @@ def gemma_policy(
       params['new_embedding'] = box.replace_boxed(rows)
     return params
 
-  def encode(params, inputs, dropout_key=None):
-    return apply(params, 'encode', inputs, dropout_key=dropout_key)
-
-  def decode(
-    params, context, tokens, positions, visible, cache=None, dropout_key=None
-  ):
-    return apply(
-      params,
-      'decode',
-      context,
-      tokens,
-      positions,
-      visible,
-      cache,
-      dropout_key=dropout_key,
-    )
-
   return Policy(
     tokenizer,
     init,
-    encode,
-    decode,
+    *encode_and_decode(model),
     frozen=None if lora is None else below_low_rank,
     open=vocabulary == 'all',
   )

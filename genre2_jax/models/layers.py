@@ -128,3 +128,33 @@ class Dropout(nn.Module):
       self.make_rng('dropout'), 1 - self.rate, x.shape
     )
     return jnp.where(keep, x / (1 - self.rate), 0)
+
+
+def encode_and_decode(model):
+  """`Policy.encode` and `Policy.decode` of a module with such methods.
+
+  Dropout, where the module has any, only with a key.
+  """
+
+  def apply(params, method, *args, dropout_key=None):
+    rngs = None if dropout_key is None else {'dropout': dropout_key}
+    return model.apply({'params': params}, *args, method=method, rngs=rngs)
+
+  def encode(params, inputs, dropout_key=None):
+    return apply(params, 'encode', inputs, dropout_key=dropout_key)
+
+  def decode(
+    params, context, tokens, positions, visible, cache=None, dropout_key=None
+  ):
+    return apply(
+      params,
+      'decode',
+      context,
+      tokens,
+      positions,
+      visible,
+      cache,
+      dropout_key=dropout_key,
+    )
+
+  return encode, decode

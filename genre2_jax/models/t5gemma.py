@@ -17,7 +17,7 @@ from genre2_jax.models.gemma import (
   below_low_rank,
   merged,
 )
-from genre2_jax.models.layers import dense
+from genre2_jax.models.layers import dense, encode_and_decode
 from genre2_jax.policy import Policy
 
 # Sizes of the encoder of google/t5gemma-s-s-*, 'small' as in the T5 paper.
@@ -126,35 +126,14 @@ def t5gemma_policy(
     ),
   )
 
-  def apply(params, method, *args, dropout_key=None):
-    rngs = None if dropout_key is None else {'dropout': dropout_key}
-    return model.apply({'params': params}, *args, method=method, rngs=rngs)
-
   def init(key, inputs, given=None):
     one = jax.tree.map(lambda x: x[:1], inputs)
     return merged(model.init(key, one)['params'], given)
 
-  def encode(params, inputs, dropout_key=None):
-    return apply(params, 'encode', inputs, dropout_key=dropout_key)
-
-  def decode(
-    params, context, tokens, positions, visible, cache=None, dropout_key=None
-  ):
-    return apply(
-      params,
-      'decode',
-      context,
-      tokens,
-      positions,
-      visible,
-      cache,
-      dropout_key=dropout_key,
-    )
-
   is_frozen = _encoder if frozen else None
   if lora is not None:
     is_frozen = below_low_rank
-  return Policy(tokenizer, init, encode, decode, frozen=is_frozen)
+  return Policy(tokenizer, init, *encode_and_decode(model), frozen=is_frozen)
 
 
 def _encoder(path):

@@ -7,6 +7,7 @@ import numpy as np
 
 from genre2_jax.models.decoder import NumberDecoder
 from genre2_jax.models.encoders import MLPEncoder, feature_embedding
+from genre2_jax.models.layers import encode_and_decode
 from genre2_jax.policy import Policy
 
 
@@ -85,29 +86,8 @@ def tabular_policy(
     ),
   )
 
-  def apply(params, method, *args, dropout_key=None):
-    rngs = None if dropout_key is None else {'dropout': dropout_key}
-    return model.apply({'params': params}, *args, method=method, rngs=rngs)
-
   def init(key, inputs):
     one = jax.tree.map(lambda x: x[:1], inputs)
     return model.init(key, one)['params']
 
-  def encode(params, inputs, dropout_key=None):
-    return apply(params, 'encode', inputs, dropout_key=dropout_key)
-
-  def decode(
-    params, context, tokens, positions, visible, cache=None, dropout_key=None
-  ):
-    return apply(
-      params,
-      'decode',
-      context,
-      tokens,
-      positions,
-      visible,
-      cache,
-      dropout_key=dropout_key,
-    )
-
-  return Policy(tokenizer, init, encode, decode)
+  return Policy(tokenizer, init, *encode_and_decode(model))
