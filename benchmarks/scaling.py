@@ -252,12 +252,13 @@ def gemma_stage(case):
   from genre2_jax.codec import Codec
   from genre2_jax.data.batches import Examples
   from genre2_jax.models import gemma
+  from genre2_jax.models.gemma_policy import gemma_policy
   from genre2_jax.objective import Enumeration, Objective, Rollouts
   from genre2_jax.objectives.catalog import build_term
   from genre2_jax.stages import Stage
 
   tokenizer = tokenizers.build('normalized', base=10, digits=2)
-  network = gemma.gemma_policy(
+  network = gemma_policy(
     tokenizer,
     gemma.PRESETS[case.size],
     number_tokens=np.arange(1000, 1000 + tokenizer.vocab_size),

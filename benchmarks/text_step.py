@@ -67,12 +67,13 @@ def model_of(args):
   from genre2_jax import tokenizers
   from genre2_jax.codec import Codec
   from genre2_jax.models import gemma
+  from genre2_jax.models.gemma_policy import gemma_policy
 
   config = dataclasses.replace(
     gemma.PRESETS['gemma2_2b'], num_layers=args.layers
   )
   tokenizer = tokenizers.build('normalized', base=10, digits=1)
-  network = gemma.gemma_policy(
+  network = gemma_policy(
     tokenizer,
     config,
     number_tokens=np.arange(1000, 1000 + tokenizer.vocab_size),

@@ -1,6 +1,5 @@
 """The figures of a comparison: a method looks the same in all of them."""
 
-import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,33 +10,15 @@ import pandas as pd
 from genre2_jax import comparison, comparison_tables
 from genre2_jax import report_drawing as drawing
 from genre2_jax.comparison import BASE, Comparison
-from genre2_jax.report_inputs import COLORS, NOMINAL
+from genre2_jax.report_drawing import Panel, Section
+from genre2_jax.report_inputs import COLORS, NOMINAL, TERM_NAMES
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
   from matplotlib.figure import Figure
 
-METHOD_NAMES = {
-  'best': 'best recipe',
-  'catboost': 'CatBoost',
-  'ce': 'CE',
-  'crps': 'CRPS loss',
-  'dist2': 'DIST²',
-  'dr_grpo': 'Dr. GRPO',
-  'exact': 'exact gradient',
-  'genre2': 'GenRe²',
-  'grpo': 'GRPO',
-  'lightgbm': 'LightGBM',
-  'ntl_mse': 'NTL-MSE',
-  'ntl_was': 'NTL-WAS',
-  'raft': 'RAFT',
-  'random_forest': 'random forest',
-  'reinforce': 'REINFORCE',
-  'remax': 'ReMax',
-  'riemann': 'Riemann',
-  'rloo': 'RLOO',
-  'xgboost': 'XGBoost',
-}
+# Of recipes; one that is named after its objective is called as that.
+_RECIPES = {'best': 'best recipe', 'genre2': 'GenRe²', 'riemann': 'Riemann'}
 WIDE = 10.0  # inches
 NUM_HIGHLIGHTED = 3  # of the best methods, beside the references
 FLOOR = -0.5  # of the axes of R² and skill: below, how far does not matter
@@ -45,28 +26,11 @@ _LINES = ('-', '--', ':', '-.')
 _MARKERS = ('o', 's', '^', 'D')
 
 
-@dataclasses.dataclass(frozen=True)
-class Panel:
-  """A figure, as wide as the page; its name is that of its file."""
-
-  name: str
-  caption: str
-  png: bytes
-
-
-@dataclasses.dataclass(frozen=True)
-class Section:
-  """Figures about one thing, and what they have in common."""
-
-  title: str
-  text: str
-  panels: Sequence[Panel]
-
-
 def method_name(method: str) -> str:
   """What a reader calls it; of `method@tokenizer`, both."""
   base, at, tokenizer = method.partition('@')
-  return METHOD_NAMES.get(base, base) + (f' @ {tokenizer}' if at else '')
+  name = (TERM_NAMES | _RECIPES).get(base, base)
+  return name + (f' @ {tokenizer}' if at else '')
 
 
 def draw(compared: Comparison) -> list[Section]:

@@ -42,6 +42,7 @@ from genre2_jax.data.features import Features
 from genre2_jax.data.subwords import TextFeatures
 from genre2_jax.default_config import get_config
 from genre2_jax.errors import InputError
+from genre2_jax.models.gemma_head import HEADS
 from genre2_jax.models.heads import histogram_policy, pointwise_head
 from genre2_jax.models.tabular import tabular_policy
 from genre2_jax.objective import Enumeration, Objective, Rollouts
@@ -628,7 +629,7 @@ def _check_values(config):
     ('text.truncate', subwords.TRUNCATE),
     ('language_model.name', ('', *text_model.NAMES)),
     ('language_model.preset', text_model.PRESETS),
-    ('language_model.head', ('', *text_model.HEADS)),
+    ('language_model.head', ('', *HEADS)),
     ('language_model.attention', ('causal', 'bidirectional')),
     ('language_model.vocabulary', ('numbers', 'all')),
     ('language_model.new_tokens', ('', 'zero', 'first', 'average')),

@@ -1,35 +1,17 @@
 """The figures of a report: PNGs, two to a row, or one on a phone."""
 
-import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from genre2_jax import metrics
 from genre2_jax import report_drawing as drawing
+from genre2_jax.report_drawing import Panel, Section
 from genre2_jax.report_inputs import NOMINAL, Run, Stage
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
-
-
-@dataclasses.dataclass(frozen=True)
-class Panel:
-  """A figure; its name is that of its file."""
-
-  name: str
-  caption: str
-  png: bytes
-
-
-@dataclasses.dataclass(frozen=True)
-class Section:
-  """Figures about one thing, and what they have in common."""
-
-  title: str
-  text: str
-  panels: Sequence[Panel]
 
 
 def draw(run: Run) -> list[Section]:

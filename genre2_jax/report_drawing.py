@@ -1,5 +1,6 @@
 """What the figures of a report are made of: one look, a few kinds of marks."""
 
+import dataclasses
 import io
 import textwrap
 import warnings
@@ -32,6 +33,24 @@ STYLE = {
   'xtick.color': '#444444',
   'ytick.color': '#444444',
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+  """A figure; its name is that of its file."""
+
+  name: str
+  caption: str
+  png: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+  """Figures about one thing, and what they have in common."""
+
+  title: str
+  text: str
+  panels: Sequence[Panel]
 
 
 def panel(height: float = HEIGHT) -> tuple['Figure', 'Axes']:

@@ -9,10 +9,11 @@ from genre2_jax import pretrained, sharding
 from genre2_jax.data import subwords
 from genre2_jax.errors import InputError
 from genre2_jax.models import gemma
+from genre2_jax.models.gemma_head import gemma_head
+from genre2_jax.models.gemma_policy import gemma_policy
 from genre2_jax.models.t5gemma import t5gemma_policy
 
 NAMES = ('gemma2', 't5gemma')
-HEADS = gemma.HEADS
 DTYPES = ('bfloat16', 'float32')
 PRESETS = tuple(gemma.PRESETS)
 _DECODER = ('width', 'num_layers', 'num_heads', 'feedforward', 'dropout')
@@ -93,7 +94,7 @@ def build(
       token = None
       if head == 'special_token':
         token = subwords.id_of(features.tokenizer, special_token)
-      return gemma.gemma_head(
+      return gemma_head(
         head,
         config,
         special_token=token,
@@ -105,7 +106,7 @@ def build(
       number_tokenizer.token_names,
       config.vocab_size if new_tokens else None,
     )
-    return gemma.gemma_policy(
+    return gemma_policy(
       number_tokenizer,
       config,
       number_tokens=ids,

@@ -14,6 +14,8 @@ from genre2_jax import sampling, tokenizers, train_state, trie
 from genre2_jax.codec import Codec
 from genre2_jax.data.batches import Examples
 from genre2_jax.models import gemma
+from genre2_jax.models.gemma_head import HEADS, gemma_head
+from genre2_jax.models.gemma_policy import gemma_policy
 from genre2_jax.objective import Enumeration, Objective, supervised
 from genre2_jax.objectives.catalog import build_term
 
@@ -58,7 +60,7 @@ def shaken(params, scale=0.5):
 def built(tokenizer=DIGITS, number_tokens=(11, 5), **options):
   """A policy and shaken parameters."""
   options = {'compute_dtype': 'float32'} | options
-  policy = gemma.gemma_policy(
+  policy = gemma_policy(
     tokenizer, CONFIG, number_tokens=number_tokens, **options
   )
   return policy, shaken(jax.jit(policy.init)(jax.random.key(0), INPUTS))
@@ -111,9 +113,7 @@ def test_sizes_are_the_published_ones():
     ('gemma2_9b', 9_241_705_984),
     ('gemma2_27b', 27_227_128_320),
   ]:
-    policy = gemma.gemma_policy(
-      DIGITS, gemma.PRESETS[name], number_tokens=(5, 11)
-    )
+    policy = gemma_policy(DIGITS, gemma.PRESETS[name], number_tokens=(5, 11))
     params = jax.eval_shape(policy.init, jax.random.key(0), INPUTS)
     assert sum(x.size for x in jax.tree.leaves(nn.unbox(params))) == count
     backbone = params['backbone']
@@ -202,7 +202,7 @@ def test_new_tokens_begin_as_they_are_told():
     'first': lambda table: table[[4, 30]],
   }
   for how, rows in expected.items():
-    policy = gemma.gemma_policy(
+    policy = gemma_policy(
       TERNARY,
       CONFIG,
       number_tokens=(41, 7, 40),
@@ -225,7 +225,7 @@ def test_new_tokens_begin_as_they_are_told():
   )
   extended = {'backbone': {**params['backbone'], 'embedding': order}}
   larger = dataclasses.replace(CONFIG, vocab_size=42)
-  policy = gemma.gemma_policy(
+  policy = gemma_policy(
     TERNARY, CONFIG, number_tokens=(41, 7, 40), compute_dtype='float32'
   )
   logits = at_nodes(policy, params, np.array([[0, 0], [0, 2], [0, 1]]))
@@ -322,9 +322,9 @@ def test_bfloat16_is_near():
   assert 0 < np.abs(ours - theirs).max() < 0.1
 
 
-@pytest.mark.parametrize('kind', gemma.HEADS)
+@pytest.mark.parametrize('kind', HEADS)
 def test_heads_predict_what_their_formulas_say(kind):
-  head = gemma.gemma_head(
+  head = gemma_head(
     kind, CONFIG, special_token=9, hidden=5, compute_dtype='float32'
   )
   params = shaken(jax.jit(head.init)(jax.random.key(0), INPUTS))
@@ -359,8 +359,8 @@ def test_arguments_that_do_not_fit_are_refused():
     ({'number_tokens': (1, 2), 'vocabulary': 'digits'}, 'vocabulary='),
   ]:
     with pytest.raises(ValueError, match=part):
-      gemma.gemma_policy(DIGITS, CONFIG, **options)
+      gemma_policy(DIGITS, CONFIG, **options)
   with pytest.raises(ValueError, match='special_token=None'):
-    gemma.gemma_head('special_token', CONFIG)
+    gemma_head('special_token', CONFIG)
   with pytest.raises(ValueError, match='targets'):
     gemma.Lora(targets=('querry',))

@@ -14,7 +14,8 @@ import pytest
 from conftest import ROOT, assert_refused
 
 from genre2_jax import pretrained, tokenizers
-from genre2_jax.models.gemma import GemmaConfig, Lora, gemma_policy
+from genre2_jax.models.gemma import GemmaConfig, Lora
+from genre2_jax.models.gemma_policy import gemma_policy
 from genre2_jax.policy import teacher_forced
 
 torch = pytest.importorskip('torch')
@@ -277,7 +278,7 @@ import sys
 import jax, numpy as np
 import flax.linen as nn
 from genre2_jax import pretrained, sharding, tokenizers
-from genre2_jax.models.gemma import gemma_policy
+from genre2_jax.models.gemma_policy import gemma_policy
 
 folder, sizes = sys.argv[1], []
 policy = gemma_policy(

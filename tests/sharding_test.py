@@ -25,6 +25,7 @@ from genre2_jax import experiment, sharding, stages, tokenizers, train
 from genre2_jax.codec import Codec
 from genre2_jax.errors import InterruptedRunError
 from genre2_jax.models import gemma
+from genre2_jax.models.gemma_policy import gemma_policy
 from genre2_jax.policy import Policy
 
 # One worker: what has been computed for one test serves the others.
@@ -101,7 +102,7 @@ class LanguageModel(NamedTuple):
 
 def built_language_model(name):
   tokenizer = tokenizers.build('normalized', base=10, digits=1)
-  network = gemma.gemma_policy(
+  network = gemma_policy(
     tokenizer, gemma.PRESETS[name], number_tokens=np.arange(10)
   )
   stage = experiment.build_stages(config_of('raft'))[-1]

@@ -26,7 +26,8 @@ from genre2_jax import (
   workdirs,
 )
 from genre2_jax.data import subwords
-from genre2_jax.models.gemma import PRESETS, gemma_policy
+from genre2_jax.models.gemma import PRESETS
+from genre2_jax.models.gemma_policy import gemma_policy
 from genre2_jax.policy import Pointwise
 
 pytest.importorskip('transformers')
