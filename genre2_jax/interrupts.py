@@ -23,7 +23,11 @@ class Interrupts:
 
 @contextlib.contextmanager
 def deferred():
-  """Within it, SIGTERM and SIGINT are remembered instead of obeyed."""
+  """Within it, SIGTERM and SIGINT are remembered instead of obeyed.
+
+  Of several processes, SIGTERM is then no longer seen by jax's preemption
+  service; `processes.Shared` tells the others.
+  """
   interrupts = Interrupts()
   numbers = (signal.SIGTERM, signal.SIGINT)
   before = {n: signal.signal(n, interrupts.receive) for n in numbers}
@@ -31,4 +35,5 @@ def deferred():
     yield interrupts
   finally:
     for number, handler in before.items():
-      signal.signal(number, handler)
+      # None: a handler that is not Python's, and can't be set again.
+      signal.signal(number, signal.SIG_DFL if handler is None else handler)

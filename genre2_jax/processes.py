@@ -45,9 +45,7 @@ def join(
   Raises:
     InputError: nothing says who is who.
   """
-  # Its listener would take SIGTERM from `interrupts.py`. It is for programs
-  # that ask at every step, and a dispatch is many steps.
-  jax.config.update('jax_enable_preemption_service', False)
+  jax.config.update('jax_enable_preemption_service', True)  # `Shared` asks it.
   try:
     jax.distributed.initialize(
       coordinator,
@@ -101,14 +99,21 @@ def any_of(flag):
 class Shared:
   """An `interrupts` that is true everywhere once it is true anywhere.
 
+  It is true as well when jax's preemption service, which is behind Orbax's
+  `reached_preemption`, has announced the end of any process. The service names
+  one question at which all may stop; it wants them numbered, not steps.
+
   Asking is a collective: all processes ask at the same places.
   """
 
   def __init__(self, interrupts):
     self._interrupts = interrupts
+    self._asked = 0
 
   def __bool__(self):
-    return any_of(self._interrupts)
+    self._asked += 1
+    announced = multihost_utils.reached_preemption_sync_point(self._asked)
+    return any_of(self._interrupts) or announced
 
 
 @contextlib.contextmanager

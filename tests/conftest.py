@@ -64,9 +64,10 @@ TINY_REGRESSOR = {
 
 
 @pytest.fixture(scope='session', autouse=True)
-def compilation_cache(tmp_path_factory):
-  """Programs are compiled once per session, subprocesses included."""
-  folder = str(tmp_path_factory.mktemp('compiled'))
+def compilation_cache(tmp_path_factory, worker_id):
+  """Programs are compiled once per session, by all its processes."""
+  base = tmp_path_factory.getbasetemp()
+  folder = str((base if worker_id == 'master' else base.parent) / 'compiled')
   jax.config.update('jax_compilation_cache_dir', folder)
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
   return folder

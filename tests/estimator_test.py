@@ -25,7 +25,10 @@ from sklearn.utils.estimator_checks import (
 
 from genre2_jax import DecodingRegressor, estimator, predict
 
-pytestmark = pytest.mark.usefixtures('quick_compiles')
+pytestmark = [
+  pytest.mark.usefixtures('quick_compiles'),
+  pytest.mark.xdist_group('estimator'),  # One worker fits for all.
+]
 
 
 def make_frame(num_rows, seed=0):

@@ -107,6 +107,7 @@ def test_bad_input_is_one_line_and_code_2(
   assert not workdir.exists()
 
 
+@pytest.mark.slow  # train_test has it without the process
 def test_a_loss_that_is_not_finite_is_one_line_and_code_1(start_main, tmp_path):
   workdir = tmp_path / 'run'
   code, _, err = run_main(

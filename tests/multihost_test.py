@@ -95,7 +95,10 @@ command_line.run(main.main)
 """
 
 _AGREEMENT = """
+import os
+import signal
 import sys
+import time
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
@@ -117,6 +120,15 @@ shared = processes.Shared(Asked())
 assert not shared
 asked[0] = me == 1
 assert shared
+asked[0] = False
+assert not shared
+if me == 1:
+  os.kill(os.getpid(), signal.SIGTERM)  # To jax's service: nothing defers it.
+times = 0
+while not shared:
+  times += 1
+  time.sleep(0.1)
+print('announced after', times)
 mesh = sharding.make_mesh({'replica': 1, 'data': 2, 'fsdp': 1, 'model': 1})
 rows = np.arange(6.0, dtype=np.float32).reshape(2, 3)
 over = NamedSharding(mesh, PartitionSpec('data'))
@@ -213,6 +225,8 @@ def test_half_a_checkpoint_that_is_damaged_is_none(tmp_path):
 
 def test_processes_agree(tmp_path):
   ends = run_script(_AGREEMENT, tmp_path)
+  first, second = (re.search('announced after .*', end[1])[0] for end in ends)
+  assert first == second
   for _, out, _ in ends:
     alike = 'files of process 1 are not those of process 0'
     assert f'alike {alike}' in out

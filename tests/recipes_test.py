@@ -156,7 +156,11 @@ def estimators(results, stage):
     ('crps', ['train/crps', 'val/crps', 'val/loss']),
     ('learnable_raft', ['train/raft', 'val/raft', 'val/loss']),
     ('ppo', ['train/ppo', 'train/value_loss', 'val/reward']),
-    ('mixed', ['train/remax', 'train/expert', 'train/ce', 'val/reward']),
+    pytest.param(
+      'mixed',
+      ['train/remax', 'train/expert', 'train/ce', 'val/reward'],
+      marks=pytest.mark.slow,
+    ),
   ],
 )
 def test_fine_tuning_recipes_run(run, finished, name, logged):
@@ -210,7 +214,9 @@ LARGE = {
 }
 
 
-@pytest.mark.parametrize('beyond', ['prefix', 'samples'])
+@pytest.mark.parametrize(
+  'beyond', ['prefix', pytest.param('samples', marks=pytest.mark.slow)]
+)
 def test_tries_that_are_too_large_are_sampled(run, beyond):
   stages, results, log = run(
     'crps', LARGE | {'trie.beyond': beyond, 'trie.max_nodes': 9}

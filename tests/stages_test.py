@@ -30,7 +30,11 @@ from genre2_jax.objective import Objective, Rollouts
 from genre2_jax.objectives.catalog import build_term
 from genre2_jax.policy import Policy
 
-pytestmark = pytest.mark.usefixtures('quick_compiles')
+pytestmark = [
+  pytest.mark.usefixtures('quick_compiles'),
+  # One worker: what has been compiled for one test serves the others.
+  pytest.mark.xdist_group('stages'),
+]
 
 CODEC = Codec(tokenizers.build('normalized', base=3, digits=2), -1.5, 1.5)
 POLICY = tabular_policy(
@@ -471,7 +475,7 @@ def on_one_device():
   return arrays
 
 
-@pytest.fixture(scope='module', autouse=True)
+@pytest.fixture(scope='module')
 def eight_devices(tmp_path_factory):
   """A process that computes beside the other tests what `main` writes."""
   folder = tmp_path_factory.mktemp('devices')
@@ -502,6 +506,7 @@ def on_eight_devices(eight_devices):
   return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', MESHES)
 def test_eight_devices_give_what_one_device_gives(
   name, on_one_device, on_eight_devices
@@ -511,6 +516,7 @@ def test_eight_devices_give_what_one_device_gives(
   assert_equal(arrays, on_one_device, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_under_fsdp_no_device_holds_an_embedding_axis_whole(on_eight_devices):
   _, (whole, count) = on_eight_devices['fsdp']
   assert count > 40

@@ -313,8 +313,8 @@ def test_a_constant_target_is_learnt_exactly_and_said(
 @pytest.mark.parametrize(
   ('name', 'kl_estimator', 'reward'),
   [
-    ('dr_grpo', 'k1', 'absolute'),
-    ('rloo', 'k2', 'squared'),
+    pytest.param('dr_grpo', 'k1', 'absolute', marks=pytest.mark.slow),
+    pytest.param('rloo', 'k2', 'squared', marks=pytest.mark.slow),
     ('grpo', 'k3', 'squared'),
   ],
 )
@@ -350,7 +350,14 @@ def test_reinforcement_alone_starts_from_another_run(
   assert read_log(workdir)[-1]['train/kl'] != 0
 
 
-@pytest.mark.parametrize('name', ['p10', 'ieee', 'exponent_first'])
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param('p10', marks=pytest.mark.slow),
+    'ieee',
+    pytest.param('exponent_first', marks=pytest.mark.slow),
+  ],
+)
 def test_every_tokenizer_trains(make_config, tmp_path, quickly, name):
   fields = {'tokenizer.name': name, 'tokenizer.digits': 1, 'pretrain.epochs': 1}
   if name == 'p10':  # One of them on to the stage that weighs its digits.
