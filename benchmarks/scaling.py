@@ -210,8 +210,11 @@ def cases():
   found = {}
   for topology in TOPOLOGIES:
     n = _num_chips(topology)
-    mesh = {'replica': n // 8, 'data': 8}
-    found[f'tabular remax {topology}'] = Case(topology, mesh, 'remax', seeds=n)
+    for name, data in (('', 8), (' a seed a chip', 1)):
+      mesh = {'replica': n // data, 'data': data}
+      found[f'tabular remax{name} {topology}'] = Case(
+        topology, mesh, 'remax', seeds=n
+      )
   for size, fsdp in (('gemma2_2b', 8), ('gemma2_27b', 64)):
     for topology in TOPOLOGIES:
       n = _num_chips(topology)

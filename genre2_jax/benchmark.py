@@ -14,7 +14,7 @@ on. Checkpoints of all methods but `ce` are deleted once their run is finished.
 On several machines, or as an array job, give each process its part of the
 tasks, `--index=0 --count=4`; they share the workdir. `--collect` alone writes
 the tables again: results.csv, table.md and report.html (see
-`comparison_report.py`).
+`comparison/page.py`).
 """
 
 import contextlib
@@ -32,13 +32,14 @@ import uuid
 
 from absl import flags
 
-from genre2_jax import command_line, comparison_report, writers
-from genre2_jax.comparison import BASE
-from genre2_jax.comparison_report import (
+from genre2_jax import command_line, writers
+from genre2_jax.comparison import page
+from genre2_jax.comparison.page import (
   BENCHMARK_FILE,
   FAILURES_FOLDER,
   SECONDS_FILE,
 )
+from genre2_jax.comparison.statistics import BASE
 from genre2_jax.data import tables
 from genre2_jax.errors import InputError, InterruptedRunError, RunError
 from genre2_jax.interrupts import deferred
@@ -196,7 +197,7 @@ def collect(workdir):
     InputError: there is no finished run, or a damaged one.
   """
   with _alone(pathlib.Path(workdir)):
-    return comparison_report.write(workdir)
+    return page.write(workdir)
 
 
 def _run_one(config, task, method, workdir, train_and_evaluate, interrupts):
@@ -310,7 +311,7 @@ def _write_benchmark(workdir, config, command):
     )
   )
   if path.exists():
-    theirs = comparison_report.read_json(path)
+    theirs = page.read_json(path)
     shared = ours['recipes'].keys() & theirs['recipes'].keys()
     differences = [k for k in ('seeds', 'fields') if ours[k] != theirs[k]]
     differences += [
@@ -357,7 +358,7 @@ def _read_seconds(folder):
   path = folder / SECONDS_FILE
   if not path.exists():
     return 0.0
-  return float(comparison_report.read_json(path)['seconds'])
+  return float(page.read_json(path)['seconds'])
 
 
 def _time_left(workdir, todo):
@@ -424,7 +425,7 @@ def main():
         command=_command(sys.argv[1:]),
       )
   if _PUBLISHED.value:
-    comparison_report.import_published(_PUBLISHED.value, workdir)
+    page.import_published(_PUBLISHED.value, workdir)
   if _COLLECT.value or any(pathlib.Path(workdir).glob('*/*/run.json')):
     path = collect(workdir)
     print(f'Table: {path.with_name("table.md")}')

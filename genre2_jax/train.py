@@ -31,7 +31,6 @@ from genre2_jax import (
   memory,
   processes,
   profiling,
-  report,
   results,
   sharding,
   stages,
@@ -47,6 +46,7 @@ from genre2_jax.errors import (
   InterruptedRunError,
   NonFiniteError,
 )
+from genre2_jax.report import page
 
 _logger = logging.getLogger('genre2_jax')
 
@@ -196,7 +196,7 @@ def train_and_evaluate(
         run.workdir, table, model, names, seeds, num_parameters
       )
       if config.report:
-        report.write(run.workdir)
+        page.write(run.workdir)
   if verbose > 1:
     print(results.summary(rows, names))
     print(f'Workdir: {run.workdir}' + '/report.html' * config.report)

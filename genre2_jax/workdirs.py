@@ -9,7 +9,7 @@ results.csv      every metric; rewritten after each stage
 predictions.csv  of the test rows, last stage, all seeds together
 run.json         what was run; its presence says that the run is finished
 profile/         traces, where asked for (`profiling.py`)
-report.html      and figures/ (`report.py`)
+report.html      and figures/ (`report/page.py`)
 """
 
 import dataclasses

@@ -12,7 +12,8 @@ from comparison_report_test import write_run
 from ml_collections import ConfigDict
 
 from configs import talent_twenty
-from genre2_jax import benchmark, comparison_figures, errors
+from genre2_jax import benchmark, errors
+from genre2_jax.comparison import figures
 
 ROOT = pathlib.Path(__file__).parent.parent
 DATA = ROOT.parent / 'shared/data/talent'
@@ -65,7 +66,7 @@ def recipes(monkeypatch):
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch):
   """Figures have tests of their own, and take seconds."""
-  monkeypatch.setattr(comparison_figures, 'draw', lambda compared: [])
+  monkeypatch.setattr(figures, 'draw', lambda compared: [])
 
 
 @pytest.fixture

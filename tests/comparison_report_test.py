@@ -8,16 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from genre2_jax import (
-  comparison,
-  comparison_figures,
-  comparison_report,
-  comparison_tables,
-  errors,
-  metrics,
-  report,
-  writers,
-)
+from genre2_jax import errors, metrics, writers
+from genre2_jax.comparison import figures, page, statistics, tables
+from genre2_jax.report.__main__ import main
 
 FIGURES = {
   'critical_difference',
@@ -145,7 +138,7 @@ def png_size(data):
 
 def render(workdir):
   """report.html and the names of its figures, each also a file."""
-  html = comparison_report.write(workdir).read_text(encoding='utf-8')
+  html = page.write(workdir).read_text(encoding='utf-8')
   pattern = r'<figure id="(\w+)">\s*<img src="data:image/png;base64,([^"]+)"'
   names = set()
   for name, data in re.findall(pattern, html):
@@ -164,7 +157,7 @@ def render(workdir):
 @pytest.fixture
 def no_figures(monkeypatch):
   """For what is not about figures: drawing them takes seconds."""
-  monkeypatch.setattr(comparison_figures, 'draw', lambda compared: [])
+  monkeypatch.setattr(figures, 'draw', lambda compared: [])
 
 
 TASKS = ['sensory', 'wind', 'houses', 'treasury', 'Moneyball', 'cpu_act', 'x']
@@ -241,8 +234,8 @@ def test_missing_and_failed_runs_are_said(tmp_path, no_figures):
 
 def test_verdict_names_the_best_and_its_tests(tmp_path):
   write_benchmark(tmp_path, ['ce', 'remax', 'catboost'], TASKS, n=200)
-  compared = comparison.compare(comparison_report.load(tmp_path))
-  said = comparison_report.verdict(compared)
+  compared = statistics.compare(page.load(tmp_path))
+  said = page.verdict(compared)
   assert said.startswith(
     'On 7 tasks and 2 seeds, CatBoost ranks best of 3 methods: average rank 1.'
   )
@@ -272,7 +265,7 @@ def test_points_have_an_error_but_no_coverage(tmp_path):
       for metric, value in (('crps', 0.3), ('coverage90', 0), ('width90', 0))
     ]
     writers.write_csv(path / 'results.csv', writers.RESULT_COLUMNS, rows)
-  compared = comparison.compare(comparison_report.load(tmp_path))
+  compared = statistics.compare(page.load(tmp_path))
   assert set(compared.samples) == {'ce'}
   found = compared.distributions.loc['xgboost']
   assert found['crps'] == pytest.approx(0.3)
@@ -282,9 +275,9 @@ def test_points_have_an_error_but_no_coverage(tmp_path):
 
 def test_results_are_those_of_the_last_stage(tmp_path, no_figures):
   write_benchmark(tmp_path, ['ce', 'remax'], TASKS[:1])
-  comparison_report.write(tmp_path)
+  page.write(tmp_path)
   ours = pd.read_csv(tmp_path / 'results.csv', dtype={'seed': str})
-  assert tuple(ours.columns) == comparison.RESULT_COLUMNS
+  assert tuple(ours.columns) == statistics.RESULT_COLUMNS
   assert set(ours['seed']) == {'0', '1'}
   run = pd.read_csv(tmp_path / 'sensory/remax/results.csv', dtype=str)
   run = run[(run['stage'] == 'finetune') & (run['split'] == 'test')]
@@ -296,7 +289,7 @@ def test_results_are_those_of_the_last_stage(tmp_path, no_figures):
 def test_seconds_and_machine_are_in_the_table(tmp_path, no_figures):
   write_benchmark(tmp_path, ['ce'], TASKS[:2])
   writers.write_json(tmp_path / 'wind/ce/seconds.json', {'seconds': 27.5})
-  comparison_report.write(tmp_path)
+  page.write(tmp_path)
   text = (tmp_path / 'table.md').read_text()
   assert 'Machine: AMD EPYC, 1 x cpu, jax 0.10.2, commit 8f3c2e1.' in text
   row = next(line for line in text.splitlines() if line.startswith('| ce |'))
@@ -310,13 +303,13 @@ def test_published_numbers_are_kept_with_the_runs(tmp_path, no_figures):
     'sensory,336,4,8,0.9\nother,1,1,1,0.9\nwind,5,2,,0.9\n'
   )
   workdir = write_benchmark(tmp_path / 'runs', ['ce'], TASKS[:2])
-  comparison_report.import_published(path, workdir)
+  page.import_published(path, workdir)
   path.unlink()
   text, _ = render(workdir)
   assert 'tabr (published)' in text
   assert 'ftt (published)' not in text  # not on every task
-  variance = comparison_report.load(workdir).variances['sensory']
-  assert comparison_tables.number(1 - 16 / variance) in text
+  variance = page.load(workdir).variances['sensory']
+  assert tables.number(1 - 16 / variance) in text
 
 
 @pytest.mark.parametrize(
@@ -326,7 +319,7 @@ def test_published_numbers_are_kept_with_the_runs(tmp_path, no_figures):
 def test_unusable_published_numbers_are_refused(tmp_path, content):
   (tmp_path / 'p.csv').write_bytes(content)
   with pytest.raises(errors.InputError, match=r'p\.csv') as caught:
-    comparison_report.import_published(tmp_path / 'p.csv', tmp_path)
+    page.import_published(tmp_path / 'p.csv', tmp_path)
   assert '\n' not in str(caught.value)
 
 
@@ -338,11 +331,11 @@ def test_a_damaged_run_is_named(tmp_path, name):
   path = tmp_path / 'sensory/ntl_was' / name
   path.write_bytes(path.read_bytes()[:9])
   with pytest.raises(errors.InputError, match='ntl_was'):
-    comparison_report.write(tmp_path)
+    page.write(tmp_path)
   if name != 'run.json':  # without it the run is not finished
     path.unlink()
     with pytest.raises(errors.InputError, match='ntl_was'):
-      comparison_report.write(tmp_path)
+      page.write(tmp_path)
 
 
 def test_a_wild_method_does_not_break_the_figures(tmp_path):
@@ -365,17 +358,17 @@ def test_report_command_tells_runs_and_benchmarks_apart(
   tmp_path, capsys, no_figures
 ):
   write_benchmark(tmp_path, ['ce'], TASKS[:1])
-  assert report.main([f'--workdir={tmp_path}']) == 0
+  assert main([f'--workdir={tmp_path}']) == 0
   assert capsys.readouterr().out.strip() == str(tmp_path / 'report.html')
   assert (tmp_path / 'table.md').exists()
   (tmp_path / 'sensory/ce/run.json').unlink()
-  assert report.main([f'--workdir={tmp_path}']) == 2
+  assert main([f'--workdir={tmp_path}']) == 2
   assert 'no finished run' in capsys.readouterr().err
 
 
 def test_no_device_and_no_figures_on_import():
   code = (
-    'import sys, genre2_jax.comparison_report; '
+    'import sys, genre2_jax.comparison.page; '
     'assert not {"jax", "flax", "matplotlib"} & set(sys.modules)'
   )
   subprocess.run([sys.executable, '-c', code], check=True)

@@ -7,7 +7,8 @@ import types
 import pytest
 from conftest import assert_refused, read_log
 
-from genre2_jax import profiling, report_inputs, report_tables, train
+from genre2_jax import profiling, train
+from genre2_jax.report import inputs, tables
 
 
 @pytest.fixture(scope='module')
@@ -56,14 +57,14 @@ def test_the_table_has_the_largest_operations(traced):
 
 
 def test_the_report_shows_it(traced, finished):
-  table = report_tables.operations(report_inputs.load(traced))
+  table = tables.operations(inputs.load(traced))
   assert [stage.key for stage, _ in table['groups']] == ['ce', 'remax']
   (label, cells), *_ = table['groups'][0][1]
   path = traced / 'profile' / 'ce' / 'operations.json'
   first = json.loads(path.read_text())['operations'][0]
   assert label.startswith(first['name'])
   assert float(cells[0]['text']) == pytest.approx(first['milliseconds'], 0.1)
-  assert report_tables.operations(report_inputs.load(finished)) is None
+  assert tables.operations(inputs.load(finished)) is None
 
 
 def event(name, duration, **stats):

@@ -9,18 +9,12 @@ import sys
 import numpy as np
 import pytest
 
-from genre2_jax import (
-  errors,
-  grid_metrics,
-  metrics,
-  report,
-  report_tables,
-  report_words,
-  writers,
-)
+from genre2_jax import errors, grid_metrics, metrics, writers
 from genre2_jax.baselines import BASELINES
 from genre2_jax.objectives import catalog
-from genre2_jax.report_inputs import TERM_NAMES, load, stage_name
+from genre2_jax.report import page, tables, words
+from genre2_jax.report.__main__ import main
+from genre2_jax.report.inputs import TERM_NAMES, load, stage_name
 
 FIGURES = [
   'calibration',
@@ -199,7 +193,7 @@ def png_size(data):
 )
 def test_report_is_complete_and_stands_alone(tmp_path, case):
   make_workdir(tmp_path, **case)
-  html = report.write(tmp_path).read_text(encoding='utf-8')
+  html = page.write(tmp_path).read_text(encoding='utf-8')
   figures = embedded_figures(html)
   stages = case.get('stages', ('ce', 'remax'))
   expected = FIGURES + [f'{kind}_{s}' for kind in STAGE_FIGURES for s in stages]
@@ -225,7 +219,7 @@ def test_report_is_complete_and_stands_alone(tmp_path, case):
 )
 def test_point_masses_have_no_spread_to_show(tmp_path, case):
   make_workdir(tmp_path, G=1, **case)
-  html = report.write(tmp_path).read_text(encoding='utf-8')
+  html = page.write(tmp_path).read_text(encoding='utf-8')
   kinds = STAGE_FIGURES if case.get('num_epochs', 5) else STAGE_FIGURES[1:]
   assert set(embedded_figures(html)) == {
     f'{kind}_{stage}' for kind in kinds for stage in case['stages']
@@ -238,14 +232,14 @@ def test_point_masses_have_no_spread_to_show(tmp_path, case):
   verdict = text.split('<p class="verdict">')[1].split('</p>')[0]
   assert 'RMSE' in verdict and 'R²' in verdict and 'MAE' in verdict
   run = load(tmp_path)
-  groups = report_tables.points(run)['groups']
+  groups = tables.points(run)['groups']
   assert [name for name, _ in groups] == ['prediction']
-  assert 'Samples' not in report_words.facts(run)
+  assert 'Samples' not in words.facts(run)
 
 
 def test_stages_without_records_have_no_learning_curves(tmp_path):
   make_workdir(tmp_path, num_epochs=0)
-  html = report.write(tmp_path).read_text(encoding='utf-8')
+  html = page.write(tmp_path).read_text(encoding='utf-8')
   names = set(embedded_figures(html))
   assert set(FIGURES) <= names
   assert not [name for name in names if name.startswith('learning_curves')]
@@ -282,14 +276,14 @@ def test_every_objective_has_a_name():
 
 def test_exact_distributions_stand_beside_the_samples(tmp_path):
   run = load(make_workdir(tmp_path, exact=('remax',)))
-  points = dict(report_tables.points(run)['groups'])
+  points = dict(tables.points(run)['groups'])
   assert {'exact mean', 'exact median', 'greedy'} <= points.keys()
   assert 'learned mean' not in points
   (ce, ce_cells), (remax, remax_cells) = points['exact mean']
   assert (ce.key, remax.key) == ('ce', 'remax')
   assert all(cell['text'] == '' for cell in ce_cells)
   assert all(cell['text'] for cell in remax_cells)
-  table = report_tables.distributions(run)
+  table = tables.distributions(run)
   columns = [column.metric for column in table['columns']]
   groups = dict(table['groups'])
   assert list(groups) == ['samples', 'exact', 'tempered', 'conformal']
@@ -305,10 +299,10 @@ def test_exact_distributions_stand_beside_the_samples(tmp_path):
   for group in ('exact', 'tempered'):
     assert shown(group) == {'ce': set(), 'remax': sampled | {'nll'}}
   assert shown('conformal') == {'ce': set(), 'remax': {'coverage90', 'width90'}}
-  html = report.write(tmp_path).read_text(encoding='utf-8')
+  html = page.write(tmp_path).read_text(encoding='utf-8')
   assert '>conformal</th>' in html and '>0.875</td>' in html
   # Without them, no column and no group is there for nothing.
-  plain = report_tables.distributions(load(make_workdir(tmp_path / 'plain')))
+  plain = tables.distributions(load(make_workdir(tmp_path / 'plain')))
   assert 'nll' not in {column.metric for column in plain['columns']}
   assert plain['heads'] == ('Stage',)
 
@@ -329,7 +323,7 @@ def test_learning_curves_show_what_the_best_is_chosen_by(
     tmp_path / writers.METRICS_FILE,
     json.dumps(record | dict.fromkeys(names, 0.5)) + '\n',
   )
-  html = report.write(tmp_path).read_text(encoding='utf-8')
+  html = page.write(tmp_path).read_text(encoding='utf-8')
   assert f'CRPS loss + CE: {expected} by epoch' in html
 
 
@@ -340,12 +334,12 @@ def test_verdict_speaks_in_both_directions(tmp_path):
     r'\d+\.\d% from 0\.\d{3} z to 0\.\d{3} z, raised the R² of the median from '
     r'0\.\d{3} to 0\.\d{3}, (lowered|raised) CRPS by .*, but lowered the '
     r'coverage of the central 90% interval from \d\d% to \d\d%\.',
-    report_words.verdict(run),
+    words.verdict(run),
   )
 
 
 @pytest.mark.parametrize(
-  ('new', 'words'),
+  ('new', 'parts'),
   [
     ({}, ['left the RMSE of the mean at 0.500 z', ', and left the coverage']),
     (
@@ -363,7 +357,7 @@ def test_verdict_speaks_in_both_directions(tmp_path):
     ({('median', 'r2'): -0.25}, ['lowered the R² of the median from 0.900 to']),
   ],
 )
-def test_verdict_follows_the_numbers(tmp_path, new, words):
+def test_verdict_follows_the_numbers(tmp_path, new, parts):
   old = {
     ('mean', 'rmse'): 0.5,
     ('median', 'r2'): 0.9,
@@ -373,8 +367,8 @@ def test_verdict_follows_the_numbers(tmp_path, new, words):
   results = {('0', 'ce', *key): value for key, value in old.items()}
   results |= {('0', 'remax', *key): v for key, v in (old | new).items()}
   run = dataclasses.replace(load(make_workdir(tmp_path)), results=results)
-  for text in words:
-    assert text in report_words.verdict(run)
+  for text in parts:
+    assert text in words.verdict(run)
 
 
 def test_best_value_is_marked_unless_it_reads_the_same(tmp_path):
@@ -393,17 +387,17 @@ def test_best_value_is_marked_unless_it_reads_the_same(tmp_path):
     ]
   ]
   writers.write_csv(tmp_path / 'results.csv', writers.RESULT_COLUMNS, rows)
-  html = report.write(tmp_path).read_text(encoding='utf-8')
+  html = page.write(tmp_path).read_text(encoding='utf-8')
   assert re.findall('<strong>(.*?)</strong>', html) == ['0.400', '0.930']
 
 
 def test_seeds_are_shown_with_their_spread(tmp_path):
   make_workdir(tmp_path, seeds=(0, 1, 2))
-  html = report.write(tmp_path).read_text(encoding='utf-8')
+  html = page.write(tmp_path).read_text(encoding='utf-8')
   assert 'Numbers are means over 3 seeds.' in html
   assert '<span class="spread">±' in html
   assert '<h2>Seeds</h2>' in html
-  html = report.write(make_workdir(tmp_path / 'one')).read_text('utf-8')
+  html = page.write(make_workdir(tmp_path / 'one')).read_text('utf-8')
   assert 'One seed' in html and '±' not in html and '<h2>Seeds</h2>' not in html
 
 
@@ -414,13 +408,13 @@ def test_hostile_names_are_text(tmp_path):
   writers.write_json(
     tmp_path / 'config.json', {'tokenizer': TOKENIZER, evil: {evil: [evil]}}
   )
-  html = report.write(tmp_path).read_text(encoding='utf-8')
+  html = page.write(tmp_path).read_text(encoding='utf-8')
   assert '<script' not in html
   assert '&lt;script&gt;alert(&#34;$x_1$&#34;)&lt;/script&gt;' in html
 
 
 def test_config_environment_and_command_are_shown(tmp_path):
-  html = report.write(make_workdir(tmp_path)).read_text(encoding='utf-8')
+  html = page.write(make_workdir(tmp_path)).read_text(encoding='utf-8')
   assert '<code>model.width</code>' in html and '<code>256</code>' in html
   assert '<code>git_commit</code>' in html
   assert '<code>mesh.data</code>' in html
@@ -429,8 +423,8 @@ def test_config_environment_and_command_are_shown(tmp_path):
 
 
 def test_same_inputs_same_bytes(tmp_path):
-  first = report.write(make_workdir(tmp_path)).read_bytes()
-  assert report.write(tmp_path).read_bytes() == first
+  first = page.write(make_workdir(tmp_path)).read_bytes()
+  assert page.write(tmp_path).read_bytes() == first
 
 
 def test_wild_predictions_do_not_break_the_axes(tmp_path):
@@ -440,7 +434,7 @@ def test_wild_predictions_do_not_break_the_axes(tmp_path):
     arrays = dict(arrays)
   arrays['samples_z'][:, :2] = 1e10
   writers.write_npz(path, **arrays)
-  assert report.write(tmp_path).exists()
+  assert page.write(tmp_path).exists()
 
 
 @pytest.mark.parametrize(
@@ -449,7 +443,7 @@ def test_wild_predictions_do_not_break_the_axes(tmp_path):
 def test_missing_input_is_named(tmp_path, name):
   (make_workdir(tmp_path) / name).unlink()
   with pytest.raises(errors.InputError, match=name.rsplit('/')[-1]):
-    report.write(tmp_path)
+    page.write(tmp_path)
 
 
 def test_missing_field_is_named(tmp_path):
@@ -458,7 +452,7 @@ def test_missing_field_is_named(tmp_path):
   del info['num_test']
   writers.write_json(path, info)
   with pytest.raises(errors.InputError, match='num_test'):
-    report.write(tmp_path)
+    page.write(tmp_path)
 
 
 @pytest.mark.parametrize('size', [0, 1, 500])
@@ -466,12 +460,12 @@ def test_torn_predictions_are_reported(tmp_path, size):
   path = make_workdir(tmp_path) / 'evaluation' / 'ce_test.npz'
   path.write_bytes(path.read_bytes()[:size])
   with pytest.raises(errors.InputError, match='damaged'):
-    report.write(tmp_path)
+    page.write(tmp_path)
 
 
 def test_matplotlib_is_imported_only_when_needed():
   code = (
-    'import sys, genre2_jax.report; '
+    'import sys, genre2_jax.report.page; '
     'assert not {"jax", "matplotlib"} & set(sys.modules)'
   )
   subprocess.run([sys.executable, '-c', code], check=True)
@@ -479,7 +473,7 @@ def test_matplotlib_is_imported_only_when_needed():
 
 def test_command_line(tmp_path, capsys):
   make_workdir(tmp_path, stages=('ce',), n=3)
-  assert report.main([f'--workdir={tmp_path}']) == 0
+  assert main([f'--workdir={tmp_path}']) == 0
   assert capsys.readouterr().out.strip() == str(tmp_path / 'report.html')
-  assert report.main([f'--workdir={tmp_path / "nowhere"}']) == 2
+  assert main([f'--workdir={tmp_path / "nowhere"}']) == 2
   assert 'run.json is missing' in capsys.readouterr().err

@@ -8,9 +8,10 @@ import time
 import pytest
 from conftest import assert_same_end
 
-from genre2_jax import report, train
+from genre2_jax import train
 from genre2_jax.errors import InterruptedRunError
 from genre2_jax.interrupts import deferred
+from genre2_jax.report import page
 
 # One step per dispatch, and a checkpoint after each: a run with many moments.
 _MANY_MOMENTS = (
@@ -21,7 +22,7 @@ _MANY_MOMENTS = (
 
 @pytest.fixture
 def no_report(monkeypatch):
-  monkeypatch.setattr(report, 'write', lambda workdir: None)
+  monkeypatch.setattr(page, 'write', lambda workdir: None)
 
 
 def wait_until(condition, process, seconds=300):

@@ -17,9 +17,10 @@ from conftest import (
   write_table,
 )
 
-from genre2_jax import report, train
+from genre2_jax import train
 from genre2_jax.data import tables
 from genre2_jax.errors import NonFiniteError
+from genre2_jax.report import page
 
 POINTS = (
   'greedy', 'sample', 'mean', 'median', 'clipped_mean', 'clipped_median',
@@ -76,7 +77,7 @@ def run_info(workdir):
 @pytest.fixture
 def no_report(monkeypatch):
   """The report has its own tests, and takes seconds."""
-  monkeypatch.setattr(report, 'write', lambda workdir: None)
+  monkeypatch.setattr(page, 'write', lambda workdir: None)
 
 
 @pytest.fixture

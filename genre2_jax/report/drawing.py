@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genre2_jax.report_inputs import Stage
+from genre2_jax.report.inputs import Stage
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes

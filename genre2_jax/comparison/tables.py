@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from genre2_jax.comparison import (
+from genre2_jax.comparison.statistics import (
   DISTRIBUTION_METRICS,
   METRICS,
   SIGNIFICANCE,

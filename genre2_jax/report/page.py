@@ -8,24 +8,18 @@ elsewhere:
 `python -m genre2_jax.report --workdir=DIR`.
 """
 
-import argparse
 import base64
 import json
 import pathlib
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jinja2
 
-from genre2_jax import (
-  errors,
-  figures,
-  report_inputs,
-  report_tables,
-  report_words,
-  writers,
-)
+from genre2_jax import writers
+from genre2_jax.report import figures, inputs, tables, words
+
+_HERE = pathlib.Path(__file__).parent
 
 
 def write(workdir: str | pathlib.Path) -> pathlib.Path:
@@ -34,22 +28,22 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
   Missing or damaged inputs raise InputError.
   """
   workdir = pathlib.Path(workdir)
-  run = report_inputs.load(workdir)
+  run = inputs.load(workdir)
   sections = figures.draw(run)
   for section in sections:
     for panel in section.panels:
       path = workdir / 'figures' / f'{panel.name}.png'
       writers.write_bytes(path, panel.png)
-  html = _template().render(
+  html = template(_HERE, 'report.html.j2').render(
     title=run.info['task'],
-    verdict=report_words.verdict(run),
-    notes=report_words.notes(run),
-    facts=report_words.facts(run),
-    points=report_tables.points(run),
-    distributions=report_tables.distributions(run),
+    verdict=words.verdict(run),
+    notes=words.notes(run),
+    facts=words.facts(run),
+    points=tables.points(run),
+    distributions=tables.distributions(run),
     sections=sections,
-    seeds=report_tables.seeds(run) if len(run.seeds) > 1 else None,
-    operations=report_tables.operations(run),
+    seeds=tables.seeds(run) if len(run.seeds) > 1 else None,
+    operations=tables.operations(run),
     command=run.env.get('command'),
     config=_flatten(run.config),
     env=_flatten({k: v for k, v in run.env.items() if k != 'command'}),
@@ -59,38 +53,17 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
   return path
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-  """Command line: `--workdir=DIR`; the exit code is 2 for unusable input."""
-  parser = argparse.ArgumentParser(
-    prog='python -m genre2_jax.report', description='Writes report.html.'
-  )
-  parser.add_argument(
-    '--workdir', required=True, help='folder of a run or of a benchmark'
-  )
-  workdir = pathlib.Path(parser.parse_args(argv).workdir)
-  try:
-    if (workdir / 'benchmark.json').exists():
-      from genre2_jax import comparison_report
-
-      print(comparison_report.write(workdir))
-    else:
-      print(write(workdir))
-  except errors.InputError as error:
-    print(error, file=sys.stderr)
-    return 2
-  return 0
-
-
-def _template() -> jinja2.Template:
+def template(folder: pathlib.Path, name: str) -> jinja2.Template:
+  """A page's template; what pages share lies beside this module."""
   environment = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+    loader=jinja2.FileSystemLoader([folder, _HERE]),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
   )
   environment.filters['base64'] = lambda data: base64.b64encode(data).decode()
-  return environment.get_template('report.html.j2')
+  return environment.get_template(name)
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, str]:
@@ -104,7 +77,3 @@ def _flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, str]:
     else:
       items[prefix + key] = json.dumps(value, ensure_ascii=False)
   return items
-
-
-if __name__ == '__main__':
-  sys.exit(main())

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from genre2_jax import metrics
-from genre2_jax import report_drawing as drawing
-from genre2_jax.report_drawing import Panel, Section
-from genre2_jax.report_inputs import NOMINAL, Run, Stage
+from genre2_jax.report import drawing
+from genre2_jax.report.drawing import Panel, Section
+from genre2_jax.report.inputs import NOMINAL, Run, Stage
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure

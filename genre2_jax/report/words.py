@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from genre2_jax.report_inputs import NOMINAL, Run, Stage
+from genre2_jax.report.inputs import NOMINAL, Run, Stage
 
 
 @dataclasses.dataclass(frozen=True)

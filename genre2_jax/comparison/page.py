@@ -6,7 +6,6 @@ figures inside and asks the network for nothing. Runs that are still missing
 or have failed are named; the same call later takes them in.
 """
 
-import base64
 import csv
 import json
 import pathlib
@@ -14,19 +13,14 @@ import zipfile
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 
-from genre2_jax import (
-  comparison,
-  comparison_figures,
-  comparison_tables,
-  errors,
-  writers,
-)
-from genre2_jax.comparison import Benchmark, Comparison
-from genre2_jax.comparison_figures import method_name
+from genre2_jax import errors, writers
+from genre2_jax.comparison import figures, statistics, tables
+from genre2_jax.comparison.figures import method_name
+from genre2_jax.comparison.statistics import Benchmark, Comparison
+from genre2_jax.report.page import template
 
 BENCHMARK_FILE = 'benchmark.json'
 SECONDS_FILE = 'seconds.json'
@@ -45,26 +39,26 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
   benchmark = load(workdir)
   writers.write_csv(
     workdir / 'results.csv',
-    comparison.RESULT_COLUMNS,
+    statistics.RESULT_COLUMNS,
     benchmark.results.itertuples(index=False, name=None),
   )
-  compared = comparison.compare(benchmark)
+  compared = statistics.compare(benchmark)
   said, remarks = verdict(compared), notes(compared)
   writers.write_text(
-    workdir / 'table.md', comparison_tables.markdown(compared, said, remarks)
+    workdir / 'table.md', tables.markdown(compared, said, remarks)
   )
-  sections = comparison_figures.draw(compared)
+  sections = figures.draw(compared)
   for section in sections:
     for panel in section.panels:
       path = workdir / 'figures' / f'{panel.name}.png'
       writers.write_bytes(path, panel.png)
-  html = _template().render(
+  html = template(pathlib.Path(__file__).parent, 'comparison.html.j2').render(
     title=workdir.absolute().name,
     verdict=said,
     notes=remarks,
     facts=facts(compared),
     sections=sections,
-    tables=comparison_tables.tables(compared),
+    tables=tables.tables(compared),
     command=benchmark.command,
   )
   path = workdir / 'report.html'
@@ -161,7 +155,7 @@ def facts(compared: Comparison) -> dict[str, str]:
 
 
 def _friedman_in_words(compared: Comparison) -> str:
-  if compared.friedman_p >= comparison.SIGNIFICANCE:
+  if compared.friedman_p >= statistics.SIGNIFICANCE:
     return (
       "Friedman's test does not tell the methods apart "
       f'(p {_equals(compared.friedman_p)}).'
@@ -191,7 +185,7 @@ def _against(compared: Comparison, method: str) -> list[str]:
   for reference, tests in compared.tests.items():
     if reference != method:
       test = tests.loc[method]
-      significant = test.p_holm < comparison.SIGNIFICANCE
+      significant = test.p_holm < statistics.SIGNIFICANCE
       said.append(
         f'Against {method_name(reference)} it wins {test.wins:.0f}, ties '
         f'{test.ties:.0f} and loses {test.losses:.0f} (Holm-corrected p '
@@ -202,12 +196,12 @@ def _against(compared: Comparison, method: str) -> list[str]:
 
 def _mean_r2(compared: Comparison, method: str) -> str:
   """With the estimator that it is of."""
-  mean = comparison_tables.number(compared.common('r2')[method].mean())
+  mean = tables.number(compared.common('r2')[method].mean())
   return f'{mean} (estimator: {compared.estimators[method]})'
 
 
 def _equals(p: float) -> str:
-  text = comparison_tables.p_value(p)
+  text = tables.p_value(p)
   return text if text.startswith('<') else f'= {text}'
 
 
@@ -335,9 +329,9 @@ def _read_results(
         if (row['split'], row['stage']) == ('test', stage)
         and (row['seed'].isdecimal() or row['seed'] == 'ensemble')
       ],
-      columns=list(comparison.RESULT_COLUMNS),
+      columns=list(statistics.RESULT_COLUMNS),
     ).astype({'value': float})  # fmt: skip
-  headline = rows['estimator'].isin(comparison.HEADLINE_ESTIMATORS)
+  headline = rows['estimator'].isin(statistics.HEADLINE_ESTIMATORS)
   if not np.isfinite(rows['value'][headline & (rows['metric'] == 'r2')]).any():
     raise ValueError(f'results.csv has no R² of the mean of stage {stage}')
   return rows
@@ -345,7 +339,7 @@ def _read_results(
 
 def _read_evaluation(
   folder: pathlib.Path, stage: str
-) -> tuple[comparison.Samples | None, float]:
+) -> tuple[statistics.Samples | None, float]:
   """What the samples say, if there are any, and the test target's variance."""
   with np.load(
     folder / 'evaluation' / f'{stage}_test.npz', allow_pickle=False
@@ -353,7 +347,7 @@ def _read_evaluation(
     variance = float(np.var(arrays['target'].astype(np.float64)))
     if 'samples_z' not in arrays:
       return None, variance
-    summary = comparison.summarize_samples(
+    summary = statistics.summarize_samples(
       arrays['samples_z'], arrays['target_z'].astype(np.float64)
     )
     return summary, variance
@@ -402,15 +396,3 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
   if not isinstance(value, dict):
     raise errors.InputError(f'{path} is damaged: it holds no JSON object')
   return value
-
-
-def _template() -> jinja2.Template:
-  environment = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-  )
-  environment.filters['base64'] = lambda data: base64.b64encode(data).decode()
-  return environment.get_template('comparison.html.j2')

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from genre2_jax import metrics
-from genre2_jax.report_inputs import NOMINAL, Run, Stage
+from genre2_jax.report.inputs import NOMINAL, Run, Stage
 
 
 def _higher(value: float) -> float:

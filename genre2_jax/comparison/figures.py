@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from genre2_jax import comparison, comparison_tables
-from genre2_jax import report_drawing as drawing
-from genre2_jax.comparison import BASE, Comparison
-from genre2_jax.report_drawing import Panel, Section
-from genre2_jax.report_inputs import COLORS, NOMINAL, TERM_NAMES
+from genre2_jax.comparison import statistics, tables
+from genre2_jax.comparison.statistics import BASE, Comparison
+from genre2_jax.report import drawing
+from genre2_jax.report.drawing import Panel, Section
+from genre2_jax.report.inputs import COLORS, NOMINAL, TERM_NAMES
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
@@ -43,7 +43,7 @@ def draw(compared: Comparison) -> list[Section]:
       'Ranks',
       'Average rank by R² over tasks, 1 is best. A thick line joins methods '
       'that differ by less than the critical difference of the Nemenyi test '
-      f'(p = {comparison.SIGNIFICANCE:g}).',
+      f'(p = {statistics.SIGNIFICANCE:g}).',
       _critical_difference,
     ),
     (
@@ -158,8 +158,8 @@ def _critical_difference(compared: Comparison) -> _Panels:
       f'{method_name(method)}  {rank:.2f}',
       ha='right' if is_left else 'left',
       va='center',
-      color=look[method]['color'] if method in comparison.REFERENCES else None,
-      fontweight='bold' if method in comparison.REFERENCES else None,
+      color=look[method]['color'] if method in statistics.REFERENCES else None,
+      fontweight='bold' if method in statistics.REFERENCES else None,
     )
   yield (
     'critical_difference',
@@ -181,7 +181,7 @@ def _cliques(ranks: np.ndarray, cd: float) -> list[tuple[int, int]]:
 def _tasks(compared: Comparison) -> _Panels:
   values = compared.values['r2']
   look = looks(compared)
-  shown = [r for r in comparison.REFERENCES if r in compared.methods]
+  shown = [r for r in statistics.REFERENCES if r in compared.methods]
   best = [m for m in compared.methods if m not in shown][:NUM_HIGHLIGHTED]
   shown = best + shown
   values = values.loc[values.mean(axis=1).sort_values().index]
@@ -210,7 +210,7 @@ def _tasks(compared: Comparison) -> _Panels:
   _legend_above(ax, reverse=True)
   yield 'tasks', f'R² per task{_clipped(values)}', figure
 
-  for reference in comparison.REFERENCES:
+  for reference in statistics.REFERENCES:
     if reference in compared.methods and len(compared.methods) > 1:
       yield _skill(compared, reference, look)
 
@@ -307,8 +307,8 @@ def _calibration(compared: Comparison) -> _Panels:
     for method in compared.methods:
       if method in samples:
         ax.plot(
-          comparison.LEVELS,
-          samples[method].coverage - zero * comparison.LEVELS,
+          statistics.LEVELS,
+          samples[method].coverage - zero * statistics.LEVELS,
           markersize=3.5,
           markevery=3,
           linewidth=1.4,
@@ -409,7 +409,7 @@ def _tokenizers(compared: Comparison) -> _Panels:
     ax.text(
       j,
       i,
-      comparison_tables.number(value) or '\N{EN DASH}',
+      tables.number(value) or '\N{EN DASH}',
       ha='center',
       va='center',
       color='white' if is_dark else drawing.INK,
@@ -479,7 +479,7 @@ def _clipped(values: pd.DataFrame) -> str:
   count = int((values < FLOOR).sum().sum())
   if not count:
     return ''
-  floor = comparison_tables.number(FLOOR, 1)
+  floor = tables.number(FLOOR, 1)
   return f'; {count} below {floor} at the left edge'
 
 

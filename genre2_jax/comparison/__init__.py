@@ -1,0 +1,1 @@
+"""Methods compared over tasks: statistics, and their report."""

@@ -1,0 +1,1 @@
+"""The report of a run: its numbers in words, tables and figures."""
