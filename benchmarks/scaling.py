@@ -329,7 +329,11 @@ def on_tpus(name, case):
       topology=case.topology,
     )
   except Exception as error:
-    used = re.search(r'Used ([\d.]+\w) of ([\d.]+\w) hbm', str(error))
+    used = re.search(
+      r'Used ([\d.]+\w) of ([\d.]+\w) hbm'
+      r'|temporaries \(([\d.]+\w)\) exceeds available HBM \(([\d.]+\w)\)',
+      str(error),
+    )
     if not used:
       raise
     return {
@@ -339,7 +343,7 @@ def on_tpus(name, case):
       'seeds': len(seeds),
       'rows': case.rows,
       'compile_s': time.monotonic() - began,
-      'note': f'does not fit: {used[1]} of {used[2]}',
+      'note': f'does not fit: {used[1] or used[3]} of {used[2] or used[4]}',
     }
   row = _row(
     name,

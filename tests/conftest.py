@@ -6,14 +6,16 @@ import pathlib
 import subprocess
 import sys
 
+import flax.linen as nn
 import jax
 import numpy as np
+import optax
 import orbax.checkpoint as ocp
 import pytest
 
 import genre2_jax
 from configs import base
-from genre2_jax import train
+from genre2_jax import objective, steps, train, train_state
 from genre2_jax.errors import InputError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -234,3 +236,33 @@ def assert_refused(action, *parts):
   assert '\n' not in message
   for part in parts:
     assert part in message, message
+
+
+def assert_takes_a_step(stage, model, examples):
+  """A stage's step, traced: every shape fits, every metric is there."""
+  optimizer = optax.sgd(0.1)
+  shared = {
+    'network': model.network,
+    'codec': model.codec,
+    'objective': stage.objective,
+  }
+  batch = jax.tree.map(lambda x: x[:4], examples)
+
+  def step(key):
+    params = objective.init_params(key, model.example_inputs(), **shared)
+    state = train_state.create(
+      nn.unbox(params),
+      key,
+      optimizer,
+      stage.objective.metrics,
+      keep_reference='reference' in stage.objective.needs,
+      is_frozen=model.network.frozen,
+    )
+    return state, steps.train_step(state, batch, optimizer=optimizer, **shared)
+
+  before, after = jax.eval_shape(step, jax.random.key(0))
+  same = jax.tree.map(
+    lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), before, after
+  )
+  assert jax.tree.all(same)
+  assert set(after.totals) == set(stage.objective.metrics)

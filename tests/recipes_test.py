@@ -5,14 +5,12 @@ import importlib
 import json
 import pathlib
 
-import flax.linen as nn
 import jax
 import numpy as np
-import optax
 import pytest
-from conftest import TINY, assert_refused, read_log
+from conftest import TINY, assert_refused, assert_takes_a_step, read_log
 
-from genre2_jax import experiment, objective, steps, train, train_state
+from genre2_jax import experiment, train
 from genre2_jax.policy import Pointwise
 
 CONFIGS = pathlib.Path(__file__).parent.parent / 'configs'
@@ -87,31 +85,7 @@ def test_a_recipe_takes_a_step(make_recipe, name):
   table = experiment.read_table(config)
   model = experiment.build_model(config, table)
   stage = experiment.build_stages(config)[-1]
-  optimizer = optax.sgd(0.1)
-  shared = {
-    'network': model.network,
-    'codec': model.codec,
-    'objective': stage.objective,
-  }
-  batch = jax.tree.map(lambda x: x[:4], model.examples(table.train))
-
-  def step(key):
-    params = objective.init_params(key, model.example_inputs(), **shared)
-    state = train_state.create(
-      nn.unbox(params),
-      key,
-      optimizer,
-      stage.objective.metrics,
-      keep_reference='reference' in stage.objective.needs,
-    )
-    return state, steps.train_step(state, batch, optimizer=optimizer, **shared)
-
-  before, after = jax.eval_shape(step, jax.random.key(0))
-  same = jax.tree.map(
-    lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), before, after
-  )
-  assert jax.tree.all(same)
-  assert set(after.totals) == set(stage.objective.metrics)
+  assert_takes_a_step(stage, model, model.examples(table.train))
 
 
 # ------------------------------------------------------------------ whole runs
