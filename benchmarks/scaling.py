@@ -215,13 +215,17 @@ def cases():
       found[f'tabular remax{name} {topology}'] = Case(
         topology, mesh, 'remax', seeds=n
       )
-  for size, fsdp in (('gemma2_2b', 8), ('gemma2_27b', 64)):
-    for topology in TOPOLOGIES:
+  for size, name, fsdp, model in (
+    ('gemma2_2b', '', 8, 1),
+    ('gemma2_27b', '', 16, 4),
+    ('gemma2_27b', ' without tensor parallelism', 64, 1),
+  ):
+    for topology in TOPOLOGIES if not name else ('v5e:8x8',):
       n = _num_chips(topology)
-      split = min(fsdp, n)
-      mesh = {'data': n // split, 'fsdp': split}
+      split = min(fsdp, n // model)
+      mesh = {'data': n // split // model, 'fsdp': split, 'model': model}
       for objective in ('raft', 'remax'):
-        found[f'{size} {objective} {topology}'] = Case(
+        found[f'{size} {objective}{name} {topology}'] = Case(
           topology, mesh, objective, size=size, rows=2 * n
         )
   return found
