@@ -216,9 +216,10 @@ def cases():
         topology, mesh, 'remax', seeds=n
       )
   for size, name, fsdp, model in (
-    ('gemma2_2b', '', 8, 1),
+    ('gemma2_2b', '', 2, 4),
+    ('gemma2_2b', ' by fsdp alone', 8, 1),
     ('gemma2_27b', '', 16, 4),
-    ('gemma2_27b', ' without tensor parallelism', 64, 1),
+    ('gemma2_27b', ' by fsdp alone', 64, 1),
   ):
     for topology in TOPOLOGIES if not name else ('v5e:8x8',):
       n = _num_chips(topology)

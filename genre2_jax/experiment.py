@@ -537,7 +537,7 @@ def _groups_split(config, mesh):
     return False
   group_size = config.rollouts.group_size
   num_rows = config.batch_size // config.optimizer.accumulation
-  _, (_, axes) = sharding.row_rules(mesh, num_rows, group_size)
+  axes = dict(sharding.row_rules(mesh, num_rows, group_size))['group']
   return group_size % math.prod(mesh.shape[a] for a in axes or ()) == 0
 
 

@@ -30,6 +30,7 @@ RULES = (
   ('mlp', ('model', 'fsdp')),
   ('mlp', 'model'),
   ('vocab', None),
+  ('subword', 'model'),
   ('layers', None),
 )
 
@@ -91,7 +92,7 @@ def replicated(mesh):
 
 
 def row_rules(mesh, num_rows=None, num_samples=1):
-  """Rules of 'batch' and 'group': rows, and the samples of a row.
+  """Rules of rows, 'batch', and of the samples of a row, 'group'.
 
   Rows take as many of the mesh axes for them as they divide by, from the left;
   samples of a row, where there are several, take the others. So fewer rows than
@@ -103,7 +104,8 @@ def row_rules(mesh, num_rows=None, num_samples=1):
     num_samples: U, decodings of a row side by side.
 
   Returns:
-    (('batch', mesh axes), ('group', mesh axes)).
+    (('batch', mesh axes), ('data_batch', those of 'batch' that no parameter is
+    split over), ('group', mesh axes)).
   """
   taken, parts = [], 1
   for axis in ROW_AXES:
@@ -113,7 +115,11 @@ def row_rules(mesh, num_rows=None, num_samples=1):
     taken.append(axis)
   left = tuple(axis for axis in ROW_AXES if axis not in taken)
   group = left if num_samples > 1 else ()
-  return (('batch', tuple(taken) or None), ('group', group or None))
+  return (
+    ('batch', tuple(taken) or None),
+    ('data_batch', 'data' if 'data' in taken else None),
+    ('group', group or None),
+  )
 
 
 def batch_sharding(mesh, *leading, num_rows=None):

@@ -35,13 +35,6 @@ from genre2_jax.policy import Pointwise
 pytest.importorskip('transformers')
 pytestmark = pytest.mark.usefixtures('quick_compiles')
 
-SIZES = {
-  'vocab_size': 128, 'width': 16, 'num_layers': 2, 'num_heads': 2,
-  'num_kv_heads': 1, 'head_dim': 8, 'feedforward': 16, 'sliding_window': 8,
-}  # fmt: skip
-DRAWN = {'language_model.pretrained': ''} | {
-  f'language_model.sizes.{name}': size for name, size in SIZES.items()
-}
 RECIPES = [
   *(('stsb', method) for method in stsb.METHODS),
   ('raft_stsb',), ('remax_stsb',), ('ce_stsb',), ('raft_movielens',),
@@ -53,9 +46,7 @@ RECIPES = [
 @pytest.fixture(scope='module')
 def home(tmp_path_factory):
   """A folder with reviews.jsonl, tokenizer and a checkpoint to begin with."""
-  folder = tmp_path_factory.mktemp('texts')
-  tiny_text.write_json_lines(folder / 'reviews.jsonl', tiny_text.reviews(60))
-  tiny_text.write_tokenizer(folder / 'tokenizer')
+  folder = tiny_text.write_home(tmp_path_factory.mktemp('texts'))
   tiny_text.write_tokenizer(folder / 'pretrained')
   return folder
 
@@ -67,23 +58,9 @@ def make(home):
   def make(name, *argument, fields=()):
     recipe = importlib.import_module(f'configs.{name}')
     config = recipe.get_config(*argument)
-    tiny = {
-      'text.source': 'files', 'text.path': str(home / 'reviews.jsonl'),
-      'text.prompt': tiny_text.PROMPT, 'text.target': 'stars',
-      'text.max_rows': (0, 0, 0), 'text.cache': str(home / 'cache'),
-      'language_model.tokenizer': str(home / 'tokenizer'),
-      'language_model.special_token': '<unk>',
-      'language_model.compute_dtype': 'float32',
-      'language_model.remat': False,
-      'model.width': 16, 'model.num_layers': 1, 'model.num_heads': 2,
-      'model.feedforward': 16, 'model.head_hidden': 8,
-      'batch_size': 16, 'eval.batch_size': 16, 'eval.num_samples': 4,
-      'pretrain.epochs': 2, 'finetune.epochs': 2, 'rollouts.group_size': 4,
-      'pretrain.learning_rate': 0.01, 'finetune.learning_rate': 0.01,
-      'optimizer.name': 'adamw', 'optimizer.warmup_steps': 1,
-      'report': False,
-    }  # fmt: skip
-    config.update_from_flattened_dict(tiny | DRAWN | dict(fields))
+    config.update_from_flattened_dict(
+      tiny_text.tiny_fields(home) | dict(fields)
+    )
     return config
 
   return make
@@ -94,14 +71,14 @@ def checkpoint(home, make):
   """The folder of a small Gemma-2 with random weights."""
   model = build(experiment.resolve(make('stsb', 'ce')))[0]
   params = model.network.init(jax.random.key(5), model.example_inputs())
-  sizes = {k: v for k, v in SIZES.items() if v} | {'query_scale': 8}
+  sizes = {k: v for k, v in tiny_text.SIZES.items() if v} | {'query_scale': 8}
   config = PRESETS['gemma2_2b'].__class__(**sizes)
   pretrained.save(home / 'pretrained', nn.unbox(params), config)
   return home / 'pretrained'
 
 
 def from_checkpoint(checkpoint):
-  nothing = {f'language_model.sizes.{name}': 0 for name in SIZES}
+  nothing = {f'language_model.sizes.{name}': 0 for name in tiny_text.SIZES}
   return nothing | {
     'language_model.pretrained': str(checkpoint),
     'language_model.tokenizer': '',

@@ -58,3 +58,39 @@ def write_json_lines(path, rows):
     ''.join(json.dumps(row) + '\n' for row in rows), encoding='utf-8'
   )
   return path
+
+
+SIZES = {
+  'vocab_size': 128, 'width': 16, 'num_layers': 2, 'num_heads': 4,
+  'num_kv_heads': 2, 'head_dim': 8, 'feedforward': 16, 'sliding_window': 8,
+}  # fmt: skip
+DRAWN = {'language_model.pretrained': ''} | {
+  f'language_model.sizes.{name}': size for name, size in SIZES.items()
+}
+
+
+def write_home(folder):
+  """A folder with reviews.jsonl and their tokenizer."""
+  write_json_lines(folder / 'reviews.jsonl', reviews(60))
+  write_tokenizer(folder / 'tokenizer')
+  return folder
+
+
+def tiny_fields(home):
+  """{field: value} that make a recipe for texts tiny, on what is in `home`."""
+  return DRAWN | {
+    'text.source': 'files', 'text.path': str(home / 'reviews.jsonl'),
+    'text.prompt': PROMPT, 'text.target': 'stars',
+    'text.max_rows': (0, 0, 0), 'text.cache': str(home / 'cache'),
+    'language_model.tokenizer': str(home / 'tokenizer'),
+    'language_model.special_token': '<unk>',
+    'language_model.compute_dtype': 'float32',
+    'language_model.remat': False,
+    'model.width': 16, 'model.num_layers': 1, 'model.num_heads': 2,
+    'model.feedforward': 16, 'model.head_hidden': 8,
+    'batch_size': 16, 'eval.batch_size': 16, 'eval.num_samples': 4,
+    'pretrain.epochs': 2, 'finetune.epochs': 2, 'rollouts.group_size': 4,
+    'pretrain.learning_rate': 0.01, 'finetune.learning_rate': 0.01,
+    'optimizer.name': 'adamw', 'optimizer.warmup_steps': 1,
+    'report': False,
+  }  # fmt: skip

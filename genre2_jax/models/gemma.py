@@ -439,7 +439,7 @@ class Backbone(nn.Module):
       nn.with_logical_partitioning(
         # Of variance 1 once scaled, and with final norms logits of variance 1.
         nn.initializers.normal(config.width**-0.5),
-        ('vocab', 'embed'),
+        ('subword', 'embed'),
       ),
       (config.vocab_size, config.width),
       jnp.dtype(numerics.param_dtype),
@@ -458,6 +458,17 @@ class Backbone(nn.Module):
       metadata_params={nn.PARTITION_NAME: 'layers'},
     )(config, numerics)
     self.final_norm = RMSNorm(config.norm_epsilon, numerics.param_dtype)
+
+  def look_up(self, tokens):
+    """Rows of the embedding: [B, ...] to [B, ..., D].
+
+    Each device finds its part of D for the rows of all that share a table with
+    it, then they exchange: without a word on it the partitioner may look up
+    the whole batch on every device.
+    """
+    rows = jnp.take(self.embedding, tokens, axis=0)
+    names = ('data_batch', *[None] * (tokens.ndim - 1), 'embed')
+    return nn.with_logical_constraint(rows, names)
 
   def embed(self, rows):
     """Rows of the embedding as the first layer takes them."""
@@ -489,7 +500,7 @@ class Backbone(nn.Module):
       'angles': _angles(jnp.asarray(place)[None], self.config),
       'own': (jnp.asarray(visible), jnp.asarray(distance)[None]),
     }
-    x = self.embed(jnp.take(self.embedding, tokens, axis=0))
+    x = self.embed(self.look_up(tokens))
     x, (key, value) = self.layers(
       by_rows(x[:, None]), self.config.windows, None, None, geometry
     )

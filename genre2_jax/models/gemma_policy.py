@@ -93,7 +93,7 @@ class NumberLanguageModel(nn.Module):
     one_hot = jax.nn.one_hot(tokens, len(numbers), dtype=numbers.dtype)
     rows = jnp.matmul(one_hot, numbers, precision='highest')
     if (positions == 0).any():
-      last = jnp.take(self.backbone.embedding, context['last'], axis=0)
+      last = self.backbone.look_up(context['last'])
       is_root = (positions == 0)[:, None]
       rows = jnp.where(is_root, last[:, None, None], rows)
     x, cache = self.backbone.follow(
