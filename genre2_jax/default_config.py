@@ -173,7 +173,7 @@ def get_config():
   mesh.replica = 1  # seeds
   mesh.data = -1  # rows; where they are too few for it, a row's samples
   mesh.fsdp = 1  # the same, and the embed axis of parameters
-  mesh.model = 1  # heads and feed-forward
+  mesh.model = 1  # heads, feed-forward and subwords
 
   config.checkpoint = checkpoint = ConfigDict()
   checkpoint.every_seconds = 60.0  # 0: after every dispatch, waiting for disk

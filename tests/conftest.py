@@ -65,6 +65,14 @@ TINY_REGRESSOR = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)  # Before pytest-xdist looks at the marks.
+def pytest_collection_modifyitems(items):
+  """The run that many tests share is made once, by the worker that has them."""
+  for item in items:
+    if 'finished' in item.fixturenames:
+      item.add_marker(pytest.mark.xdist_group('finished'))
+
+
 @pytest.fixture(scope='session', autouse=True)
 def compilation_cache(tmp_path_factory, worker_id):
   """Programs are compiled once per session, by all its processes."""

@@ -117,7 +117,7 @@ def test_sizes_are_the_published_ones():
     params = jax.eval_shape(policy.init, jax.random.key(0), INPUTS)
     assert sum(x.size for x in jax.tree.leaves(nn.unbox(params))) == count
     backbone = params['backbone']
-    assert backbone['embedding'].names == ('vocab', 'embed')
+    assert backbone['embedding'].names == ('subword', 'embed')
     key = backbone['layers']['attention']['key']['kernel']
     down = backbone['layers']['mlp']['down']['kernel']
     assert key.names == ('layers', 'embed', 'heads')
