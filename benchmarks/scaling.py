@@ -446,10 +446,14 @@ def _tpu_line(row):
     _mib(row, 'all_gather_bytes'),
     _mib(row, 'all_reduce_bytes', 'reduce_scatter_bytes'),
     _mib(row, 'sent_bytes'),
-    f'{1000 * compute:.3g}',
-    f'{1000 * links:.3g}',
+    _ms(compute),
+    _ms(links),
     f'{compute / max(compute + links, 1e-12):.0%}',
   )
+
+
+def _ms(seconds):
+  return f'{1000 * seconds:,.0f}' if seconds >= 0.1 else f'{1000 * seconds:.2f}'
 
 
 def _mib(row, *names):
