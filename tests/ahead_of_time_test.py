@@ -204,19 +204,9 @@ NEGLIGIBLE = 2**19
 
 def texts(folder):
   """Fields of a recipe for Gemma-2 on reviews, written to a folder."""
-  reviews = tiny_text.write_json_lines(
-    folder / 'reviews.jsonl', tiny_text.reviews(60)
-  )
-  tokenizer = tiny_text.write_tokenizer(folder / 'tokenizer')
-  return {
-    'text.source': 'files', 'text.path': str(reviews),
-    'text.prompt': tiny_text.PROMPT, 'text.target': 'stars',
-    'text.max_rows': (0, 0, 0), 'text.cache': str(folder / 'cache'),
-    'tokenizer.strings': '1..5',
-    'language_model.pretrained': '',
-    'language_model.tokenizer': str(tokenizer),
-    **{f'language_model.sizes.{name}': size for name, size in SIZES.items()},
-  }  # fmt: skip
+  home = tiny_text.write_home(folder)
+  fields = tiny_text.source_fields(home) | tiny_text.drawn(SIZES)
+  return fields | {'tokenizer.strings': '1..5'}
 
 
 def figures(name):

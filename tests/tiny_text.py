@@ -64,9 +64,13 @@ SIZES = {
   'vocab_size': 128, 'width': 16, 'num_layers': 2, 'num_heads': 4,
   'num_kv_heads': 2, 'head_dim': 8, 'feedforward': 16, 'sliding_window': 8,
 }  # fmt: skip
-DRAWN = {'language_model.pretrained': ''} | {
-  f'language_model.sizes.{name}': size for name, size in SIZES.items()
-}
+
+
+def drawn(sizes):
+  """{field: value} of a language model of some sizes, its weights drawn."""
+  return {'language_model.pretrained': ''} | {
+    f'language_model.sizes.{name}': size for name, size in sizes.items()
+  }
 
 
 def write_home(folder):
@@ -76,13 +80,19 @@ def write_home(folder):
   return folder
 
 
-def tiny_fields(home):
-  """{field: value} that make a recipe for texts tiny, on what is in `home`."""
-  return DRAWN | {
+def source_fields(home):
+  """{field: value} to read the reviews and the tokenizer in `home`."""
+  return {
     'text.source': 'files', 'text.path': str(home / 'reviews.jsonl'),
     'text.prompt': PROMPT, 'text.target': 'stars',
     'text.max_rows': (0, 0, 0), 'text.cache': str(home / 'cache'),
     'language_model.tokenizer': str(home / 'tokenizer'),
+  }  # fmt: skip
+
+
+def tiny_fields(home):
+  """{field: value} that make a recipe for texts tiny, on what is in `home`."""
+  return drawn(SIZES) | source_fields(home) | {
     'language_model.special_token': '<unk>',
     'language_model.compute_dtype': 'float32',
     'language_model.remat': False,

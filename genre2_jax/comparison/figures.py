@@ -1,7 +1,7 @@
 """The figures of a comparison: a method looks the same in all of them."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import pandas as pd
 from genre2_jax.comparison import statistics, tables
 from genre2_jax.comparison.statistics import BASE, Comparison
 from genre2_jax.report import drawing
-from genre2_jax.report.drawing import Panel, Section
+from genre2_jax.report.drawing import Panels, Section
 from genre2_jax.report.inputs import COLORS, NOMINAL, TERM_NAMES
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ def method_name(method: str) -> str:
 
 def draw(compared: Comparison) -> list[Section]:
   """Draws every figure that the results have numbers for."""
-  import matplotlib  # slow to import, and only a report needs it
-
   tasks = f'{len(compared.tasks)} task' + 's' * (len(compared.tasks) != 1)
   sections = (
     (
@@ -77,19 +75,7 @@ def draw(compared: Comparison) -> list[Section]:
       _tokenizers,
     ),
   )
-  drawn = []
-  with matplotlib.rc_context(drawing.STYLE):
-    for title, text, panels in sections:
-      made = [
-        Panel(name, caption, drawing.png(figure))
-        for name, caption, figure in panels(compared)
-      ]
-      if made:
-        drawn.append(Section(title, text, made))
-  return drawn
-
-
-_Panels = Iterator[tuple[str, str, 'Figure']]  # name, caption, figure
+  return drawing.draw(sections, compared)
 
 
 def looks(compared: Comparison) -> dict[str, dict[str, Any]]:
@@ -114,7 +100,7 @@ def looks(compared: Comparison) -> dict[str, dict[str, Any]]:
   return chosen
 
 
-def _critical_difference(compared: Comparison) -> _Panels:
+def _critical_difference(compared: Comparison) -> Panels:
   """Demšar's diagram (JMLR 2006, figure 1)."""
   if compared.critical_difference is None:
     return
@@ -178,7 +164,7 @@ def _cliques(ranks: np.ndarray, cd: float) -> list[tuple[int, int]]:
   return groups
 
 
-def _tasks(compared: Comparison) -> _Panels:
+def _tasks(compared: Comparison) -> Panels:
   values = compared.values['r2']
   look = looks(compared)
   shown = [r for r in statistics.REFERENCES if r in compared.methods]
@@ -256,7 +242,7 @@ def _skill(compared: Comparison, reference: str, look: Mapping) -> tuple:
   )
 
 
-def _sampling_efficiency(compared: Comparison) -> _Panels:
+def _sampling_efficiency(compared: Comparison) -> Panels:
   look = looks(compared)
   samples = compared.samples
   if not samples:
@@ -295,7 +281,7 @@ def _sampling_efficiency(compared: Comparison) -> _Panels:
   )
 
 
-def _calibration(compared: Comparison) -> _Panels:
+def _calibration(compared: Comparison) -> Panels:
   look = looks(compared)
   samples = compared.samples
   if not samples:
@@ -329,7 +315,7 @@ def _calibration(compared: Comparison) -> _Panels:
   )
 
 
-def _sharpening(compared: Comparison) -> _Panels:
+def _sharpening(compared: Comparison) -> Panels:
   frame = compared.distributions
   methods = [m for m in compared.samples if frame.loc[m].notna().all()][::-1]
   if not methods:
@@ -376,7 +362,7 @@ def _sharpening(compared: Comparison) -> _Panels:
   yield 'sharpening', caption, figure
 
 
-def _tokenizers(compared: Comparison) -> _Panels:
+def _tokenizers(compared: Comparison) -> Panels:
   """Objectives by tokenizers, for methods called `objective@tokenizer`."""
   means = compared.common('r2').mean()
   pairs = [m.partition('@') for m in means.index if '@' in m]

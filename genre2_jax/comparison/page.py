@@ -20,7 +20,7 @@ from genre2_jax import errors, writers
 from genre2_jax.comparison import figures, statistics, tables
 from genre2_jax.comparison.figures import method_name
 from genre2_jax.comparison.statistics import Benchmark, Comparison
-from genre2_jax.report.page import template
+from genre2_jax.report.page import template, write_figures
 
 BENCHMARK_FILE = 'benchmark.json'
 SECONDS_FILE = 'seconds.json'
@@ -48,11 +48,8 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
     workdir / 'table.md', tables.markdown(compared, said, remarks)
   )
   sections = figures.draw(compared)
-  for section in sections:
-    for panel in section.panels:
-      path = workdir / 'figures' / f'{panel.name}.png'
-      writers.write_bytes(path, panel.png)
-  html = template(pathlib.Path(__file__).parent, 'comparison.html.j2').render(
+  write_figures(workdir, sections)
+  html = template('comparison/comparison.html.j2').render(
     title=workdir.absolute().name,
     verdict=said,
     notes=remarks,

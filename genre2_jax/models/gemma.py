@@ -569,6 +569,19 @@ def below_low_rank(path):
   return path[0] == 'backbone' and not path[-1].startswith('lora_')
 
 
+def initializer(model):
+  """`init` of a `Policy` or a `Pointwise`: (key, inputs, given=None) -> params.
+
+  Parameters in the nested dict `given` are taken, the rest are drawn.
+  """
+
+  def init(key, inputs, given=None):
+    one = jax.tree.map(lambda x: x[:1], inputs)
+    return merged(model.init(key, one)['params'], given)
+
+  return init
+
+
 def merged(params, given):
   """Boxed parameters, those in the nested dict `given` replaced by its own."""
   if given is None:

@@ -15,7 +15,7 @@ from genre2_jax.models.gemma import (
   Numerics,
   below_low_rank,
   check_choice,
-  merged,
+  initializer,
 )
 from genre2_jax.models.layers import MASKED
 from genre2_jax.policy import Pointwise
@@ -147,13 +147,9 @@ def gemma_head(
     bidirectional=attention == 'bidirectional',
   )
 
-  def init(key, inputs, given=None):
-    one = jax.tree.map(lambda x: x[:1], inputs)
-    return merged(model.init(key, one)['params'], given)
-
   def predict(params, inputs, dropout_key=None):
     rngs = None if dropout_key is None else {'dropout': dropout_key}
     return model.apply({'params': params}, inputs, rngs=rngs)
 
   frozen = None if lora is None else below_low_rank
-  return Pointwise(init, predict, frozen=frozen)
+  return Pointwise(initializer(model), predict, frozen=frozen)

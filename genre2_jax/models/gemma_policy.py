@@ -18,7 +18,7 @@ from genre2_jax.models.gemma import (
   Numerics,
   below_low_rank,
   check_choice,
-  merged,
+  initializer,
 )
 from genre2_jax.models.layers import MASKED, encode_and_decode
 from genre2_jax.policy import Policy
@@ -239,9 +239,10 @@ def gemma_policy(
     bidirectional=attention == 'bidirectional',
   )
 
+  draw = initializer(model)
+
   def init(key, inputs, given=None):
-    one = jax.tree.map(lambda x: x[:1], inputs)
-    params = merged(model.init(key, one)['params'], given)
+    params = draw(key, inputs, given)
     if count and 'new_embedding' not in (given or {}):
       table = nn.unbox(params['backbone']['embedding'])
       rows = _new_rows(table, count, new_embedding, first_tokens)

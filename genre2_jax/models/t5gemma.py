@@ -5,7 +5,6 @@ metric, digit by digit, with a small decoder of its own.
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -15,7 +14,7 @@ from genre2_jax.models.gemma import (
   GemmaConfig,
   Numerics,
   below_low_rank,
-  merged,
+  initializer,
 )
 from genre2_jax.models.layers import dense, encode_and_decode
 from genre2_jax.policy import Policy
@@ -126,14 +125,15 @@ def t5gemma_policy(
     ),
   )
 
-  def init(key, inputs, given=None):
-    one = jax.tree.map(lambda x: x[:1], inputs)
-    return merged(model.init(key, one)['params'], given)
-
   is_frozen = _encoder if frozen else None
   if lora is not None:
     is_frozen = below_low_rank
-  return Policy(tokenizer, init, *encode_and_decode(model), frozen=is_frozen)
+  return Policy(
+    tokenizer,
+    initializer(model),
+    *encode_and_decode(model),
+    frozen=is_frozen,
+  )
 
 
 def _encoder(path):

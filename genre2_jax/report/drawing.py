@@ -4,7 +4,7 @@ import dataclasses
 import io
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,6 +51,27 @@ class Section:
   title: str
   text: str
   panels: Sequence[Panel]
+
+
+Panels = Iterator[tuple[str, str, 'Figure']]  # name, caption, figure
+
+
+def draw(
+  sections: Iterable[tuple[str, str, Callable[[Any], Panels]]], shown: Any
+) -> list[Section]:
+  """Sections (title, text, what draws panels of `shown`) that have panels."""
+  import matplotlib  # slow to import, and only a report needs it
+
+  drawn = []
+  with matplotlib.rc_context(STYLE):
+    for title, text, panels in sections:
+      made = [
+        Panel(name, caption, png(figure))
+        for name, caption, figure in panels(shown)
+      ]
+      if made:
+        drawn.append(Section(title, text, made))
+  return drawn
 
 
 def panel(height: float = HEIGHT) -> tuple['Figure', 'Axes']:

@@ -1,23 +1,15 @@
 """The figures of a report: PNGs, two to a row, or one on a phone."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from genre2_jax import metrics
 from genre2_jax.report import drawing
-from genre2_jax.report.drawing import Panel, Section
+from genre2_jax.report.drawing import Panels, Section
 from genre2_jax.report.inputs import NOMINAL, Run, Stage
-
-if TYPE_CHECKING:
-  from matplotlib.figure import Figure
 
 
 def draw(run: Run) -> list[Section]:
   """Draws every figure."""
-  import matplotlib  # slow to import, and only a report needs it
-
   many = len(run.seeds) > 1
   thin = ' Thin lines: seeds; thick lines: their mean.' if many else ''
   shown = f' (seed {run.seeds[0]})' if many else ''
@@ -68,22 +60,11 @@ def draw(run: Run) -> list[Section]:
       ),
     )
   )
-  drawn = []
-  with matplotlib.rc_context(drawing.STYLE):
-    for title, text, panels in sections:
-      found = [
-        Panel(name, caption, drawing.png(figure))
-        for name, caption, figure in panels(run)
-      ]
-      if found:  # A baseline has no learning curves.
-        drawn.append(Section(title, text, found))
-  return drawn
+  # A baseline has no learning curves.
+  return drawing.draw(sections, run)
 
 
-_Panels = Iterator[tuple[str, str, 'Figure']]  # name, caption, figure
-
-
-def _learning_curves(run: Run) -> _Panels:
+def _learning_curves(run: Run) -> Panels:
   for stage in run.stages:
     if not any(record['stage'] == stage.key for record in run.records):
       continue
@@ -138,7 +119,7 @@ def _history(run: Run, stage: Stage, name: str) -> tuple[list[int], np.ndarray]:
   return epochs, np.array(rows)
 
 
-def _predicted_against_true(run: Run, max_bars: int = 120) -> _Panels:
+def _predicted_against_true(run: Run, max_bars: int = 120) -> Panels:
   true = run.target
   # A wild exponent must not squeeze all else: the axes follow the targets.
   bottom, top = drawing.padded(true.min(), true.max(), 0.1)
@@ -203,7 +184,7 @@ def _predicted_against_true(run: Run, max_bars: int = 120) -> _Panels:
     yield f'predicted_against_true_{stage.key}', caption, figure
 
 
-def _calibration(run: Run) -> _Panels:
+def _calibration(run: Run) -> Panels:
   levels = np.linspace(0.05, 0.95, 19)
   figure, ax = drawing.panel()
   ax.plot([0, 1], [0, 1], color=drawing.FAINT, linewidth=1)
@@ -255,7 +236,7 @@ def _calibration(run: Run) -> _Panels:
   )
 
 
-def _sharpening(run: Run) -> _Panels:
+def _sharpening(run: Run) -> Panels:
   low, high = np.array(
     [metrics.central_interval(s.samples_z, NOMINAL) for s in run.stages]
   ).swapaxes(0, 1)  # [stages, S, n]
@@ -280,7 +261,7 @@ def _sharpening(run: Run) -> _Panels:
     yield name, f'{label[0].upper()}{label[1:]}', figure
 
 
-def _examples(run: Run) -> _Panels:
+def _examples(run: Run) -> Panels:
   order = np.argsort(run.target, kind='stable')
   places = {
     order[round(share * (len(order) - 1))]: share
@@ -308,7 +289,7 @@ def _examples(run: Run) -> _Panels:
     )
 
 
-def _sampling_efficiency(run: Run) -> _Panels:
+def _sampling_efficiency(run: Run) -> Panels:
   ks = [2**i for i in range(run.num_samples.bit_length())]
   curves = [
     [

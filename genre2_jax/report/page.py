@@ -11,15 +11,13 @@ elsewhere:
 import base64
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jinja2
 
 from genre2_jax import writers
-from genre2_jax.report import figures, inputs, tables, words
-
-_HERE = pathlib.Path(__file__).parent
+from genre2_jax.report import drawing, figures, inputs, tables, words
 
 
 def write(workdir: str | pathlib.Path) -> pathlib.Path:
@@ -30,11 +28,8 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
   workdir = pathlib.Path(workdir)
   run = inputs.load(workdir)
   sections = figures.draw(run)
-  for section in sections:
-    for panel in section.panels:
-      path = workdir / 'figures' / f'{panel.name}.png'
-      writers.write_bytes(path, panel.png)
-  html = template(_HERE, 'report.html.j2').render(
+  write_figures(workdir, sections)
+  html = template('report/report.html.j2').render(
     title=run.info['task'],
     verdict=words.verdict(run),
     notes=words.notes(run),
@@ -53,10 +48,20 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
   return path
 
 
-def template(folder: pathlib.Path, name: str) -> jinja2.Template:
-  """A page's template; what pages share lies beside this module."""
+def write_figures(
+  workdir: pathlib.Path, sections: Iterable[drawing.Section]
+) -> None:
+  """Writes figures/*.png of a workdir."""
+  for section in sections:
+    for panel in section.panels:
+      path = workdir / 'figures' / f'{panel.name}.png'
+      writers.write_bytes(path, panel.png)
+
+
+def template(name: str) -> jinja2.Template:
+  """A page's template, by its path in the package."""
   environment = jinja2.Environment(
-    loader=jinja2.FileSystemLoader([folder, _HERE]),
+    loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent.parent),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
