@@ -20,8 +20,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 import jax
 import jax.numpy as jnp
 
-from genre2_jax import sharding
-from genre2_jax.checkpoints import Checkpoints
+from genre2_jax.devices import sharding
+from genre2_jax.training.checkpoints import Checkpoints
 
 
 def main():

@@ -25,7 +25,8 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np
 
-from genre2_jax import metrics, writers
+from genre2_jax.files import writers
+from genre2_jax.metrics import sampled
 
 _NUM_ROWS = 2000  # of a table, of which 64 % are trained on
 _NUM_HELD_OUT = 1000
@@ -113,8 +114,11 @@ def fit_and_predict(path, x, method, workdir, num_samples=_NUM_SAMPLES):
   The only place that knows how a run is configured, trained and asked.
   """
   from configs import base
-  from genre2_jax import evaluate, sharding, stages, train, workdirs
+  from genre2_jax import train
   from genre2_jax.data import tables
+  from genre2_jax.devices import sharding
+  from genre2_jax.runs import workdirs
+  from genre2_jax.training import evaluation, stages
 
   config = base.get_config()
   fields = SETTINGS | METHODS[method]
@@ -129,8 +133,8 @@ def fit_and_predict(path, x, method, workdir, num_samples=_NUM_SAMPLES):
     rows = tables.read_rows(
       file, numeric_names=('x',), category_names=(), target_name='y'
     )
-  predicted = evaluate.predict(
-    evaluate.predictor(
+  predicted = evaluation.predict(
+    evaluation.predictor(
       run.model,
       stages.evaluation_keys(run.seeds),
       num_samples=num_samples,
@@ -249,7 +253,7 @@ def main():
       else:
         samples = sample_given(curve, x, _NUM_SAMPLES, seed=2)
       panels[curve][method] = samples[: len(_GRID)]
-      score = metrics.crps(samples[len(_GRID) :], held_out[curve][1])
+      score = sampled.crps(samples[len(_GRID) :], held_out[curve][1])
       scores[curve][method] = score
       rows.append((curve, method, score))
   figure = plot(panels, held_out, scores)

@@ -24,9 +24,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import base
-from genre2_jax import experiment, objective, stages
 from genre2_jax.data import batches, tables
+from genre2_jax.experiment import experiment
+from genre2_jax.objectives import objective
 from genre2_jax.objectives.catalog import build_term
+from genre2_jax.training import stages
 
 TOKENIZERS = ((2, 8), (4, 4), (6, 4), (8, 3), (10, 3))
 ESTIMATORS = ('exact', 'remax', 'rloo', 'grpo', 'no_baseline')

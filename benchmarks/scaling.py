@@ -95,7 +95,10 @@ def cpu_child(name):
   import numpy as np
 
   from configs import remax_talent
-  from genre2_jax import ahead_of_time, experiment, sharding, stages
+  from genre2_jax import ahead_of_time
+  from genre2_jax.devices import sharding
+  from genre2_jax.experiment import experiment
+  from genre2_jax.training import stages
 
   _, mesh = CPU[name]
   config = remax_talent.get_config()
@@ -257,18 +260,18 @@ def gemma_stage(case):
   import numpy as np
 
   from genre2_jax import tokenizers
-  from genre2_jax.codec import Codec
   from genre2_jax.data.batches import Examples
-  from genre2_jax.models import gemma
-  from genre2_jax.models.gemma_policy import gemma_policy
-  from genre2_jax.objective import Enumeration, Objective, Rollouts
+  from genre2_jax.models.gemma import backbone
+  from genre2_jax.models.gemma.policy import gemma_policy
   from genre2_jax.objectives.catalog import build_term
-  from genre2_jax.stages import Stage
+  from genre2_jax.objectives.objective import Enumeration, Objective, Rollouts
+  from genre2_jax.tokenizers.codec import Codec
+  from genre2_jax.training.stages import Stage
 
   tokenizer = tokenizers.build('normalized', base=10, digits=2)
   network = gemma_policy(
     tokenizer,
-    gemma.PRESETS[case.size],
+    backbone.PRESETS[case.size],
     number_tokens=np.arange(1000, 1000 + tokenizer.vocab_size),
     remat=True,
   )
@@ -302,7 +305,7 @@ def gemma_stage(case):
 def tabular_stage():
   """ReMax at the paper's size on scikit-learn's diabetes set."""
   from configs import remax_talent
-  from genre2_jax import experiment
+  from genre2_jax.experiment import experiment
 
   config = experiment.resolve(remax_talent.get_config())
   table = experiment.read_table(config)
@@ -313,7 +316,8 @@ def tabular_stage():
 
 def on_tpus(name, case):
   """One case compiled: a row."""
-  from genre2_jax import ahead_of_time, sharding
+  from genre2_jax import ahead_of_time
+  from genre2_jax.devices import sharding
 
   mesh = sharding.make_mesh(
     dict.fromkeys(sharding.AXES, 1) | case.mesh,
@@ -399,7 +403,7 @@ def report(rows):
   rows = [{k: str(v) for k, v in row.items()} for row in rows]
   cpu = [row for row in rows if row['case'] in CPU]
   tabular = [row for row in rows if row['case'].startswith('tabular')]
-  gemma = [row for row in rows if row['case'].startswith('gemma')]
+  backbone = [row for row in rows if row['case'].startswith('gemma')]
   lines = ['# Scaling', '', 'Made by `python benchmarks/scaling.py`; what the']
   lines += ['columns mean is in `benchmarks/README.md`.', '']
   lines += ['## Fake devices on shared CPU cores', '']
@@ -424,7 +428,7 @@ def report(rows):
     for row in cpu
   ]
   lines += [*_table(head, body), '']
-  for title, part in (('The tabular decoder', tabular), ('Gemma-2', gemma)):
+  for title, part in (('The tabular decoder', tabular), ('Gemma-2', backbone)):
     lines += [f'## {title}, compiled for TPUs', '']
     head = 'case', 'mesh', 'peak GiB', 'of', 'TFLOPs', 'gather MiB'
     head += 'reduce MiB', 'sent MiB', 'compute ms', 'links ms', 'compute share'

@@ -59,8 +59,9 @@ def measure(data, steps):
   import jax.numpy as jnp
 
   from configs import remax_talent
-  from genre2_jax import evaluate, experiment, stages
   from genre2_jax.data import batches
+  from genre2_jax.experiment import experiment
+  from genre2_jax.training import evaluation, stages
 
   data = pathlib.Path(data)
   config = remax_talent.get_config()
@@ -90,7 +91,7 @@ def measure(data, steps):
     jax.block_until_ready(state.params)
     record[name] = (time.perf_counter() - began) / count
     params = state.params
-  predict = evaluate.predictor(
+  predict = evaluation.predictor(
     model,
     stages.evaluation_keys(seeds),
     num_samples=128,

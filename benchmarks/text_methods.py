@@ -30,7 +30,9 @@ import numpy as np
 
 from configs import base
 from configs import pretrain_text as small_config
-from genre2_jax import experiment, pretrain_text, train, writers
+from genre2_jax import pretrain_text, train
+from genre2_jax.experiment import experiment
+from genre2_jax.files import writers
 
 RESULTS = ROOT / 'benchmarks' / 'results'
 PROMPT = '{sentence1}\n{sentence2}\n'

@@ -65,12 +65,12 @@ def model_of(args):
   import numpy as np
 
   from genre2_jax import tokenizers
-  from genre2_jax.codec import Codec
-  from genre2_jax.models import gemma
-  from genre2_jax.models.gemma_policy import gemma_policy
+  from genre2_jax.models.gemma import backbone
+  from genre2_jax.models.gemma.policy import gemma_policy
+  from genre2_jax.tokenizers.codec import Codec
 
   config = dataclasses.replace(
-    gemma.PRESETS['gemma2_2b'], num_layers=args.layers
+    backbone.PRESETS['gemma2_2b'], num_layers=args.layers
   )
   tokenizer = tokenizers.build('normalized', base=10, digits=1)
   network = gemma_policy(
@@ -79,16 +79,16 @@ def model_of(args):
     number_tokens=np.arange(1000, 1000 + tokenizer.vocab_size),
     param_dtype=args.param_dtype,
     remat=True,
-    lora=gemma.Lora() if args.lora else None,
+    lora=backbone.Lora() if args.lora else None,
   )
   return config, Model(network, Codec(tokenizer, -1.0, 1.0), args.length)
 
 
 def stage_of(args):
   """RAFT on the whole grid, as published: Adafactor, a constant rate."""
-  from genre2_jax.objective import Enumeration, Objective
   from genre2_jax.objectives.catalog import build_term
-  from genre2_jax.stages import Stage
+  from genre2_jax.objectives.objective import Enumeration, Objective
+  from genre2_jax.training.stages import Stage
 
   return Stage(
     section='pretrain',
@@ -123,7 +123,8 @@ def compiled_step(args, mesh):
   import jax
   import numpy as np
 
-  from genre2_jax import sharding, stages
+  from genre2_jax.devices import sharding
+  from genre2_jax.training import stages
 
   _, model = model_of(args)
   stage, examples = stage_of(args), examples_of(args, model)
@@ -178,7 +179,7 @@ def fsdp(args):
   import jax
   import numpy as np
 
-  from genre2_jax import sharding
+  from genre2_jax.devices import sharding
 
   sizes = {'replica': 1, 'data': 1, 'fsdp': 8, 'model': 1}
   mesh = sharding.make_mesh(sizes)
@@ -217,7 +218,8 @@ def leaves_to_watch(state):
 
 def compile_only(args):
   """Memory of a device at full depth for a named topology."""
-  from genre2_jax import ahead_of_time, sharding
+  from genre2_jax import ahead_of_time
+  from genre2_jax.devices import sharding
 
   devices = getattr(ahead_of_time, 'devices', None) or ahead_of_time._devices
   sizes = {'replica': 1, 'data': 1, 'fsdp': -1, 'model': 1}
@@ -249,7 +251,7 @@ def measure(args):
   import jax
   import numpy as np
 
-  from genre2_jax import sharding
+  from genre2_jax.devices import sharding
 
   device = jax.devices()[0]
   if device.platform == 'cpu':

@@ -3,6 +3,6 @@
 It lies in the package, so that an installed package has it too.
 """
 
-from genre2_jax.default_config import get_config
+from genre2_jax.experiment.defaults import get_config
 
 __all__ = ['get_config']

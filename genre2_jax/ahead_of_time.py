@@ -17,8 +17,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from genre2_jax import experiment, sharding, stages, train_state
+from genre2_jax.devices import sharding
 from genre2_jax.errors import InputError
+from genre2_jax.experiment import experiment
+from genre2_jax.training import stages, train_state
 
 # Memory of a device as jax sees it, bytes: cloud.google.com/tpu/docs.
 MEMORY = {

@@ -22,24 +22,18 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import check_array, check_random_state, check_X_y
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from genre2_jax import (
-  default_config,
-  evaluate,
-  experiment,
-  grid_metrics,
-  recalibration,
-  results,
-  sharding,
-  stages,
-  train,
-  workdirs,
-  writers,
-)
+from genre2_jax import train
 from genre2_jax.data import tables
 from genre2_jax.data.features import Features
+from genre2_jax.devices import sharding
 from genre2_jax.errors import InputError
+from genre2_jax.experiment import defaults, experiment
+from genre2_jax.files import writers
+from genre2_jax.metrics import exact, recalibration, results
 from genre2_jax.objectives.catalog import LEVELS
 from genre2_jax.policy import Pointwise
+from genre2_jax.runs import workdirs
+from genre2_jax.training import evaluation, stages
 
 # What `predict` returns.
 ESTIMATORS = ('exact_mean', 'exact_median', 'mean', 'median', 'greedy')
@@ -302,7 +296,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
       fields['finetune.objective'] = objective
     fields |= {field: getattr(self, name) for name, field in _FIELDS.items()}
     fields |= dict(self.config or {})
-    config = _updated(default_config.get_config(), fields)
+    config = _updated(defaults.get_config(), fields)
     if config.report or config.baseline.name or config.language_model.name:
       raise InputError(
         'config: report, baseline.name and language_model.name belong to the '
@@ -590,11 +584,11 @@ class _Run:
     if num_samples not in self._predictors:
       options = experiment.evaluation_options(self.config, self.model)
       options |= {'num_samples': num_samples, 'rail_numbers': 0}
-      self._predictors[num_samples] = evaluate.predictor(
+      self._predictors[num_samples] = evaluation.predictor(
         self.model, stages.evaluation_keys(self.seeds), **options
       )
     size = self._mesh.size
-    return evaluate.predict(
+    return evaluation.predict(
       self._predictors[num_samples],
       self._params,
       self.model.features.transform(rows),
@@ -620,7 +614,7 @@ def _quantiles(model, predicted, levels):
   member = results.pooled(predicted)
   if 'log_p' in member:
     values = model.codec.values()
-    return grid_metrics.quantiles(member['log_p'], values, levels)
+    return exact.quantiles(member['log_p'], values, levels)
   samples = np.asarray(member['samples_z'], np.float64)
   return np.quantile(samples, levels, axis=-1, method='weibull').T
 

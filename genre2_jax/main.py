@@ -13,8 +13,8 @@ The work is in `train.py` and `predict.py`, where it can be imported and tested.
 from absl import flags
 
 from genre2_jax import command_line
+from genre2_jax.devices.interrupts import deferred
 from genre2_jax.errors import InputError
-from genre2_jax.interrupts import deferred
 
 flags.adopt_module_key_flags(command_line)  # --help shows them.
 _MODE = flags.DEFINE_enum(
@@ -48,7 +48,7 @@ def main():
   if not _DISTRIBUTED.value:
     _run()
     return
-  from genre2_jax import processes
+  from genre2_jax.devices import processes
 
   processes.join(
     _COORDINATOR.value,
@@ -66,15 +66,15 @@ def _run():
     for flag in (workdir, _INPUT, _OUTPUT):
       if not flag.value:
         raise InputError(f'--mode=predict needs --{flag.name}')
-    from genre2_jax import predict
+    from genre2_jax.runs import prediction
 
-    predict.predict_file(workdir.value, _INPUT.value, _OUTPUT.value)
+    prediction.predict_file(workdir.value, _INPUT.value, _OUTPUT.value)
     return
   if _MODE.value == 'export':
     for flag in (workdir, _OUTPUT):
       if not flag.value:
         raise InputError(f'--mode=export needs --{flag.name}')
-    from genre2_jax import export
+    from genre2_jax.runs import export
 
     export.export_workdir(workdir.value, _OUTPUT.value)
     return

@@ -27,19 +27,17 @@ import optax
 import tqdm
 from absl import flags
 
-from genre2_jax import (
-  command_line,
-  optimizers,
-  pretrained,
-  sharding,
-  writers,
-)
-from genre2_jax.checkpoints import Checkpoints
+from genre2_jax import command_line
 from genre2_jax.data import batches, corpora
+from genre2_jax.devices import sharding
+from genre2_jax.devices.interrupts import deferred
 from genre2_jax.errors import InputError, InterruptedRunError, NonFiniteError
-from genre2_jax.interrupts import deferred
-from genre2_jax.models.causal import causal_language_model
-from genre2_jax.models.gemma import GemmaConfig
+from genre2_jax.files import writers
+from genre2_jax.models import pretrained
+from genre2_jax.models.gemma.backbone import GemmaConfig
+from genre2_jax.models.gemma.causal import causal_language_model
+from genre2_jax.training import optimizers
+from genre2_jax.training.checkpoints import Checkpoints
 
 flags.adopt_module_key_flags(command_line)  # --help shows them.
 _DISPATCH_SECONDS = 1.0

@@ -31,9 +31,10 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from genre2_jax import command_line, writers
+from genre2_jax import command_line
+from genre2_jax.devices.interrupts import deferred
 from genre2_jax.errors import InputError, InterruptedRunError, RunError
-from genre2_jax.interrupts import deferred
+from genre2_jax.files import writers
 
 _logger = logging.getLogger('genre2_jax')
 

@@ -24,29 +24,18 @@ import numpy as np
 import tqdm
 from ml_collections import ConfigDict
 
-from genre2_jax import (
-  baselines,
-  evaluate,
-  experiment,
-  memory,
-  processes,
-  profiling,
-  results,
-  sharding,
-  stages,
-  text_model,
-  train_state,
-  workdirs,
-  writers,
-)
-from genre2_jax.checkpoints import StageCheckpoints
+from genre2_jax.baselines import points
 from genre2_jax.data import tables, texts
-from genre2_jax.errors import (
-  InputError,
-  InterruptedRunError,
-  NonFiniteError,
-)
+from genre2_jax.devices import memory, processes, profiling, sharding
+from genre2_jax.errors import InputError, InterruptedRunError, NonFiniteError
+from genre2_jax.experiment import experiment
+from genre2_jax.files import writers
+from genre2_jax.metrics import results
+from genre2_jax.models import language_model
 from genre2_jax.report import page
+from genre2_jax.runs import workdirs
+from genre2_jax.training import evaluation, stages, train_state
+from genre2_jax.training.checkpoints import StageCheckpoints
 
 _logger = logging.getLogger('genre2_jax')
 
@@ -160,7 +149,7 @@ def train_and_evaluate(
     examples=examples,
     seeds=seeds,
     mesh=mesh,
-    predict_block=evaluate.predictor(
+    predict_block=evaluation.predictor(
       dataclasses.replace(
         model, network=sharding.constrained(model.network, mesh)
       ),
@@ -350,7 +339,7 @@ def _validate(run, stage, programs, state, writer, progress):
 def _evaluate(run, stage, params):
   """Predicts val and test with a stage's parameters: rows of results.csv."""
   predicted = {
-    split: evaluate.predict(
+    split: evaluation.predict(
       run.predict_block,
       params,
       run.examples[split].inputs,
@@ -403,7 +392,7 @@ def _record(run, stage, predicted):
 def _fit_baseline(run):
   """What `baselines` predict, every seed's: point masses, split by split."""
   fitted = [
-    baselines.fit_predict(
+    points.fit_predict(
       run.config.baseline.name,
       run.table,
       run.model.scaler,
@@ -457,7 +446,7 @@ def _pretrained(model, config, seeds, mesh):
   folder = config.language_model.pretrained
   if not folder:
     return None
-  return text_model.load_params(
+  return language_model.load_params(
     folder,
     model.network,
     model.example_inputs(),

@@ -15,8 +15,10 @@ import pytest
 
 import genre2_jax
 from configs import base
-from genre2_jax import objective, steps, train, train_state
+from genre2_jax import train
 from genre2_jax.errors import InputError
+from genre2_jax.objectives import objective
+from genre2_jax.training import steps, train_state
 
 ROOT = pathlib.Path(__file__).parent.parent
 # The workers share the cores, and OpenMP's threads wait by spinning.

@@ -12,14 +12,16 @@ import optax
 import pandas as pd
 import pytest
 
-from genre2_jax import default_config, sampling, steps, train_state
-from genre2_jax.codec import Codec
 from genre2_jax.data.batches import Examples
-from genre2_jax.objective import Enumeration, Objective, Rollouts
+from genre2_jax.experiment import defaults
 from genre2_jax.objectives import catalog
 from genre2_jax.objectives.advantages import ADVANTAGES
 from genre2_jax.objectives.catalog import build_term
+from genre2_jax.objectives.objective import Enumeration, Objective, Rollouts
+from genre2_jax.policy import sampling
 from genre2_jax.tokenizers import Normalized
+from genre2_jax.tokenizers.codec import Codec
+from genre2_jax.training import steps, train_state
 
 pytestmark = pytest.mark.usefixtures('quick_compiles')
 
@@ -247,7 +249,7 @@ def test_the_config_reference_is_up_to_date():
   assert page == module.PAGE.read_text(encoding='utf-8'), (
     'run python docs/config_reference.py'
   )
-  for field, default in leaves(default_config.get_config().to_dict()):
+  for field, default in leaves(defaults.get_config().to_dict()):
     (cell,) = re.findall(rf'^\| `{re.escape(field)}` \| `(.*?)` \|', page, re.M)
     assert cell == repr(default), field
 

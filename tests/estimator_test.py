@@ -23,7 +23,8 @@ from sklearn.utils.estimator_checks import (
   check_regressors_train,
 )
 
-from genre2_jax import DecodingRegressor, estimator, predict
+from genre2_jax import DecodingRegressor, estimator
+from genre2_jax.runs import prediction
 
 pytestmark = [
   pytest.mark.usefixtures('quick_compiles'),
@@ -292,7 +293,7 @@ def test_what_is_saved_is_the_workdir_of_a_finished_run(
 ):
   X, _ = rows
   X.assign(new=X['new'].astype(int)).to_csv(tmp_path / 'in.csv', index=False)
-  predict.predict_file(saved, tmp_path / 'in.csv', tmp_path / 'out.csv')
+  prediction.predict_file(saved, tmp_path / 'in.csv', tmp_path / 'out.csv')
   table = pd.read_csv(tmp_path / 'out.csv')
   np.testing.assert_allclose(table['exact_mean'], fitted.predict(X), rtol=1e-6)
   np.testing.assert_allclose(

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from conftest import assert_refused
 
-from genre2_jax import pretrain_text, pretrained
+from genre2_jax import pretrain_text
 from genre2_jax.data import corpora
 from genre2_jax.errors import InterruptedRunError
-from genre2_jax.models.causal import causal_language_model
+from genre2_jax.models import pretrained
+from genre2_jax.models.gemma.causal import causal_language_model
 
 pytestmark = pytest.mark.usefixtures('quick_compiles')
 

@@ -13,13 +13,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import base
-from genre2_jax import experiment, writers
 from genre2_jax import search as search_module
-from genre2_jax.errors import (
-  InputError,
-  InterruptedRunError,
-  NonFiniteError,
-)
+from genre2_jax.errors import InputError, InterruptedRunError, NonFiniteError
+from genre2_jax.experiment import experiment
+from genre2_jax.files import writers
 from genre2_jax.search import SPACE, LogUniform, search, validation_r2
 
 optuna = pytest.importorskip('optuna')
@@ -334,7 +331,7 @@ import json, pathlib, sys, time
 sys.path[:0] = [sys.argv[1], sys.argv[1] + '/tests']
 import search_test
 from genre2_jax.errors import InterruptedRunError
-from genre2_jax.interrupts import deferred
+from genre2_jax.devices.interrupts import deferred
 workdir, num_trials, stuck = sys.argv[2], int(sys.argv[3]), sys.argv[4]
 
 def train(config, workdir, interrupts):

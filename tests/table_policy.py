@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genre2_jax import sampling
 from genre2_jax.data.batches import Examples
-from genre2_jax.objective import (
+from genre2_jax.objectives.catalog import build_term
+from genre2_jax.objectives.objective import (
   Objective,
   Rollouts,
   judge,
@@ -17,8 +17,7 @@ from genre2_jax.objective import (
   supervised,
   total,
 )
-from genre2_jax.objectives.catalog import build_term
-from genre2_jax.policy import Policy
+from genre2_jax.policy import Policy, sampling
 
 
 def _ignore(*_):

@@ -17,20 +17,15 @@ from conftest import (
 )
 
 from configs import stsb
-from genre2_jax import (
-  experiment,
-  export,
-  predict,
-  pretrained,
-  train,
-  trie,
-  workdirs,
-)
+from genre2_jax import train
 from genre2_jax.data import subwords
-from genre2_jax.models.gemma import PRESETS
-from genre2_jax.models.gemma_head import HEADS
-from genre2_jax.models.gemma_policy import gemma_policy
-from genre2_jax.policy import Pointwise
+from genre2_jax.experiment import experiment
+from genre2_jax.models import pretrained
+from genre2_jax.models.gemma.backbone import PRESETS
+from genre2_jax.models.gemma.head import HEADS
+from genre2_jax.models.gemma.policy import gemma_policy
+from genre2_jax.policy import Pointwise, trie
+from genre2_jax.runs import export, prediction, workdirs
 
 pytest.importorskip('transformers')
 pytestmark = pytest.mark.usefixtures('quick_compiles')
@@ -158,7 +153,7 @@ def test_raft_begins_with_a_checkpoint_and_learns(
   rows = tiny_text.reviews(60)[::-1]
   rows[0]['review'] += ' case' * 20
   path = tiny_text.write_json_lines(tmp_path / 'new.jsonl', rows)
-  predict.predict_file(workdir, path, tmp_path / 'out.csv')
+  prediction.predict_file(workdir, path, tmp_path / 'out.csv')
   with open(tmp_path / 'out.csv', encoding='utf-8', newline='') as file:
     got = [float(row['exact_mean']) for row in csv.DictReader(file)]
   assert len(got) == 60 and all(1 <= value <= 4 for value in got)
@@ -210,7 +205,7 @@ def test_zero_shot_is_the_checkpoint_as_it_is(make, checkpoint, tmp_path):
   path = tiny_text.write_json_lines(
     tmp_path / 'new.jsonl', tiny_text.reviews(3)
   )
-  predict.predict_file(workdir, path, tmp_path / 'out.csv')
+  prediction.predict_file(workdir, path, tmp_path / 'out.csv')
   assert len((tmp_path / 'out.csv').read_text().splitlines()) == 4
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genre2_jax.models.decoder import NumberDecoder
-from genre2_jax.models.gemma import (
+from genre2_jax.models.gemma.backbone import (
   Backbone,
   GemmaConfig,
   Numerics,

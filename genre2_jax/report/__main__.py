@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   workdir = pathlib.Path(parser.parse_args(argv).workdir)
   try:
     if (workdir / 'benchmark.json').exists():
-      from genre2_jax.comparison import page
+      from genre2_jax.benchmark import page
     else:
       from genre2_jax.report import page
     print(page.write(workdir))

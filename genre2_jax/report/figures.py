@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from genre2_jax import metrics
+from genre2_jax.metrics import sampled
 from genre2_jax.report import drawing
 from genre2_jax.report.drawing import Panels, Section
 from genre2_jax.report.inputs import NOMINAL, Run, Stage
@@ -129,7 +129,7 @@ def _predicted_against_true(run: Run, max_bars: int = 120) -> Panels:
   for stage in run.stages:
     samples = run.in_unit(stage.samples_z[0])  # [n, G]
     median = np.median(samples, axis=1)
-    low, high = metrics.central_interval(samples, NOMINAL)
+    low, high = sampled.central_interval(samples, NOMINAL)
     shown = np.clip(median, bottom, top)
     outside = shown != median
 
@@ -191,7 +191,7 @@ def _calibration(run: Run) -> Panels:
   ax.axvline(NOMINAL, color=drawing.FAINT, linewidth=0.8, linestyle=':')
   for stage in run.stages:
     curves = [
-      metrics.coverage_curve(samples, run.target_z, levels)
+      sampled.coverage_curve(samples, run.target_z, levels)
       for samples in stage.samples_z
     ]
     drawing.seed_lines(ax, levels, curves, stage.name, color=stage.color)
@@ -216,7 +216,7 @@ def _calibration(run: Run) -> Panels:
   ax.axhline(1, color=drawing.FAINT, linewidth=1)
   for stage in run.stages:
     density = [
-      metrics.pit_histogram(samples, run.target_z, num_bins)
+      sampled.pit_histogram(samples, run.target_z, num_bins)
       for samples in stage.samples_z
     ]
     edges = np.linspace(0, 1, num_bins + 1)
@@ -238,7 +238,7 @@ def _calibration(run: Run) -> Panels:
 
 def _sharpening(run: Run) -> Panels:
   low, high = np.array(
-    [metrics.central_interval(s.samples_z, NOMINAL) for s in run.stages]
+    [sampled.central_interval(s.samples_z, NOMINAL) for s in run.stages]
   ).swapaxes(0, 1)  # [stages, S, n]
   deviations = np.array([s.samples_z.std(axis=-1) for s in run.stages])
   for name, label, values in (
@@ -293,7 +293,7 @@ def _sampling_efficiency(run: Run) -> Panels:
   ks = [2**i for i in range(run.num_samples.bit_length())]
   curves = [
     [
-      metrics.sampling_efficiency(samples, run.target_z, ks)
+      sampled.sampling_efficiency(samples, run.target_z, ks)
       for samples in stage.samples_z
     ]  # [S][best, mean][K]
     for stage in run.stages

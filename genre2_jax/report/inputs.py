@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from genre2_jax import errors, writers
+from genre2_jax import errors
 from genre2_jax.data import targets
+from genre2_jax.files import writers
 
 SPLIT = 'test'
 NOMINAL = 0.9  # of the intervals behind coverage90 and width90 in results.csv

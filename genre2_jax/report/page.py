@@ -16,8 +16,8 @@ from typing import Any
 
 import jinja2
 
-from genre2_jax import writers
-from genre2_jax.report import drawing, figures, inputs, tables, words
+from genre2_jax.files import writers
+from genre2_jax.report import drawing, figures, inputs, result_tables, words
 
 
 def write(workdir: str | pathlib.Path) -> pathlib.Path:
@@ -34,11 +34,11 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
     verdict=words.verdict(run),
     notes=words.notes(run),
     facts=words.facts(run),
-    points=tables.points(run),
-    distributions=tables.distributions(run),
+    points=result_tables.points(run),
+    distributions=result_tables.distributions(run),
     sections=sections,
-    seeds=tables.seeds(run) if len(run.seeds) > 1 else None,
-    operations=tables.operations(run),
+    seeds=result_tables.seeds(run) if len(run.seeds) > 1 else None,
+    operations=result_tables.operations(run),
     command=run.env.get('command'),
     config=_flatten(run.config),
     env=_flatten({k: v for k, v in run.env.items() if k != 'command'}),

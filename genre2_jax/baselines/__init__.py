@@ -1,0 +1,1 @@
+"""Models that write no digits, to compare with."""

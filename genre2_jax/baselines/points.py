@@ -1,0 +1,457 @@
+"""Tree ensembles and linear regression, to stand beside decoding.
+
+The libraries that others keep do the work; this module gives all of them the
+same rows, the same target (z-scores) and the same protocol: fit on train, stop
+and choose on validation, predict test.
+
+The search spaces are TALENT's (github.com/LAMDA-Tabular/TALENT), those of
+CatBoost and XGBoost in turn from Gorishniy et al. 2021 (arXiv 2106.11959).
+"""
+
+import dataclasses
+import importlib
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from genre2_jax.data.features import Features, TargetScaler
+from genre2_jax.data.tables import SPLITS, Rows, Table
+from genre2_jax.errors import InputError, InterruptedRunError
+from genre2_jax.metrics import sampled
+
+_FOREST_TREES = 500
+# Trees of a boosted ensemble, and how many without a better validation error
+# end it: TALENT's numbers.
+_MAX_TREES = 2000
+_PATIENCE = 50
+# Features beyond this are as good as infinite: the libraries read float32, and
+# check it by a sum of all cells.
+_LIMIT = 1e30
+# Codes of what is no label of the train rows.
+_ABSENT, _UNSEEN = -1, -2
+
+_INSTALL = {
+  'catboost': 'catboost>=1.2',
+  'lightgbm': 'lightgbm>=4.3',
+  'optuna': 'optuna>=4.0',
+  'sklearn': 'scikit-learn>=1.5',
+  'xgboost': 'xgboost>=2.1',
+}
+
+
+def names() -> tuple[str, ...]:
+  """What `fit_predict` knows, the simplest first."""
+  return BASELINES
+
+
+def fit_predict(
+  name: str,
+  table: Table,
+  scaler: TargetScaler,
+  *,
+  seed: int,
+  num_trials: int = 0,
+  num_threads: int | None = None,
+  interrupts: Any = (),
+) -> dict[str, np.ndarray]:
+  """Predictions of one baseline: 'val' and 'test' -> z-scores float64 [n].
+
+  Same arguments, same predictions. The targets of the test rows are not read.
+
+  Args:
+    name: one of `BASELINES`.
+    table: the data; infinite numbers count as missing.
+    scaler: of the train targets.
+    seed: of the ensemble and the search, 0 or more.
+    num_trials: Optuna trials (TPE) beside the defaults; the best R² on the
+      validation rows wins. 0: the defaults.
+    num_threads: of the library; None: all cores.
+    interrupts: true once the run is asked to leave; looked at between fits.
+
+  Raises:
+    InputError: an unknown name, a missing package, a negative number.
+    InterruptedRunError: asked to leave.
+  """
+  if name not in _BASELINES:
+    raise InputError(
+      f'unknown baseline {name!r}: choose from {", ".join(BASELINES)}'
+    )
+  for argument, value in {'seed': seed, 'num_trials': num_trials}.items():
+    if value < 0:
+      raise InputError(f'{argument}={value} must not be negative')
+  baseline = _BASELINES[name]
+  if baseline.package:
+    _require(baseline.package)
+  y = {
+    s: scaler.standardize(getattr(table, s).target) for s in ('train', 'val')
+  }
+  columns = _columns(table)
+  if np.ptp(y['train']) == 0 or not columns['train'].shape[1]:
+    # Nothing to learn, which some of the libraries refuse to.
+    mean = float(y['train'].mean())
+    return {s: np.full(len(getattr(table, s)), mean) for s in ('val', 'test')}
+  inputs = baseline.inputs(columns, table)
+  if num_threads is None:
+    num_threads = os.cpu_count() or 1
+
+  def fit(parameters):
+    if interrupts:
+      raise InterruptedRunError(f'interrupted at baseline {name}')
+    return baseline.fit(
+      {s: (inputs[s], y[s]) for s in ('train', 'val')},
+      parameters,
+      seed=seed % 2**31,  # the libraries' seeds are int32
+      num_threads=num_threads,
+    )
+
+  predict = fit({})
+  if num_trials and baseline.suggest is not None:
+    predict = _search(
+      fit, baseline.suggest, predict, inputs['val'], y['val'], num_trials, seed
+    )
+  return {s: _float64(predict(inputs[s])) for s in ('val', 'test')}
+
+
+def _search(fit, suggest, default, x, y, num_trials, seed):
+  """The predict function with the best R² on validation rows x [n, F], y."""
+  optuna = _require('optuna')
+  optuna.logging.set_verbosity(optuna.logging.WARNING)
+  best = [sampled.r2(_float64(default(x)), y), default]
+
+  def objective(trial):
+    predict = fit(suggest(trial))
+    value = sampled.r2(_float64(predict(x)), y)
+    if value > best[0]:
+      best[:] = value, predict
+    return value
+
+  sampler = optuna.samplers.TPESampler(seed=seed % 2**32)
+  study = optuna.create_study(direction='maximize', sampler=sampler)
+  study.optimize(objective, n_trials=num_trials)
+  return best[1]
+
+
+# ------------------------------------------------------------------ features
+
+
+def _columns(table: Table) -> dict[str, pd.DataFrame]:
+  """Features of every split as the trees read them.
+
+  Columns are f0, f1, ..., because libraries refuse some characters: float32
+  with NaN for missing, then int32 codes of the train labels (`_ABSENT`,
+  `_UNSEEN`). Without those that do not vary over the train rows, on which no
+  tree can split and which CatBoost refuses to be left with.
+  """
+  labels = [
+    {label: code for code, label in enumerate(sorted(set(column) - {None}))}
+    for column in table.train.categories.T
+  ]
+  frames = {s: _frame(getattr(table, s), labels) for s in SPLITS}
+  varying = frames['train'].nunique(dropna=False) > 1
+  return {s: frame.loc[:, varying] for s, frame in frames.items()}
+
+
+def _frame(rows: Rows, labels: list[dict[str, int]]) -> pd.DataFrame:
+  finite = np.isfinite(rows.numeric)
+  numeric = np.clip(rows.numeric, -_LIMIT, _LIMIT)
+  numeric = np.where(finite, numeric, np.nan).astype(np.float32)
+  columns = list(numeric.T)
+  for codes, column in zip(labels, rows.categories.T, strict=True):
+    known = codes | {None: _ABSENT}
+    columns.append(
+      np.array([known.get(label, _UNSEEN) for label in column], np.int32)
+    )
+  return pd.DataFrame({f'f{i}': column for i, column in enumerate(columns)})
+
+
+def _category_names(frame: pd.DataFrame) -> list[str]:
+  return [name for name in frame if frame[name].dtype == np.int32]
+
+
+def _as_they_are(columns, table):
+  """Codes for CatBoost, to which an unseen code is an unseen category."""
+  del table
+  return columns
+
+
+def _with_category_types(columns, table):
+  """Codes as pandas categories of the train rows, NaN for all others."""
+  del table
+  out = {s: frame.copy() for s, frame in columns.items()}
+  for name in _category_names(columns['train']):
+    train = columns['train'][name]
+    labels = np.arange(train.max() + 1)
+    for frame in out.values():
+      codes = frame[name].clip(lower=-1)
+      frame[name] = pd.Categorical.from_codes(codes, categories=labels)
+  return out
+
+
+def _filled(columns, table):
+  """Numbers only: missing ones become the train mean, codes stay."""
+  del table
+  train = columns['train'].astype(np.float64)
+  return {
+    s: frame.astype(np.float64).fillna(train.mean()).to_numpy(np.float32)
+    for s, frame in columns.items()
+  }
+
+
+def _standardized_and_one_hot(columns, table):
+  """Numbers as a network reads them, and a column for each train label."""
+  from scipy import sparse
+  from sklearn import preprocessing
+
+  features = Features.fit(
+    table.train, table.numeric_names, table.category_names
+  )
+  out = {
+    s: np.asarray(features.transform(getattr(table, s))['numeric'], np.float64)
+    for s in SPLITS
+  }
+  categories = _category_names(columns['train'])
+  if categories:
+    encoder = preprocessing.OneHotEncoder(handle_unknown='ignore')
+    encoder.fit(columns['train'][categories].to_numpy())
+    out = {
+      s: sparse.hstack(
+        [numeric, encoder.transform(columns[s][categories].to_numpy())],
+        format='csr',
+      )
+      for s, numeric in out.items()
+    }
+  return out
+
+
+# -------------------------------------------------------------------- models
+# Each fits on {'train': (x, y), 'val': (x, y)} and returns x -> predictions.
+
+
+def _fit_dummy(data, parameters, *, seed, num_threads):
+  """The train mean: R² near 0, the floor."""
+  del parameters, seed, num_threads
+  mean = data['train'][1].mean()
+  return lambda x: np.full(x.shape[0], mean)
+
+
+def _fit_linear(data, parameters, *, seed, num_threads):
+  """Ordinary least squares, as in TALENT; the search is over ridge."""
+  del seed, num_threads
+  from sklearn import linear_model
+
+  if parameters:
+    model = linear_model.Ridge(**parameters)
+  else:
+    model = linear_model.LinearRegression()
+  return model.fit(*data['train']).predict
+
+
+def _suggest_linear(trial):
+  return {'alpha': trial.suggest_float('alpha', 1e-3, 1e4, log=True)}
+
+
+def _fit_random_forest(data, parameters, *, seed, num_threads):
+  """scikit-learn's defaults, with TALENT's depth of 12 and 500 trees."""
+  from sklearn import ensemble
+
+  model = ensemble.RandomForestRegressor(
+    n_estimators=_FOREST_TREES,
+    max_depth=12,
+    random_state=seed,
+    n_jobs=num_threads,
+    **parameters,
+  )
+  model.fit(*data['train'])
+  # Threads add up the trees in the order in which they finish.
+  return model.set_params(n_jobs=1).predict
+
+
+def _suggest_random_forest(trial):
+  return {
+    'min_samples_split': trial.suggest_int('min_samples_split', 2, 10),
+    'min_samples_leaf': trial.suggest_int('min_samples_leaf', 1, 10),
+  }
+
+
+def _fit_catboost(data, parameters, *, seed, num_threads):
+  """CatBoost's defaults and its use of validation rows: the best iteration.
+
+  The learning rate is the one that CatBoost derives from the number of rows.
+  """
+  import catboost
+
+  (x, _), (x_val, y_val) = data['train'], data['val']
+  model = catboost.CatBoostRegressor(
+    iterations=_MAX_TREES,
+    early_stopping_rounds=_PATIENCE,
+    random_seed=seed,
+    thread_count=num_threads,
+    cat_features=_category_names(x),
+    allow_writing_files=False,
+    verbose=False,
+    **parameters,
+  )
+  return model.fit(*data['train'], eval_set=(x_val, y_val)).predict
+
+
+def _suggest_catboost(trial):
+  return {
+    'learning_rate': trial.suggest_float('learning_rate', 1e-5, 1, log=True),
+    'depth': trial.suggest_int('depth', 3, 10),
+    'l2_leaf_reg': trial.suggest_float('l2_leaf_reg', 1, 10, log=True),
+    'bagging_temperature': trial.suggest_float('bagging_temperature', 0, 1),
+    'leaf_estimation_iterations': trial.suggest_int(
+      'leaf_estimation_iterations', 1, 10
+    ),
+  }
+
+
+def _fit_xgboost(data, parameters, *, seed, num_threads):
+  """XGBoost's defaults, with TALENT's subsampling of rows and columns."""
+  import xgboost
+
+  model = xgboost.XGBRegressor(
+    n_estimators=_MAX_TREES,
+    early_stopping_rounds=_PATIENCE,
+    tree_method='hist',
+    enable_categorical=True,
+    random_state=seed,
+    n_jobs=num_threads,
+    **({'subsample': 0.8, 'colsample_bytree': 0.8} | parameters),
+  )
+  model.fit(*data['train'], eval_set=[data['val']], verbose=False)
+  return model.predict  # of the best iteration
+
+
+def _suggest_xgboost(trial):
+  return {
+    'learning_rate': trial.suggest_float('learning_rate', 1e-5, 1, log=True),
+    'max_depth': trial.suggest_int('max_depth', 3, 10),
+    'min_child_weight': trial.suggest_float(
+      'min_child_weight', 1e-8, 1e5, log=True
+    ),
+    'subsample': trial.suggest_float('subsample', 0.5, 1),
+    'colsample_bytree': trial.suggest_float('colsample_bytree', 0.5, 1),
+    'colsample_bylevel': trial.suggest_float('colsample_bylevel', 0.5, 1),
+    'gamma': _suggest_zero_or_log(trial, 'gamma', 1e-8, 100),
+    'reg_lambda': _suggest_zero_or_log(trial, 'reg_lambda', 1e-8, 100),
+    'reg_alpha': _suggest_zero_or_log(trial, 'reg_alpha', 1e-8, 100),
+  }
+
+
+def _fit_lightgbm(data, parameters, *, seed, num_threads):
+  """LightGBM's defaults, but for the number of trees, which validation sets."""
+  import lightgbm
+
+  train = lightgbm.Dataset(*data['train'])
+  model = lightgbm.train(
+    {
+      'objective': 'regression',
+      'seed': seed,
+      'num_threads': num_threads,
+      'deterministic': True,
+      'force_row_wise': True,  # Else two layouts are timed, the faster used.
+      'verbose': -1,
+    }
+    | parameters,
+    train,
+    num_boost_round=_MAX_TREES,
+    valid_sets=[lightgbm.Dataset(*data['val'], reference=train)],
+    callbacks=[lightgbm.early_stopping(_PATIENCE, verbose=False)],
+  )
+  return model.predict  # of the best iteration
+
+
+def _suggest_lightgbm(trial):
+  return {
+    'learning_rate': trial.suggest_float('learning_rate', 1e-3, 1, log=True),
+    'num_leaves': trial.suggest_int('num_leaves', 10, 100),
+    'max_depth': trial.suggest_int('max_depth', 3, 10),
+    'min_child_weight': trial.suggest_float(
+      'min_child_weight', 1e-5, 0.1, log=True
+    ),
+    'min_child_samples': trial.suggest_int('min_child_samples', 2, 100),
+    'subsample': trial.suggest_float('subsample', 0.5, 1),
+    'subsample_freq': 1,  # 0, the default, would ignore subsample.
+    'colsample_bytree': trial.suggest_float('colsample_bytree', 0.5, 1),
+    'reg_lambda': _suggest_zero_or_log(trial, 'reg_lambda', 1e-5, 1),
+  }
+
+
+def _suggest_zero_or_log(trial, name, low, high):
+  """0, or log-uniform: '?loguniform' of Gorishniy et al."""
+  if trial.suggest_categorical(f'{name}_is_zero', (True, False)):
+    return 0.0
+  return trial.suggest_float(name, low, high, log=True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Baseline:
+  """How one of `BASELINES` is fitted.
+
+  package: what it needs; '' for nothing but numpy.
+  inputs: `(columns, table) -> {split: x [n, F]}`.
+  fit: `(data, parameters, *, seed, num_threads) -> (x -> [n])`.
+  suggest: `trial -> parameters`; None if there is nothing to search.
+  """
+
+  package: str
+  inputs: Callable[..., Mapping[str, Any]]
+  fit: Callable[..., Callable[[Any], np.ndarray]]
+  suggest: Callable[[Any], dict[str, Any]] | None
+
+
+_BASELINES = {
+  'dummy': _Baseline(
+    package='', inputs=_as_they_are, fit=_fit_dummy, suggest=None
+  ),
+  'linear': _Baseline(
+    package='sklearn',
+    inputs=_standardized_and_one_hot,
+    fit=_fit_linear,
+    suggest=_suggest_linear,
+  ),
+  'random_forest': _Baseline(
+    package='sklearn',
+    inputs=_filled,
+    fit=_fit_random_forest,
+    suggest=_suggest_random_forest,
+  ),
+  'catboost': _Baseline(
+    package='catboost',
+    inputs=_as_they_are,
+    fit=_fit_catboost,
+    suggest=_suggest_catboost,
+  ),
+  'xgboost': _Baseline(
+    package='xgboost',
+    inputs=_with_category_types,
+    fit=_fit_xgboost,
+    suggest=_suggest_xgboost,
+  ),
+  'lightgbm': _Baseline(
+    package='lightgbm',
+    inputs=_with_category_types,
+    fit=_fit_lightgbm,
+    suggest=_suggest_lightgbm,
+  ),
+}
+
+BASELINES = tuple(_BASELINES)
+
+
+def _require(package: str):
+  """The package, or how to install it."""
+  try:
+    return importlib.import_module(package)
+  except ImportError as error:
+    raise InputError(
+      f'{package} is not installed: pip install {_INSTALL[package]!r}'
+    ) from error
+
+
+def _float64(values) -> np.ndarray:
+  return np.asarray(values, np.float64).reshape(-1)

@@ -1,0 +1,396 @@
+"""The report of a benchmark: which method is best, in words and figures.
+
+`write(workdir)` reads the finished runs in `<workdir>/<task>/<method>` and
+writes results.csv, table.md, figures/*.png and report.html, which carries its
+figures inside and asks the network for nothing. Runs that are still missing
+or have failed are named; the same call later takes them in.
+"""
+
+import csv
+import json
+import pathlib
+import zipfile
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from genre2_jax import errors
+from genre2_jax.benchmark import comparison_tables, figures, statistics
+from genre2_jax.benchmark.figures import method_name
+from genre2_jax.benchmark.statistics import Benchmark, Comparison
+from genre2_jax.files import writers
+from genre2_jax.report.page import template, write_figures
+
+BENCHMARK_FILE = 'benchmark.json'
+SECONDS_FILE = 'seconds.json'
+FAILURES_FOLDER = 'failures'
+PUBLISHED_FILE = 'published.csv'
+PUBLISHED_COLUMNS = ('task', 'method', 'rmse_unit')
+
+
+def write(workdir: str | pathlib.Path) -> pathlib.Path:
+  """Writes everything from the finished runs; returns report.html's path.
+
+  Raises:
+    InputError: no finished run, or one with missing or damaged files.
+  """
+  workdir = pathlib.Path(workdir)
+  benchmark = load(workdir)
+  writers.write_csv(
+    workdir / 'results.csv',
+    statistics.RESULT_COLUMNS,
+    benchmark.results.itertuples(index=False, name=None),
+  )
+  compared = statistics.compare(benchmark)
+  said, remarks = verdict(compared), notes(compared)
+  writers.write_text(
+    workdir / 'table.md', comparison_tables.markdown(compared, said, remarks)
+  )
+  sections = figures.draw(compared)
+  write_figures(workdir, sections)
+  html = template('benchmark/comparison.html.j2').render(
+    title=workdir.absolute().name,
+    verdict=said,
+    notes=remarks,
+    facts=facts(compared),
+    sections=sections,
+    tables=comparison_tables.tables(compared),
+    command=benchmark.command,
+  )
+  path = workdir / 'report.html'
+  writers.write_text(path, html)
+  return path
+
+
+# --------------------------------------------------------------------- words
+
+
+def verdict(compared: Comparison) -> str:
+  """Who is best by R², whom it beats, and whether a test agrees."""
+  benchmark = compared.benchmark
+  where = f'On {_count(len(compared.tasks), "task")}'
+  if len(benchmark.seeds) > 1:
+    where += f' and {len(benchmark.seeds)} seeds'
+  best = compared.methods[0]
+  if len(compared.methods) == 1:
+    return (
+      f'{where}, {method_name(best)} has a mean R² of '
+      f'{_mean_r2(compared, best)}.'
+    )
+  said = [
+    f'{where}, {method_name(best)} ranks best of {len(compared.methods)} '
+    f'methods: average rank {compared.ranks["r2"][best]:.1f}, mean R² '
+    f'{_mean_r2(compared, best)}.'
+  ]
+  if compared.critical_difference is not None:
+    said.append(_friedman_in_words(compared))
+  said += _against(compared, best)
+  # Where a point predictor leads, what decoding reaches is still the question.
+  shown = next((m for m in compared.methods if m in compared.samples), None)
+  if shown not in (None, best):
+    said.append(
+      f'Best of those with a predictive distribution is {method_name(shown)}: '
+      f'average rank {compared.ranks["r2"][shown]:.1f}, mean R² '
+      f'{_mean_r2(compared, shown)}.'
+    )
+    said += _against(compared, shown)
+  if shown is not None:
+    coverage = compared.distributions['coverage90'][shown]
+    said.append(
+      f'Its central 90% interval covers {coverage:.0%} of the targets.'
+    )
+  return ' '.join(said)
+
+
+def notes(compared: Comparison) -> list[str]:
+  """What a reader must know before believing the verdict."""
+  benchmark = compared.benchmark
+  said = []
+  if len(benchmark.seeds) == 1:
+    said.append('One seed: there is no spread to judge the numbers by.')
+  if len(compared.tasks) < 6:
+    said.append(
+      f'{_count(len(compared.tasks), "common task")}: below six, the paired '
+      'test cannot reach p < 0.05.'
+    )
+  all_tasks = compared.values['r2'].shape[0]
+  if len(compared.tasks) < all_tasks:
+    gaps = compared.values['r2'][list(compared.methods)].isna().sum()
+    missing = ', '.join(
+      f'{method_name(m)} {count}' for m, count in gaps.items() if count
+    )
+    said.append(
+      'Means, ranks and tests are over the '
+      f'{_count(len(compared.tasks), "task")} of {all_tasks} that every '
+      f'compared method has finished; tasks missing: {missing}.'
+    )
+  if compared.left_out:
+    said.append(
+      'Left out of means, ranks and tests, for too few finished tasks: '
+      f'{", ".join(map(method_name, compared.left_out))}.'
+    )
+  if benchmark.failures:
+    said.append(
+      f'{_count(len(benchmark.failures), "run")} failed: see the end.'
+    )
+  return said
+
+
+def facts(compared: Comparison) -> dict[str, str]:
+  """What was run."""
+  benchmark = compared.benchmark
+  hours = sum(benchmark.seconds.values()) / 3600
+  runs = int(compared.values['r2'].notna().sum().sum())
+  return {
+    'Tasks': str(len(benchmark.tasks)),
+    'Methods': str(len(compared.estimators)),
+    'Seeds': ', '.join(benchmark.seeds),
+    'Finished runs': f'{runs}, {hours:.1f} h of wall time',
+    'Machine': '; '.join(benchmark.machines) or 'unknown',
+  }
+
+
+def _friedman_in_words(compared: Comparison) -> str:
+  if compared.friedman_p >= statistics.SIGNIFICANCE:
+    return (
+      "Friedman's test does not tell the methods apart "
+      f'(p {_equals(compared.friedman_p)}).'
+    )
+  ranks = compared.ranks['r2']
+  best = compared.methods[0]
+  near = [
+    method_name(method)
+    for method in compared.methods[1:]
+    if ranks[method] - ranks[best] < compared.critical_difference
+  ]
+  said = (
+    f"Friedman's test tells the methods apart (p "
+    f'{_equals(compared.friedman_p)}); '
+  )
+  within = (
+    f'the critical difference of {compared.critical_difference:.1f} ranks'
+  )
+  if not near:
+    return f'{said}no other is within {within}.'
+  return f'{said}within {within} of it: {", ".join(near)}.'
+
+
+def _against(compared: Comparison, method: str) -> list[str]:
+  """A sentence for each other reference."""
+  said = []
+  for reference, tests in compared.tests.items():
+    if reference != method:
+      test = tests.loc[method]
+      significant = test.p_holm < statistics.SIGNIFICANCE
+      said.append(
+        f'Against {method_name(reference)} it wins {test.wins:.0f}, ties '
+        f'{test.ties:.0f} and loses {test.losses:.0f} (Holm-corrected p '
+        f'{_equals(test.p_holm)}: {"" if significant else "not "}significant).'
+      )
+  return said
+
+
+def _mean_r2(compared: Comparison, method: str) -> str:
+  """With the estimator that it is of."""
+  mean = comparison_tables.number(compared.common('r2')[method].mean())
+  return f'{mean} (estimator: {compared.estimators[method]})'
+
+
+def _equals(p: float) -> str:
+  text = comparison_tables.p_value(p)
+  return text if text.startswith('<') else f'= {text}'
+
+
+def _count(number: int, noun: str) -> str:
+  return f'{number} {noun}{"s" * (number != 1)}'
+
+
+# --------------------------------------------------------------------- files
+
+
+def load(workdir: str | pathlib.Path) -> Benchmark:
+  """Reads all finished runs of a benchmark.
+
+  Raises:
+    InputError: no finished run, or one with missing or damaged files.
+  """
+  workdir = pathlib.Path(workdir)
+  info = read_json(workdir / BENCHMARK_FILE)
+  folders = {
+    (path.parent.parent.name, path.parent.name): path.parent
+    for path in sorted(workdir.glob('*/*/run.json'))
+  }
+  if not folders:
+    raise errors.InputError(
+      f'{workdir} has no finished run: run the benchmark first'
+    )
+  tasks = _in_order(info.get('tasks', ()), (task for task, _ in folders))
+  methods = _in_order(info.get('methods', ()), (m for _, m in folders))
+  frames, samples, variances, seconds, machines = [], {}, {}, {}, {}
+  for task in tasks:
+    for method in methods:
+      if (task, method) not in folders:
+        continue
+      folder = folders[task, method]
+      try:
+        stage = read_json(folder / 'run.json')['stages'][-1]
+        frames.append(_read_results(folder, task, method, stage))
+        summary, variance = _read_evaluation(folder, stage)
+      except FileNotFoundError as error:
+        raise errors.InputError(
+          f'{error.filename} is missing: delete {folder} and run it again'
+        ) from error
+      except errors.InputError:
+        raise
+      except (
+        EOFError, IndexError, KeyError, ValueError, zipfile.BadZipFile
+      ) as error:  # fmt: skip
+        raise errors.InputError(
+          f'{folder} is damaged ({error!r}): delete it and run it again'
+        ) from error
+      if summary is not None:
+        samples[task, method] = summary
+      variances[task] = variance
+      if (folder / SECONDS_FILE).exists():
+        spent = read_json(folder / SECONDS_FILE).get('seconds')
+        seconds[task, method] = float(spent)
+      if (folder / 'env.json').exists():
+        machines[_machine(read_json(folder / 'env.json'))] = None
+  results = pd.concat(frames, ignore_index=True)
+  decimal = results['seed'][results['seed'].str.isdecimal()]
+  return Benchmark(
+    tasks=tasks,
+    methods=methods,
+    seeds=sorted(decimal.unique(), key=int),
+    command=info.get('command', ''),
+    machines=list(machines),
+    results=results,
+    samples=samples,
+    variances=variances,
+    seconds=seconds,
+    failures=_read_failures(workdir, folders),
+    published=(
+      pd.read_csv(workdir / PUBLISHED_FILE)
+      if (workdir / PUBLISHED_FILE).exists()
+      else pd.DataFrame(columns=list(PUBLISHED_COLUMNS))
+    ),
+  )
+
+
+def import_published(
+  path: str | pathlib.Path, workdir: str | pathlib.Path
+) -> None:
+  """Keeps published numbers in the workdir, beside its runs.
+
+  The file has a column `dataset` and columns `<method>_RMSE` in the original
+  unit.
+
+  Raises:
+    InputError: it cannot be read, or has no such columns.
+  """
+  try:
+    table = pd.read_csv(path)
+    columns = [c for c in table.columns if c.endswith('_RMSE')]
+    if 'dataset' not in table or not columns:
+      raise errors.InputError(
+        f'{path} needs a column dataset and columns <method>_RMSE'
+      )
+    long = table.melt('dataset', columns, 'method', 'rmse_unit').dropna()
+    long['rmse_unit'] = long['rmse_unit'].astype(float)
+  except errors.InputError:
+    raise
+  except (OSError, ValueError) as error:
+    reason = ' '.join(str(error).split())
+    raise errors.InputError(
+      f'{path} cannot be read as CSV ({reason}): correct --published'
+    ) from error
+  long['method'] = long['method'].str.removesuffix('_RMSE')
+  writers.write_csv(
+    pathlib.Path(workdir) / PUBLISHED_FILE,
+    PUBLISHED_COLUMNS,
+    long.itertuples(index=False, name=None),
+  )
+
+
+def _read_results(
+  folder: pathlib.Path, task: str, method: str, stage: str
+) -> pd.DataFrame:
+  # Not pandas' reader: its floats may differ in the last bit.
+  with open(folder / 'results.csv', encoding='utf-8', newline='') as file:
+    rows = pd.DataFrame(
+      [
+        (task, method, row['seed'], row['estimator'], row['metric'],
+         float(row['value']))
+        for row in csv.DictReader(file)
+        if (row['split'], row['stage']) == ('test', stage)
+        and (row['seed'].isdecimal() or row['seed'] == 'ensemble')
+      ],
+      columns=list(statistics.RESULT_COLUMNS),
+    ).astype({'value': float})  # fmt: skip
+  headline = rows['estimator'].isin(statistics.HEADLINE_ESTIMATORS)
+  if not np.isfinite(rows['value'][headline & (rows['metric'] == 'r2')]).any():
+    raise ValueError(f'results.csv has no R² of the mean of stage {stage}')
+  return rows
+
+
+def _read_evaluation(
+  folder: pathlib.Path, stage: str
+) -> tuple[statistics.Samples | None, float]:
+  """What the samples say, if there are any, and the test target's variance."""
+  with np.load(
+    folder / 'evaluation' / f'{stage}_test.npz', allow_pickle=False
+  ) as arrays:
+    variance = float(np.var(arrays['target'].astype(np.float64)))
+    if 'samples_z' not in arrays:
+      return None, variance
+    summary = statistics.summarize_samples(
+      arrays['samples_z'], arrays['target_z'].astype(np.float64)
+    )
+    return summary, variance
+
+
+def _read_failures(
+  workdir: pathlib.Path, finished: Iterable[tuple[str, str]]
+) -> list[tuple[str, str, str]]:
+  failures = []
+  for path in sorted((workdir / FAILURES_FOLDER).glob('*.json')):
+    failure = read_json(path)
+    run = (failure.get('task', ''), failure.get('method', ''))
+    if run not in finished:
+      said = [failure.get(key) for key in ('type', 'reason')]
+      failures.append((*run, ': '.join(filter(None, said))))
+  return failures
+
+
+def _machine(env: dict[str, Any]) -> str:
+  parts = [
+    env.get('processor'),
+    env.get('num_devices') and f'{env["num_devices"]} x {env["device_kind"]}',
+    env.get('jax') and f'jax {env["jax"]}',
+    env.get('git_commit') and f'commit {env["git_commit"]}',
+  ]
+  return ', '.join(str(part) for part in parts if part)
+
+
+def _in_order(first: Sequence[str], found: Iterable[str]) -> list[str]:
+  """Those found: the ones listed in their order, then the others by name."""
+  found = set(found)
+  listed = [name for name in first if name in found]
+  return listed + sorted(found - set(listed))
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """A JSON object; raises InputError."""
+  try:
+    value = json.loads(path.read_text(encoding='utf-8'))
+  except FileNotFoundError as error:
+    raise errors.InputError(
+      f'{path} is missing: a comparison needs the workdir of a benchmark'
+    ) from error
+  except (OSError, ValueError) as error:
+    raise errors.InputError(f'{path} cannot be read ({error})') from error
+  if not isinstance(value, dict):
+    raise errors.InputError(f'{path} is damaged: it holds no JSON object')
+  return value

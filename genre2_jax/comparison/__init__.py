@@ -1,1 +1,0 @@
-"""Methods compared over tasks: statistics, and their report."""

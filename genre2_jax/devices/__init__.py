@@ -1,0 +1,1 @@
+"""Meshes, processes, memory, signals and profiles."""

@@ -1,0 +1,1 @@
+"""Files of a workdir: written whole, read back checked."""

@@ -1,0 +1,1 @@
+"""Errors of points, honesty of distributions, and the rows of results."""

@@ -1,0 +1,1 @@
+"""Gemma: backbone, policy, predictive heads, pretraining."""

@@ -1,0 +1,155 @@
+"""Gemma-2 with a predictive head: a text in, one number out."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from genre2_jax.models.gemma.backbone import (
+  ATTENTION,
+  Backbone,
+  GemmaConfig,
+  Linear,
+  Numerics,
+  below_low_rank,
+  check_choice,
+  initializer,
+)
+from genre2_jax.models.layers import MASKED
+from genre2_jax.policy import Pointwise
+
+HEADS = ('special_token', 'mlp', 'mean', 'min', 'max', 'projection')
+
+
+class HeadModel(nn.Module):
+  """A backbone that predicts one number from a text.
+
+  Attributes:
+    kind: of `HEADS`.
+    config: sizes.
+    numerics: how it is computed.
+    special_token: subword whose logit is the prediction.
+    hidden: width of the MLP.
+    bidirectional: whether the tokens of the text see each other.
+  """
+
+  kind: str
+  config: GemmaConfig
+  numerics: Numerics
+  special_token: int | None
+  hidden: int
+  bidirectional: bool
+
+  def setup(self):
+    self.backbone = Backbone(self.config, self.numerics)
+    bias = nn.initializers.zeros_init()
+    plain = dataclasses.replace(self.numerics, lora=None)
+    if self.kind != 'special_token':
+      first = 'embed' if self.kind in ('mean', 'min', 'max') else 'vocab'
+      if self.kind == 'mlp':
+        self.hidden_layer = Linear(self.hidden, ('vocab', 'mlp'), plain)
+        self.hidden_bias = self.param(
+          'hidden_bias',
+          nn.with_logical_partitioning(bias, ('mlp',)),
+          (self.hidden,),
+        )
+        first = 'mlp'
+      self.out = Linear(1, (first, None), plain)
+      self.out_bias = self.param(
+        'out_bias', nn.with_logical_partitioning(bias, (None,)), (1,)
+      )
+
+  def __call__(self, inputs):
+    """Predictions [B], float32."""
+    hidden, _ = self.backbone.read(inputs, self.bidirectional)  # [B, L, D]
+    length = inputs['length'][:, None]
+    if self.kind in ('mean', 'min', 'max'):
+      real = (np.arange(hidden.shape[1]) < length)[..., None]
+      hidden = hidden.astype(jnp.float32)
+      if self.kind == 'mean':
+        pooled = jnp.sum(jnp.where(real, hidden, 0), 1) / length
+      elif self.kind == 'max':
+        pooled = jnp.max(jnp.where(real, hidden, MASKED), 1)
+      else:
+        pooled = jnp.min(jnp.where(real, hidden, -MASKED), 1)
+      return self.out(pooled)[:, 0] + self.out_bias
+    last = jnp.take_along_axis(hidden, length[..., None] - 1, axis=1)[:, 0]
+    if self.kind == 'special_token':
+      row = self.backbone.embedding[self.special_token][None]
+      return self.backbone.project(last, row)[:, 0]
+    logits = self.backbone.project(last, self.backbone.embedding)
+    if self.kind == 'projection':
+      return self.out(jax.nn.softmax(logits))[:, 0] + self.out_bias
+    hidden = jax.nn.relu(self.hidden_layer(logits) + self.hidden_bias)
+    return self.out(hidden)[:, 0] + self.out_bias
+
+
+def gemma_head(
+  kind,
+  config,
+  *,
+  special_token=None,
+  hidden=128,
+  attention='causal',
+  compute_dtype='bfloat16',
+  param_dtype='float32',
+  remat=False,
+  dropout=0.0,
+  lora=None,
+):
+  """A Gemma-2 with a predictive head, for MSE (Lukasik et al., ICLR 2025).
+
+  Args:
+    kind: 'special_token': the logit of a subword after the text; 'mlp': an
+      MLP on the logits after the text; 'projection': Σ_v p(v | text)·w_v over
+      all subwords v; 'mean', 'min', 'max': a linear map of the last layer's
+      hidden states, pooled over the text.
+    config: a `GemmaConfig`.
+    special_token: id of the subword of 'special_token'.
+    hidden: width of the MLP.
+    attention: in the text: 'causal' or 'bidirectional'.
+    compute_dtype: of the backbone, see `gemma_policy`; heads are float32.
+    param_dtype: of the backbone's parameters and of large heads.
+    remat: whether layers are computed again in the backward pass.
+    dropout: rate on what each sublayer adds, where a key is given.
+    lora: a `Lora`: the backbone is then frozen, low-rank updates and the head
+      are trained; or None.
+
+  Returns:
+    A `Pointwise`; inputs and `init` are those of `gemma_policy`.
+
+  Raises:
+    ValueError: arguments that do not fit together.
+  """
+  check_choice('head', kind, HEADS)
+  check_choice('attention', attention, ATTENTION)
+  if kind == 'special_token' and (
+    special_token is None or not 0 <= special_token < config.vocab_size
+  ):
+    raise ValueError(
+      f'special_token={special_token!r}: give a subword of the '
+      f'{config.vocab_size}'
+    )
+  model = HeadModel(
+    kind,
+    config,
+    Numerics(
+      compute_dtype=compute_dtype,
+      param_dtype=param_dtype,
+      remat=remat,
+      dropout=dropout,
+      lora=lora,
+    ),
+    special_token=special_token,
+    hidden=hidden,
+    bidirectional=attention == 'bidirectional',
+  )
+
+  def predict(params, inputs, dropout_key=None):
+    rngs = None if dropout_key is None else {'dropout': dropout_key}
+    return model.apply({'params': params}, inputs, rngs=rngs)
+
+  frozen = None if lora is None else below_low_rank
+  return Pointwise(initializer(model), predict, frozen=frozen)

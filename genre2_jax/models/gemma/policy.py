@@ -1,0 +1,272 @@
+"""Gemma-2 as a policy: a prompt in subwords, a number in number tokens.
+
+The prompt runs through the model once; nodes of the trie of numbers then attend
+to its keys and values, which all decodings of an input share. Node t > 0 feeds
+the subword of its number token, the root feeds the prompt's last token, so the
+logits at a node are those of the language model after prompt and prefix.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from genre2_jax.models.gemma.backbone import (
+  ATTENTION,
+  Backbone,
+  GemmaConfig,
+  Numerics,
+  below_low_rank,
+  check_choice,
+  initializer,
+)
+from genre2_jax.models.layers import MASKED, encode_and_decode
+from genre2_jax.policy import Policy
+
+_VOCABULARIES = ('numbers', 'all')
+_NEW_EMBEDDING = ('zero', 'first', 'average')
+
+
+class NumberLanguageModel(nn.Module):
+  """A backbone that writes number tokens after a prompt.
+
+  Attributes:
+    config: sizes.
+    numerics: how it is computed.
+    allowed: which number tokens the grammar allows at each position, [T, V]
+      nested tuples of bool.
+    number_tokens: subword of each number token, [V]; from vocab_size on, new
+      ones.
+    open: whether a last column has what all other subwords get.
+    bidirectional: whether the tokens of the prompt see each other.
+  """
+
+  config: GemmaConfig
+  numerics: Numerics
+  allowed: tuple[tuple[bool, ...], ...]
+  number_tokens: tuple[int, ...]
+  open: bool
+  bidirectional: bool
+
+  def setup(self):
+    self.backbone = Backbone(self.config, self.numerics)
+    count = num_new(self.config, self.number_tokens)
+    if count:
+      self.new_embedding = self.param(
+        'new_embedding',
+        nn.with_logical_partitioning(
+          nn.initializers.zeros_init(), ('vocab', 'embed')
+        ),
+        (count, self.config.width),
+        jnp.float32,
+      )
+
+  def _rows(self):
+    """Embeddings of the number tokens: [V, D]."""
+    ids = np.array(self.number_tokens)
+    old = ids < self.config.vocab_size
+    rows = jnp.take(self.backbone.embedding, ids[old], axis=0)
+    if old.all():
+      return rows
+    new = self.new_embedding[ids[~old] - self.config.vocab_size]
+    rows = jnp.concatenate([rows.astype(new.dtype), new])
+    # Back in the order of the tokens: the old ones came first.
+    return rows[np.argsort(np.argsort(~old, kind='stable'), kind='stable')]
+
+  def encode(self, inputs):
+    _, (keys, values) = self.backbone.read(inputs, self.bidirectional)
+    last = jnp.take_along_axis(
+      inputs['tokens'], inputs['length'][:, None] - 1, axis=1
+    )
+    return {
+      'keys': keys,
+      'values': values,
+      'length': inputs['length'],
+      'last': last[:, 0],
+    }
+
+  def decode(self, context, tokens, positions, visible, cache=None):
+    positions, visible = np.asarray(positions), np.asarray(visible)
+    numbers = self._rows()
+    # Few rows: a product with one-hot rows has a matrix product as gradient,
+    # where a gather's is a scatter.
+    one_hot = jax.nn.one_hot(tokens, len(numbers), dtype=numbers.dtype)
+    rows = jnp.matmul(one_hot, numbers, precision='highest')
+    if (positions == 0).any():
+      last = self.backbone.look_up(context['last'])
+      is_root = (positions == 0)[:, None]
+      rows = jnp.where(is_root, last[:, None, None], rows)
+    x, cache = self.backbone.follow(
+      context, rows, positions, visible, cache, self.bidirectional
+    )
+    logits = self.backbone.project(x, numbers)
+    allowed = np.array(self.allowed)[positions]
+    number_logits = jnp.where(allowed, logits, MASKED)
+    if not self.open:
+      return number_logits, cache
+    # All that is no allowed number token here: other subwords, and number
+    # tokens of other positions.
+    everything = self.backbone.project(x, self.backbone.embedding)
+    rest = jnp.where(self._others(positions), everything, MASKED)
+    rest = jax.nn.logsumexp(rest, axis=-1, keepdims=True)
+    new = np.array(self.number_tokens) >= self.config.vocab_size
+    if new.any():
+      more = jnp.where(~allowed & new, logits, MASKED)
+      more = jax.nn.logsumexp(more, axis=-1, keepdims=True)
+      rest = jnp.logaddexp(rest, more)
+    return jnp.concatenate([number_logits, rest], axis=-1), cache
+
+  def _others(self, positions):
+    """Bool [Q, vocab_size]: not allowed as a number token at a position."""
+    ids, allowed = np.array(self.number_tokens), np.array(self.allowed)
+    others = jnp.ones((len(allowed), self.config.vocab_size), bool)
+    position, token = np.nonzero(allowed & (ids < self.config.vocab_size))
+    return others.at[position, ids[token]].set(False)[positions]
+
+  def __call__(self, inputs):
+    """Touches every parameter, for `init`."""
+    tokens = jnp.zeros((1, 1, 1), jnp.int32)
+    visible = np.ones((1, 1), bool)
+    return self.decode(self.encode(inputs), tokens, np.zeros(1, int), visible)
+
+
+def num_new(config, number_tokens):
+  """How many number tokens are not in the vocabulary of subwords."""
+  new = {int(i) for i in number_tokens if i >= config.vocab_size}
+  if new and max(new) - config.vocab_size + 1 != len(new):
+    raise ValueError(
+      f'new number tokens must be numbered from {config.vocab_size} on without '
+      f'gaps, not {sorted(new)}'
+    )
+  return len(new)
+
+
+def check_number_tokens(tokenizer, config, number_tokens):
+  """Number tokens as a tuple of int, if they fit tokenizer and vocabulary.
+
+  Raises:
+    ValueError: not one per token, out of range, or one subword for two tokens
+      that the grammar allows at one position.
+  """
+  ids = tuple(int(i) for i in np.asarray(number_tokens).ravel())
+  if len(ids) != tokenizer.vocab_size:
+    raise ValueError(
+      f'{len(ids)} subwords for the {tokenizer.vocab_size} tokens of '
+      f'{tokenizer}: give one per token'
+    )
+  if min(ids) < 0:
+    raise ValueError(f'subword {min(ids)} of a number token is negative')
+  num_new(config, ids)
+  for position, row in enumerate(np.asarray(tokenizer.allowed)):
+    choices = np.array(ids)[np.flatnonzero(row)]
+    unique, count = np.unique(choices, return_counts=True)
+    if (count > 1).any():
+      raise ValueError(
+        f'subword {unique[count > 1][0]} stands for two number tokens at '
+        f'position {position}: each token needs its own'
+      )
+  return ids
+
+
+def gemma_policy(
+  tokenizer,
+  config,
+  *,
+  number_tokens,
+  vocabulary='numbers',
+  attention='causal',
+  compute_dtype='bfloat16',
+  param_dtype='float32',
+  remat=False,
+  dropout=0.0,
+  lora=None,
+  new_embedding='average',
+  first_tokens=None,
+):
+  """The `Policy` of a Gemma-2 that writes numbers (Lukasik et al., ICLR 2025).
+
+  Args:
+    tokenizer: the number vocabulary, V tokens.
+    config: a `GemmaConfig`.
+    number_tokens: int [V], the subword of each number token; ids from
+      config.vocab_size on, without gaps, are new tokens.
+    vocabulary: 'numbers': the softmax is over what the grammar allows; 'all':
+      over all subwords (the policy is open, see `Policy`).
+    attention: in the prompt: 'causal' or 'bidirectional'.
+    compute_dtype: 'bfloat16' or 'float32'; softmax, norms and logits are
+      float32 in any case.
+    param_dtype: of the backbone's parameters as they are kept.
+    remat: whether layers are computed again in the backward pass.
+    dropout: rate on what each sublayer adds, where a key is given.
+    lora: a `Lora`: the backbone is then frozen and low-rank updates and new
+      embeddings are trained; or None.
+    new_embedding: how the embeddings of new tokens begin: 'zero', 'average'
+      (of all subwords), 'first' (of the first subword of the token's string).
+    first_tokens: int [number of new tokens], for 'first'.
+
+  Returns:
+    A `Policy`; inputs are `{'tokens': int32 [B, L], 'length': int32 [B]}`,
+    right-padded, length ≥ 1. `init` takes in a third argument, `given`,
+    parameters that are already there (as `pretrained.load` reads them), and
+    draws the rest.
+
+  Raises:
+    ValueError: arguments that do not fit together.
+  """
+  check_choice('vocabulary', vocabulary, _VOCABULARIES)
+  check_choice('attention', attention, ATTENTION)
+  check_choice('new_embedding', new_embedding, _NEW_EMBEDDING)
+  number_tokens = check_number_tokens(tokenizer, config, number_tokens)
+  count = num_new(config, number_tokens)
+  if count and new_embedding == 'first':
+    if first_tokens is None or len(first_tokens) != count:
+      raise ValueError(
+        f"new_embedding='first' needs first_tokens, one for each of the "
+        f'{count} new tokens'
+      )
+  model = NumberLanguageModel(
+    config,
+    Numerics(
+      compute_dtype=compute_dtype,
+      param_dtype=param_dtype,
+      remat=remat,
+      dropout=dropout,
+      lora=lora,
+    ),
+    allowed=tuple(map(tuple, np.asarray(tokenizer.allowed).tolist())),
+    number_tokens=number_tokens,
+    open=vocabulary == 'all',
+    bidirectional=attention == 'bidirectional',
+  )
+
+  draw = initializer(model)
+
+  def init(key, inputs, given=None):
+    params = draw(key, inputs, given)
+    if count and 'new_embedding' not in (given or {}):
+      table = nn.unbox(params['backbone']['embedding'])
+      rows = _new_rows(table, count, new_embedding, first_tokens)
+      box = params['new_embedding']
+      params['new_embedding'] = box.replace_boxed(rows)
+    return params
+
+  return Policy(
+    tokenizer,
+    init,
+    *encode_and_decode(model),
+    frozen=None if lora is None else below_low_rank,
+    open=vocabulary == 'all',
+  )
+
+
+def _new_rows(embedding, count, how, first_tokens):
+  """First embeddings of new tokens (RAFT, tables 17-19): [count, D]."""
+  if how == 'first':
+    rows = embedding[np.asarray(first_tokens)]
+  elif how == 'average':
+    rows = jnp.mean(embedding, axis=0, dtype=jnp.float32)
+  else:
+    rows = jnp.zeros(())
+  return jnp.broadcast_to(rows, (count, embedding.shape[-1])).astype(
+    jnp.float32
+  )

@@ -1,0 +1,186 @@
+"""Language models as policies, and the weights that they begin with."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from genre2_jax.data import subwords
+from genre2_jax.devices import sharding
+from genre2_jax.errors import InputError
+from genre2_jax.models import pretrained
+from genre2_jax.models.gemma import backbone
+from genre2_jax.models.gemma.head import gemma_head
+from genre2_jax.models.gemma.policy import gemma_policy
+from genre2_jax.models.t5gemma import t5gemma_policy
+
+NAMES = ('gemma2', 't5gemma')
+DTYPES = ('bfloat16', 'float32')
+PRESETS = tuple(backbone.PRESETS)
+_DECODER = ('width', 'num_layers', 'num_heads', 'feedforward', 'dropout')
+
+
+def build(
+  number_tokenizer,
+  features,
+  *,
+  name,
+  pretrained,
+  preset,
+  sizes,
+  head,
+  special_token,
+  new_tokens,
+  vocabulary,
+  attention,
+  frozen,
+  lora,
+  decoder,
+  tokenizer='',
+  **numerics,
+):
+  """The network of a language model on prompts.
+
+  Args:
+    number_tokenizer: the number vocabulary.
+    features: `TextFeatures`.
+    name: of `NAMES`.
+    pretrained: a checkpoint's folder or hub name, whose sizes count; or ''.
+    preset: of `PRESETS`, without a checkpoint.
+    sizes: of `GemmaConfig`, those that are not 0 instead of the preset's.
+    head: of `HEADS`, or '' to write numbers.
+    special_token: the subword whose logit the head of this name reads.
+    new_tokens: how tokens begin that are no single subword, or ''.
+    vocabulary: 'numbers' or 'all'.
+    attention: 'causal' or 'bidirectional'.
+    frozen: whether a T5Gemma's encoder is never trained.
+    lora: rank (0: none), alpha and targets.
+    decoder: width, layers, heads, ... of T5Gemma's number decoder, and the
+      rate of dropout.
+    tokenizer: of subwords; `features` has it.
+    **numerics: compute_dtype, param_dtype and remat.
+
+  Returns:
+    A `Policy`, or a `Pointwise`.
+
+  Raises:
+    InputError: parts that do not fit together.
+  """
+  config = config_of(pretrained, preset, sizes)
+  size = subwords.vocabulary_size(features.tokenizer)
+  if size > config.vocab_size:
+    raise InputError(
+      f'the tokenizer {features.tokenizer} has {size} subwords, the language '
+      f'model embeds {config.vocab_size}: they belong to different models'
+    )
+  longest = features.widths[-1] + number_tokenizer.num_tokens - 1
+  if longest > config.max_length:
+    raise InputError(
+      f'prompts and numbers have up to {longest} subwords, the language model '
+      f'reads {config.max_length}: set text.max_length and text.truncate'
+    )
+  numerics['lora'] = lora_of(lora)
+  try:
+    if name == 't5gemma':
+      _check_t5gemma(head, vocabulary, new_tokens)
+      return t5gemma_policy(
+        number_tokenizer,
+        config,
+        frozen=frozen,
+        **{k: decoder[k] for k in _DECODER},
+        **numerics,
+      )
+    numerics |= {'attention': attention, 'dropout': decoder['dropout']}
+    if head:
+      token = None
+      if head == 'special_token':
+        token = subwords.id_of(features.tokenizer, special_token)
+      return gemma_head(
+        head,
+        config,
+        special_token=token,
+        hidden=decoder['head_hidden'],
+        **numerics,
+      )
+    ids, first = subwords.number_subwords(
+      features.tokenizer,
+      number_tokenizer.token_names,
+      config.vocab_size if new_tokens else None,
+    )
+    return gemma_policy(
+      number_tokenizer,
+      config,
+      number_tokens=ids,
+      vocabulary=vocabulary,
+      new_embedding=new_tokens or 'average',
+      first_tokens=first,
+      **numerics,
+    )
+  except InputError:
+    raise
+  except ValueError as error:
+    raise InputError(f'language_model: {error}') from error
+
+
+def _check_t5gemma(head, vocabulary, new_tokens):
+  for field, value, only in (
+    ('head', head, ''),
+    ('vocabulary', vocabulary, 'numbers'),
+    ('new_tokens', new_tokens, ''),
+  ):
+    if value != only:
+      raise InputError(
+        f'language_model.{field}={value!r} is for gemma2: t5gemma has a number '
+        f'decoder of its own; leave it {only!r}'
+      )
+
+
+def load_params(name, network, inputs, keys, mesh):
+  """A checkpoint's parameters for S seeds, stacked [S, ...] and sharded.
+
+  What the checkpoint does not have is drawn, for each seed by itself.
+
+  Args:
+    name: of the checkpoint, a folder or one of the Hugging Face hub.
+    network: a `Policy` or a `Pointwise` of `build`.
+    inputs: of one row.
+    keys: [S].
+    mesh: where they will live.
+
+  Raises:
+    InputError: the checkpoint is incomplete, or of another model.
+  """
+  folder = pretrained.folder_of(name)
+  boxed = jax.eval_shape(network.init, keys[0], inputs)
+  abstract = sharding.abstract_params(boxed, mesh)
+  members = [
+    pretrained.load(
+      folder,
+      abstract,
+      init=lambda given, key=key: network.init(key, inputs, given),
+    )
+    for key in keys
+  ]
+  stacked = sharding.abstract_params(boxed, mesh, 'seed')
+  return jax.jit(
+    lambda *trees: jax.tree.map(lambda *x: jnp.stack(x), *trees),
+    out_shardings=jax.tree.map(lambda x: x.sharding, stacked),
+  )(*members)
+
+
+def lora_of(fields):
+  """The `Lora` of rank, alpha and targets; None of rank 0."""
+  return backbone.Lora(**fields) if fields['rank'] else None
+
+
+def config_of(checkpoint, preset, sizes):
+  """The `GemmaConfig` of a checkpoint, or of a preset with other sizes."""
+  if checkpoint:
+    return pretrained.read_config(pretrained.folder_of(checkpoint))
+  given = {name: size for name, size in sizes.items() if size}
+  if 'head_dim' in given:
+    given['query_scale'] = given['head_dim']
+  try:
+    return dataclasses.replace(backbone.PRESETS[preset], **given)
+  except ValueError as error:
+    raise InputError(f'language_model.sizes: {error}') from error

@@ -1,0 +1,71 @@
+"""A trained language model as a checkpoint that `transformers` reads."""
+
+import pathlib
+
+import jax
+
+from genre2_jax import train
+from genre2_jax.data import subwords
+from genre2_jax.devices import sharding
+from genre2_jax.errors import InputError
+from genre2_jax.models import language_model, pretrained
+from genre2_jax.runs import workdirs
+
+
+def export_workdir(workdir, output):
+  """Writes the weights of a finished run's last stage for `transformers`.
+
+  Args:
+    workdir: of a finished run of a Gemma-2 that writes numbers.
+    output: folder to make: a checkpoint of Gemma2ForCausalLM with its
+      tokenizer, or one per seed, `seed_<n>`, if there are several.
+
+  Raises:
+    InputError: the run or the folder cannot be used.
+  """
+  folders = export_run(workdirs.open_finished(workdir), output)
+  print(f'exported: {", ".join(map(str, folders))}')
+
+
+def export_run(run, output):
+  """`export_workdir` of a `FinishedRun`: the folders that it wrote."""
+  output = pathlib.Path(output)
+  language = run.config.language_model
+  if language.name != 'gemma2' or language.head:
+    kind = f'{language.name or "no language model"} {language.head}'.strip()
+    raise InputError(
+      f'{run.workdir} was trained with {kind}: only a gemma2 that writes '
+      'numbers has the form of a checkpoint'
+    )
+  if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    raise InputError(f'{output} is there already: give --output a new folder')
+  sizes = language_model.config_of(
+    language.pretrained, language.preset, language.sizes.to_dict()
+  )
+  lora = language_model.lora_of(language.lora.to_dict())
+  mesh = sharding.make_mesh({'replica': 1, 'data': -1, 'fsdp': 1, 'model': 1})
+  stacked = train.restore_params(run, run.stages[-1], mesh)['policy']
+  folders = []
+  for index, seed in enumerate(run.seeds):
+    folder = output / f'seed_{seed}' if len(run.seeds) > 1 else output
+    params = jax.tree.map(lambda x, i=index: x[i], stacked)
+    pretrained.save(folder, params, sizes, lora=lora)
+    _save_tokenizer(folder, run, sizes.vocab_size, language.new_tokens)
+    folders.append(folder)
+  return folders
+
+
+def _save_tokenizer(folder, run, vocab_size, new_tokens):
+  """The run's tokenizer, new number tokens behind the rows of the embedding."""
+  name = run.model.features.tokenizer
+  tokenizer = subwords.load_tokenizer(name)
+  strings = run.model.codec.tokenizer.token_names
+  if new_tokens:
+    ids, _ = subwords.number_subwords(name, strings, vocab_size)
+    new = [s for s, i in zip(strings, ids, strict=True) if i >= vocab_size]
+    if new:
+      # Embeddings are often made for more subwords than there are.
+      spare = range(len(tokenizer), vocab_size)
+      tokenizer.add_tokens([f'<spare{i}>' for i in spare])
+      tokenizer.add_tokens(new)
+  tokenizer.save_pretrained(folder)

@@ -1,0 +1,1 @@
+"""One stage of training: its state, its step, its loop and its checkpoints."""

@@ -1,0 +1,269 @@
+"""Checkpoints of one stage, by Orbax: asynchronous, atomic, verified.
+
+All of Orbax that this project uses is in this file.
+"""
+
+import dataclasses
+import logging
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from genre2_jax.devices import processes
+from genre2_jax.errors import InputError, RunError
+
+_logger = logging.getLogger('genre2_jax')
+
+
+@jax.jit
+def _fingerprint(tree):
+  """One uint32 per leaf: the sum of its elements' hashes, mod 2^32.
+
+  Each element is hashed with its place, by MurmurHash3's finalizer: a plain
+  sum of bits does not see two signs flip.
+  """
+
+  def leaf_sum(x):
+    if x.dtype == jnp.bool_:
+      x = x.astype(jnp.uint8)
+    bits = jax.lax.bitcast_convert_type(
+      x, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
+    ).astype(jnp.uint32)
+    place = jnp.arange(1, x.size + 1, dtype=jnp.uint32).reshape(x.shape)
+    bits ^= place * jnp.uint32(0x9E3779B9)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+      bits = (bits ^ (bits >> shift)) * jnp.uint32(factor)
+    return jnp.sum(bits ^ (bits >> 16), dtype=jnp.uint32)
+
+  return jnp.stack([leaf_sum(x) for x in jax.tree.leaves(tree)])
+
+
+class Checkpoints:
+  """The checkpoints of a stage, newest last.
+
+  Orbax writes into a temporary folder and renames it, so a checkpoint is there
+  whole or not at all. A fingerprint of every array is saved along and compared
+  when restoring: a file that a disk or a hand damaged later is passed over for
+  the checkpoint before it.
+
+  All processes of a run call the same methods at the same places. Each writes
+  what its devices hold into the one folder, which all of them see; process 0
+  says whether a save is due and which steps there are.
+  """
+
+  def __init__(self, directory, *, keep=2, every_seconds=60.0, read_only=False):
+    """Opens a folder; the checkpoints in it stay.
+
+    Args:
+      directory: absolute path.
+      keep: how many of the newest to keep.
+      every_seconds: least time between two saves by `save_if_due`.
+      read_only: promises that nothing will be saved.
+    """
+    self._every_seconds = every_seconds
+    self._read_only = read_only
+    self._last_save = time.monotonic()
+    self._manager = ocp.CheckpointManager(
+      directory,
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=None if read_only else keep,
+        create=not read_only,
+        read_only=read_only,
+      ),
+    )
+    self._reader = self._manager
+    if jax.process_count() > 1:
+      # By itself: one that finds a damaged file would leave the others waiting
+      # at Orbax's barriers.
+      me = jax.process_index()
+      self._reader = ocp.CheckpointManager(
+        directory,
+        options=ocp.CheckpointManagerOptions(
+          read_only=True,
+          multiprocessing_options=ocp.options.MultiprocessingOptions(
+            primary_host=me,
+            active_processes={me},
+            barrier_sync_key_prefix=f'process_{me}',
+          ),
+        ),
+      )
+
+  def save_if_due(self, step, state):
+    """Saves unless the last save is younger than `every_seconds`.
+
+    While that one is still being written it is not due either, or the next
+    step would wait for the disk; with `every_seconds` 0 it does.
+    """
+    due = time.monotonic() - self._last_save >= self._every_seconds
+    if self._every_seconds and self.is_saving():
+      due = False
+    if processes.from_first(due):
+      self.save(step, state)
+
+  def save(self, step, state):
+    """Saves in the background; returns once the device may go on."""
+    if processes.from_first(step in self._manager.all_steps()):
+      return
+    self._manager.save(
+      step,
+      args=ocp.args.StandardSave(
+        {'state': state, 'fingerprint': _fingerprint(state)}
+      ),
+    )
+    self._last_save = time.monotonic()
+
+  def restore(self, abstract_state):
+    """The newest checkpoint that is whole, or None.
+
+    Args:
+      abstract_state: shapes, dtypes and shardings to restore to.
+    """
+    fingerprint = jax.ShapeDtypeStruct(
+      (len(jax.tree.leaves(abstract_state)),),
+      jnp.uint32,
+      sharding=jax.tree.leaves(abstract_state)[0].sharding.update(
+        spec=jax.sharding.PartitionSpec()
+      ),
+    )
+    target = {'state': abstract_state, 'fingerprint': fingerprint}
+    steps = processes.list_from_first(self._manager.all_steps())
+    for step in sorted(steps, reverse=True):
+      self._check_seen(step)
+      restored, reason = self._read(step, target)
+      # Of sharded arrays each process reads its own part.
+      if not processes.any_of(reason):
+        found = _fingerprint(restored['state'])
+        found, saved = processes.fetch((found, restored['fingerprint']))
+        if np.array_equal(found, saved):
+          return restored['state']
+        reason = 'its arrays do not match their fingerprint'
+      if reason:
+        _logger.warning(
+          'checkpoint %s/%d is damaged, trying the one before: %.200s',
+          self._manager.directory,
+          step,
+          reason,
+        )
+      if not self._read_only:
+        self._manager.delete(step)  # Or Orbax saves none before it.
+    return None
+
+  def _check_seen(self, step):
+    """Raises RunError where a process does not see what process 0 sees.
+
+    It is no damage: deleting it would lose what the others can read.
+    """
+    path = self._manager.directory / str(step)
+    with processes.together():
+      if jax.process_count() > 1 and not path.exists():
+        raise RunError(
+          f'process {jax.process_index()} does not see {path}: all hosts must '
+          'share the folder; if they do, run again'
+        )
+
+  def _read(self, step, target):
+    """(What a checkpoint holds, ''), or (None, what is wrong with it)."""
+    try:
+      arguments = ocp.args.StandardRestore(target)
+      return self._reader.restore(step, args=arguments), ''
+    except (MemoryError, jax.errors.JaxRuntimeError):
+      raise  # The machine's fault, not the file's.
+    except Exception as error:  # Orbax's errors share no base class.
+      return None, (str(error) or repr(error)).splitlines()[0]
+
+  def is_saving(self):
+    """Whether this process still writes."""
+    return self._manager.is_saving_in_progress()
+
+  def wait(self):
+    """Waits for saves under way."""
+    self._manager.wait_until_finished()
+
+  def close(self):
+    """Waits for saves under way, and lets the folder go."""
+    self.wait()
+    self._manager.close()
+    if self._reader is not self._manager:
+      self._reader.close()
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, kind, error, trace):
+    del kind, trace
+    if not processes.is_loss(error):  # Or a save waits for who is gone.
+      self.close()
+
+
+class StageCheckpoints:
+  """Checkpoints of `TrainState`s; what is frozen is saved once, beside them.
+
+  A checkpoint then costs what is trained, however large the model, and the
+  workdir still needs nothing from outside.
+  """
+
+  def __init__(self, directory, **options):
+    """Opens a folder, and `<folder>_frozen` once there is something for it.
+
+    Args:
+      directory: absolute path.
+      **options: of `Checkpoints`.
+    """
+    self._states = Checkpoints(directory, **options)
+    self._frozen = directory.with_name(f'{directory.name}_frozen')
+    self._frozen_is_saved = False
+
+  def save_if_due(self, step, state):
+    """Saves unless the last save is younger than `every_seconds`."""
+    self._save_frozen(state)
+    self._states.save_if_due(step, dataclasses.replace(state, frozen=None))
+
+  def save(self, step, state):
+    """Saves in the background; returns once the device may go on."""
+    self._save_frozen(state)
+    self._states.save(step, dataclasses.replace(state, frozen=None))
+
+  def restore(self, abstract_state):
+    """The newest checkpoint that is whole, or None.
+
+    Args:
+      abstract_state: shapes, dtypes and shardings to restore to.
+
+    Raises:
+      InputError: the frozen parameters that belong to it are damaged.
+    """
+    state = self._states.restore(
+      dataclasses.replace(abstract_state, frozen=None)
+    )
+    if state is None or abstract_state.frozen is None:
+      return state
+    frozen = None
+    if processes.from_first(self._frozen.exists()):
+      with Checkpoints(self._frozen, read_only=True) as saved:
+        frozen = saved.restore(abstract_state.frozen)
+    if frozen is None:
+      raise InputError(
+        f'{self._frozen} has no whole frozen parameters: delete it and '
+        f'{self._frozen.with_name(self._frozen.name[:-7])}, and train again'
+      )
+    self._frozen_is_saved = True
+    return dataclasses.replace(state, frozen=frozen)
+
+  def _save_frozen(self, state):
+    if state.frozen is not None and not self._frozen_is_saved:
+      with Checkpoints(self._frozen, keep=1) as frozen:
+        frozen.save(0, state.frozen)
+      self._frozen_is_saved = True
+
+  def close(self):
+    """Waits for saves under way."""
+    self._states.close()
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *exception):
+    self._states.__exit__(*exception)

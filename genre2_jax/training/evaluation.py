@@ -1,0 +1,236 @@
+"""Validation and predictions on padded blocks of rows, on the device."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from genre2_jax.data import batches
+from genre2_jax.devices import processes
+from genre2_jax.errors import InterruptedRunError
+from genre2_jax.objectives.grid import expected_value
+from genre2_jax.objectives.objective import subset_numbers, supervised
+from genre2_jax.objectives.rewards import comparable
+from genre2_jax.policy import Pointwise, sampling, trie
+
+
+def validation(params, examples, numbers, key, *, network, codec, objective):
+  """Means over the rows of padded blocks, without dropout.
+
+  An objective on whole numbers is judged by its reward; others by their loss.
+  The same key at every call: what changes between epochs is the policy.
+
+  Args:
+    params: of one seed.
+    examples: `Examples` cut into blocks [blocks, b, ...]; a tuple of them
+      where rows have several widths.
+    numbers: int32 [blocks, b], −1 where padded; a tuple of them, likewise.
+    key: of this evaluation.
+    network: a `Policy` or a `Pointwise`.
+    codec: between tokens and z-scores.
+    objective: an `Objective`.
+
+  Returns:
+    (score, higher is better, {name: scalar}).
+  """
+
+  def losses(rows, keys):
+    values = supervised(
+      params, rows, keys, network=network, codec=codec, objective=objective
+    )
+    weighted = [t.weight * values[t.name] for t in objective.terms]
+    return values | {'loss': sum(weighted)}
+
+  def sampled(rows, keys):
+    rollouts = objective.rollouts
+    rollout = sampling.sample(
+      network,
+      params['policy'],
+      network.encode(params['policy'], rows.inputs),
+      keys,
+      num_samples=rollouts.group_size,
+      temperature=rollouts.temperature,
+      greedy=True,
+    )
+    samples, greedy_tokens = sampling.without_greedy(rollout)
+    reward = comparable(rollouts.reward)
+    rewards = reward(codec.decode(samples.tokens), rows.target[:, None])
+    return {
+      'reward': jnp.mean(rewards, -1),
+      'greedy_reward': reward(codec.decode(greedy_tokens), rows.target),
+      'entropy': jnp.mean(samples.entropy(), -1),
+    }
+
+  def block(args):
+    rows, number = args
+    values = sampled if objective.is_sequence else losses
+    return values(rows, _row_keys(key, number))
+
+  means = _mean_over_rows(block, examples, numbers)
+  if objective.is_sequence:
+    return means['reward'], means
+  return -means['loss'], means
+
+
+def predictions(
+  params,
+  inputs,
+  numbers,
+  key,
+  *,
+  network,
+  codec,
+  num_samples,
+  temperature,
+  exact,
+  rail_numbers=0,
+):
+  """What one seed predicts for one block of rows.
+
+  A row's samples depend on the key and on its number, not on the rows beside
+  it. The greedy number is the sampler's: the likeliest token at every step.
+
+  Args:
+    params: of one seed.
+    inputs: of b rows.
+    numbers: int32 [b], the rows' numbers.
+    key: of this evaluation.
+    network: a `Policy` or a `Pointwise`.
+    codec: between tokens and z-scores.
+    num_samples: G.
+    temperature: of sampling.
+    exact: whether the whole trie is asked for.
+    rail_numbers: so many evenly spaced numbers are scored for RAIL; 0: none.
+
+  Returns:
+    {'samples_z': [b, G], 'greedy_z': [b], 'entropy': [b]}; if exact
+    'log_p' [b, K], at temperature 1, and where the numbers were trained
+    'learned_mean_z' [b]; with RAIL 'rail_z' [b], Σ p(y) y over its numbers,
+    and 'rail_normalized_z', with p renormalised on them; an open policy has
+    them over the whole trie too, if exact. A `Pointwise`
+    predicts a point mass: G is 1.
+  """
+  own = params['policy']
+  if isinstance(network, Pointwise):
+    point = network.predict(own, inputs)
+    return {
+      'samples_z': point[:, None],
+      'greedy_z': point,
+      'entropy': jnp.zeros_like(point),
+    }
+  context = network.encode(own, inputs)
+  rollout = sampling.sample(
+    network,
+    own,
+    context,
+    _row_keys(key, numbers),
+    num_samples=num_samples,
+    temperature=temperature,
+    greedy=True,
+  )
+  samples, greedy_tokens = sampling.without_greedy(rollout)
+  predicted = {
+    'samples_z': codec.decode(samples.tokens),
+    'greedy_z': codec.decode(greedy_tokens),
+    'entropy': jnp.mean(samples.entropy(), -1),
+  }
+  rail = None
+  if exact:
+    log_p = predicted['log_p'] = trie.log_probs(network, own, context)
+    if network.open:
+      # As the grid level trains it.
+      log_p = trie.log_probs(network, own, context, normalized=False)
+      rail = log_p, codec.values().astype(np.float32)
+    if 'numbers' in params:
+      predicted['learned_mean_z'] = jnp.exp(log_p) @ params['numbers']
+  if rail_numbers:
+    rail = subset_numbers(network, codec, own, context, rail_numbers)
+  if rail is not None:
+    log_p, values = rail
+    predicted['rail_z'] = expected_value(log_p, values)
+    predicted['rail_normalized_z'] = expected_value(log_p, values, True)
+  return predicted
+
+
+def predictor(model, keys, **options):
+  """`predictions` for stacked seeds, compiled: (params, inputs, numbers).
+
+  Compiled once per block shape and shared by all stages and splits.
+
+  Args:
+    model: with `network` and `codec`.
+    keys: one per seed.
+    **options: what else `predictions` is asked for.
+  """
+  function = functools.partial(
+    predictions,
+    network=model.network,
+    codec=model.codec,
+    **options,
+  )
+  stacked = jax.jit(jax.vmap(function, (0, None, None, 0)))
+  return lambda params, inputs, numbers: stacked(params, inputs, numbers, keys)
+
+
+def predict(
+  predict_block,
+  params,
+  inputs,
+  *,
+  block_size,
+  sharding,
+  interrupts=(),
+  widths=(),
+):
+  """Predictions of all rows, block by block.
+
+  Args:
+    predict_block: what `predictor` gave.
+    params: stacked over S seeds.
+    inputs: of n rows, on the host.
+    block_size: rows per dispatch.
+    sharding: of a block's rows.
+    interrupts: true once the run is asked to leave.
+    widths: that texts are padded to; rows of one go together.
+
+  Returns:
+    numpy, what `predictions` gives: {'samples_z': [S, n, G], ...}.
+  """
+  outputs, chosen = [], []
+  for rows, part in batches.by_width(inputs, widths):
+    blocks, numbers = batches.blocks(part, block_size, rows)
+    for index, number in enumerate(numbers):
+      if interrupts:
+        raise InterruptedRunError('interrupted while predicting')
+      block = jax.tree.map(lambda x, i=index: x[i], blocks)
+      block, number = processes.place((block, number), sharding)
+      outputs.append(processes.fetch(predict_block(params, block, number)))
+    chosen.append(numbers.ravel())
+  chosen = np.concatenate(chosen)
+  real = np.flatnonzero(chosen >= 0)
+  place = real[np.argsort(chosen[real])]
+  return {
+    name: np.concatenate([o[name] for o in outputs], axis=1)[:, place]
+    for name in outputs[0]
+  }
+
+
+def _row_keys(key, numbers):
+  return jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+
+
+def _mean_over_rows(block, examples, numbers):
+  if not isinstance(numbers, tuple):
+    examples, numbers = (examples,), (numbers,)
+  sums, count = [], 0
+  for part, number in zip(examples, numbers, strict=True):
+    values = jax.lax.map(block, (part, number))  # name -> [blocks, b]
+    real = number >= 0
+    sums.append(
+      jax.tree.map(
+        lambda x, real=real: jnp.sum(jnp.where(real, x, 0.0)), values
+      )
+    )
+    count += jnp.sum(real)
+  return jax.tree.map(lambda *x: sum(x) / count, *sums)

@@ -1,0 +1,470 @@
+import importlib
+import json
+import pathlib
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pandas as pd
+import pytest
+from comparison_report_test import write_run
+from ml_collections import ConfigDict
+
+from configs import talent_twenty
+from genre2_jax import errors
+from genre2_jax.benchmark import figures, suite
+
+ROOT = pathlib.Path(__file__).parents[2]
+DATA = ROOT.parent / 'shared/data/talent'
+
+
+def fake_recipe(stages, **changes):
+  """A module with get_config, of the sections that a benchmark reads."""
+
+  def get_config():
+    config = ConfigDict(
+      {
+        'seed': 0,
+        'num_seeds': 1,
+        'stages': stages,
+        'init_from': '',
+        'data': {'root': '', 'name': 'diabetes'},
+        'tokenizer': {'base': 2},
+        'model': {'width': 256},
+        'pretrain': {'epochs': 200, 'objective': 'ce'},
+        'finetune': {'epochs': 40, 'objective': 'remax'},
+        'baseline': {'name': ''},
+      }
+    )
+    config.update_from_flattened_dict(changes)
+    return config.lock()
+
+  return types.SimpleNamespace(get_config=get_config)
+
+
+RECIPES = {
+  'fake_ce': fake_recipe(('pretrain',)),
+  'fake_remax': fake_recipe(('pretrain', 'finetune')),
+  'fake_crps': fake_recipe(
+    ('pretrain', 'finetune'), **{'finetune.objective': 'crps'}
+  ),
+  'fake_wide': fake_recipe(('pretrain', 'finetune'), **{'model.width': 512}),
+  'fake_point': fake_recipe(('pretrain',), **{'pretrain.objective': 'mse'}),
+  'fake_trees': fake_recipe(
+    ('pretrain', 'finetune'), **{'baseline.name': 'catboost'}
+  ),
+}
+
+
+@pytest.fixture(autouse=True)
+def recipes(monkeypatch):
+  for name, module in RECIPES.items():
+    monkeypatch.setitem(sys.modules, f'configs.{name}', module)
+
+
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch):
+  """Figures have tests of their own, and take seconds."""
+  monkeypatch.setattr(figures, 'draw', lambda compared: [])
+
+
+@pytest.fixture
+def config(tmp_path):
+  (tmp_path / 'TALENT').mkdir()
+  return make_config(tmp_path / 'TALENT')
+
+
+def make_config(root, tasks=('a', 'b', 'c'), methods=('ce', 'remax', 'wide')):
+  config = ConfigDict(
+    {
+      'root': str(root),
+      'tasks': tasks,
+      'methods': methods,
+      'seed': 0,
+      'num_seeds': 2,
+      'fields': (('tokenizer.base', 4),),
+    }
+  )
+  config.recipes = ConfigDict(
+    {
+      'ce': ('fake_ce', ()),
+      'remax': ('fake_remax', ()),
+      'crps': ('fake_crps', (('finetune.epochs', 7),)),
+      'wide': ('fake_wide', ()),
+      'point': ('fake_point', ()),
+      'catboost': ('fake_trees', ()),
+    }
+  )
+  return config.lock()
+
+
+class FakeTraining:
+  """Stands in for train_and_evaluate; remembers what it was asked to do."""
+
+  def __init__(self, failing=None):
+    self.configs = {}
+    self.order = []
+    self.failing = failing or {}
+
+  def __call__(self, config, workdir, interrupts):
+    workdir = pathlib.Path(workdir)
+    run = (config.data.name, workdir.name)
+    self.order.append(run)
+    self.configs[run] = config
+    (workdir / 'checkpoints').mkdir(parents=True, exist_ok=True)
+    (workdir / 'checkpoints' / 'state').write_text('weights')
+    if run in self.failing:
+      raise self.failing[run]
+    seeds = range(config.seed, config.seed + config.num_seeds)
+    write_run(workdir, task=run[0], method=run[1], seeds=list(seeds), n=12, G=4)
+
+
+ALL = [(t, m) for t in 'abc' for m in ('ce', 'remax', 'wide')]
+
+
+def test_every_run_is_done_once_with_its_config(config, tmp_path):
+  training, workdir = FakeTraining(), tmp_path / 'runs'
+  assert suite.run(config, workdir, training) == []
+  assert training.order == ALL
+  for (task, method), made in training.configs.items():
+    assert (made.data.root, made.data.name) == (config.root, task)
+    assert (made.seed, made.num_seeds) == (0, 2)
+    assert made.tokenizer.base == 4
+    assert made.model.width == (512 if method == 'wide' else 256)
+    seconds = json.loads((workdir / task / method / 'seconds.json').read_text())
+    assert seconds['seconds'] >= 0
+
+
+def test_checkpoints_of_the_base_are_kept(config, tmp_path):
+  suite.run(config, tmp_path / 'runs', FakeTraining())
+  kept = {
+    path.parent.name for path in (tmp_path / 'runs').glob('*/*/checkpoints')
+  }
+  assert kept == {'ce'}
+
+
+def test_methods_that_would_train_the_same_base_share_it(config, tmp_path):
+  config.methods = ('ce', 'remax', 'crps', 'wide', 'point', 'catboost')
+  training = FakeTraining()
+  suite.run(config, tmp_path / 'runs', training)
+  base = str(tmp_path / 'runs' / 'b' / 'ce')
+  shared = {m: training.configs['b', m].init_from for m in config.methods}
+  assert shared == {
+    'ce': '',
+    'remax': base,
+    'crps': base,
+    'wide': '',  # another model
+    'point': '',  # nothing to fine-tune
+    'catboost': '',  # no network
+  }
+  assert training.configs['b', 'crps'].finetune.epochs == 7
+  assert training.configs['b', 'remax'].finetune.epochs == 40
+
+
+def test_without_the_base_among_the_methods_each_trains_its_own(
+  config, tmp_path
+):
+  config.methods = ('remax',)
+  training = FakeTraining()
+  suite.run(config, tmp_path / 'runs', training)
+  assert training.configs['a', 'remax'].init_from == ''
+
+
+def test_finished_runs_are_not_run_again(config, tmp_path, capsys):
+  config.tasks = ('a',)
+  suite.run(config, tmp_path / 'runs', FakeTraining())
+  config.tasks = ('a', 'b')
+  training = FakeTraining()
+  capsys.readouterr()
+  suite.run(config, tmp_path / 'runs', training)
+  assert training.order == [('b', m) for m in ('ce', 'remax', 'wide')]
+  lines = capsys.readouterr().out.splitlines()
+  assert [line.partition(':')[0] for line in lines] == [
+    '4/6 b, ce',
+    '5/6 b, remax',
+    '6/6 b, wide',
+  ]
+  assert 'about' in lines[0] and 'left' in lines[0]
+  assert 'left' not in lines[-1]
+
+
+def test_a_failing_run_is_noted_and_the_others_go_on(config, tmp_path, capsys):
+  workdir = tmp_path / 'runs'
+  failing = {
+    ('a', 'remax'): errors.NonFiniteError('loss is not finite\nat all'),
+    ('b', 'ce'): ZeroDivisionError(),
+  }
+  training = FakeTraining(failing)
+  failures = suite.run(config, workdir, training)
+  assert [(f.task, f.method, f.type) for f in failures] == [
+    ('a', 'remax', 'NonFiniteError'),
+    ('b', 'ce', 'ZeroDivisionError'),
+    ('b', 'remax', 'InputError'),  # its base is not there
+  ]
+  # wide has a base of its own.
+  assert ('b', 'wide') in training.order
+  assert ('b', 'remax') not in training.order
+  assert 'remax: failed, NonFiniteError: loss' in capsys.readouterr().out
+  note = json.loads((workdir / 'failures/a__remax.json').read_text())
+  assert (note['type'], note['reason']) == (
+    'NonFiniteError',
+    'loss is not finite',
+  )
+  assert any('FakeTraining' in x or '__call__' in x for x in note['traceback'])
+  suite.collect(workdir)
+  table = (workdir / 'table.md').read_text()
+  assert '| b | ce | ZeroDivisionError |' in table
+  assert 'NonFiniteError: loss is not finite' in table
+  # The next start tries them again, and only them.
+  training = FakeTraining()
+  assert suite.run(config, workdir, training) == []
+  assert training.order == [('a', 'remax'), ('b', 'ce'), ('b', 'remax')]
+  assert not list((workdir / 'failures').iterdir())
+
+
+@pytest.mark.parametrize('count', [1, 2, 3, 5])
+def test_parts_cover_every_run_once(config, tmp_path, count):
+  order = []
+  for index in range(count):
+    training = FakeTraining()
+    suite.run(config, tmp_path / 'runs', training, index=index, count=count)
+    # A task's methods stay together: the base is theirs.
+    assert training.order == [
+      (t, m) for t in 'abc'[index::count] for m in ('ce', 'remax', 'wide')
+    ]
+    order += training.order
+  assert sorted(order) == sorted(ALL)
+  info = json.loads((tmp_path / 'runs/benchmark.json').read_text())
+  assert info['tasks'] == ['a', 'b', 'c']
+
+
+class AskedToLeave:
+  """False until the given number of questions has been asked."""
+
+  def __init__(self, questions):
+    self.questions = questions
+
+  def __bool__(self):
+    self.questions -= 1
+    return self.questions < 0
+
+
+def test_an_interrupt_between_runs_leaves_and_resumes(config, tmp_path):
+  training = FakeTraining()
+  with pytest.raises(errors.InterruptedRunError, match='b, ce'):
+    suite.run(config, tmp_path / 'runs', training, AskedToLeave(3))
+  assert training.order == ALL[:3]
+  rest = FakeTraining()
+  suite.run(config, tmp_path / 'runs', rest)
+  assert training.order + rest.order == ALL
+
+
+@pytest.mark.parametrize(
+  'error', [errors.InterruptedRunError('at step 7'), KeyboardInterrupt()]
+)
+def test_an_interrupt_within_a_run_is_no_failure(config, tmp_path, error):
+  training = FakeTraining({('a', 'remax'): error})
+  with pytest.raises(type(error)):
+    suite.run(config, tmp_path / 'runs', training)
+  assert training.order == ALL[:2]
+  assert not (tmp_path / 'runs/failures').exists()
+  # Its checkpoints are what it goes on from.
+  assert (tmp_path / 'runs/a/remax/checkpoints/state').exists()
+
+
+def test_seconds_of_an_interrupted_run_add_up(config, tmp_path):
+  folder = tmp_path / 'runs/a/ce'
+  folder.mkdir(parents=True)
+  (folder / 'seconds.json').write_text('{"seconds": 100.0}')
+  config.tasks, config.methods = ('a',), ('ce',)
+
+  def training(config, workdir, interrupts):
+    write_run(pathlib.Path(workdir), task='a')
+    (folder / 'seconds.json').write_text('{"seconds": 100.0}')
+
+  suite.run(config, tmp_path / 'runs', training)
+  seconds = json.loads((folder / 'seconds.json').read_text())['seconds']
+  assert 100 < seconds < 110
+
+
+def test_checkpoints_left_by_a_crash_are_deleted(config, tmp_path):
+  suite.run(config, tmp_path / 'runs', FakeTraining())
+  folder = tmp_path / 'runs/a/remax/checkpoints'
+  folder.mkdir()
+  suite.run(config, tmp_path / 'runs', FakeTraining())
+  assert not folder.exists()
+
+
+def test_collect_gathers_what_is_finished(config, tmp_path):
+  workdir = tmp_path / 'runs'
+  suite.run(config, workdir, FakeTraining(), index=0, count=2)
+  path = suite.collect(workdir)
+  assert path == workdir / 'report.html' and path.exists()
+  results = pd.read_csv(workdir / 'results.csv')
+  assert set(results['task']) == {'a', 'c'}
+  assert set(results['method']) == {'ce', 'remax', 'wide'}
+  assert set(results['seed'].astype(str)) == {'0', '1'}
+  first = (workdir / 'table.md').read_text()
+  suite.run(config, workdir, FakeTraining(), index=1, count=2)
+  suite.collect(workdir)
+  second = (workdir / 'table.md').read_text()
+  assert '| b |' in second and '| b |' not in first
+
+
+def test_collect_needs_a_benchmark_with_runs(tmp_path):
+  with pytest.raises(errors.InputError, match='nowhere'):
+    suite.collect(tmp_path / 'nowhere')
+  with pytest.raises(errors.InputError, match=r'benchmark\.json'):
+    suite.collect(tmp_path)
+
+
+def test_tasks_and_methods_may_be_added_but_not_changed(config, tmp_path):
+  workdir = tmp_path / 'runs'
+  some = suite.select(config, methods='ce', tasks='b')
+  suite.run(some, workdir, FakeTraining())
+  more = suite.select(config, methods='remax,ce', tasks='a,b')
+  training = FakeTraining()
+  suite.run(more, workdir, training)
+  assert training.order == [('a', 'ce'), ('a', 'remax'), ('b', 'remax')]
+  info = json.loads((workdir / 'benchmark.json').read_text())
+  assert info['tasks'] == ['b', 'a'] and info['methods'] == ['ce', 'remax']
+  for change, words in (
+    ({'num_seeds': 3}, 'seeds'),
+    ({'fields': (('tokenizer.base', 8),)}, 'fields'),
+    ({'recipes.remax': ('fake_crps', ())}, 'the recipe of remax'),
+  ):
+    other = more.copy_and_resolve_references()
+    other.update_from_flattened_dict(change)
+    with pytest.raises(errors.InputError, match=words):
+      suite.run(other, workdir, FakeTraining())
+
+
+def test_selection_keeps_the_order_of_the_config(config):
+  config.methods = ('remax', 'ce', 'wide')
+  chosen = suite.select(config, methods='wide,ce, remax', tasks='c,a')
+  assert chosen.methods == ('ce', 'remax', 'wide')  # the base first
+  assert chosen.tasks == ('a', 'c')
+  chosen = suite.select(config, seeds='3,4,5')
+  assert (chosen.seed, chosen.num_seeds) == (3, 3)
+  assert chosen.tasks == ('a', 'b', 'c')
+
+
+@pytest.mark.parametrize(
+  ('flags', 'words'),
+  [
+    ({'methods': 'remx'}, "did you mean 'remax'"),
+    ({'tasks': 'd'}, "no task 'd'"),
+    ({'tasks': ','}, '--tasks=,'),
+    ({'seeds': '0,2'}, 'consecutive'),
+    ({'seeds': 'one'}, 'whole numbers'),
+    ({'seeds': '-1,0'}, 'consecutive'),
+  ],
+)
+def test_unusable_selections_are_refused(config, flags, words):
+  with pytest.raises(errors.InputError, match=words) as caught:
+    suite.select(config, **flags)
+  assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ('change', 'options', 'words'),
+  [
+    ({'root': ''}, {}, '--config.root='),
+    ({'root': '/nowhere'}, {}, 'nowhere'),
+    ({'recipes.remax': ('no_such', ())}, {}, r'configs/no_such\.py'),
+    ({'fields': (('model.widht', 4),)}, {}, 'widht'),
+    ({'fields': (('model.width', 'much'),)}, {}, 'method ce'),
+    ({'methods': ('ce', 'mbr')}, {}, "no 'mbr'"),
+    ({}, {'index': 4, 'count': 4}, '--index=4 must be 0 to 3'),
+  ],
+)
+def test_what_no_run_could_use_is_found_before_the_first(
+  config, tmp_path, change, options, words
+):
+  config.update_from_flattened_dict(change)
+  training = FakeTraining()
+  with pytest.raises(errors.InputError, match=words) as caught:
+    suite.run(config, tmp_path / 'runs', training, **options)
+  assert '\n' not in str(caught.value)
+  assert training.order == [] and not (tmp_path / 'runs').exists()
+
+
+def command(*arguments):
+  done = subprocess.run(
+    [sys.executable, '-m', 'genre2_jax.benchmark', *arguments],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+  return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'words'),
+  [
+    (['--config=configs/talent_twenty.py'], 'give a --workdir'),
+    (
+      ['--config=configs/talent_twenty.py', '--workdir=W', '--methods=cee'],
+      "did you mean 'ce'",
+    ),
+    (['--workdir=W', '--collect'], 'no workdir of a benchmark'),
+  ],
+)
+def test_a_wrong_command_is_one_line_and_code_2(tmp_path, arguments, words):
+  arguments = [a.replace('=W', f'={tmp_path}/w') for a in arguments]
+  code, out, err = command(*arguments)
+  assert (code, out) == (2, '')
+  assert err.count('\n') == 1 and err.startswith('genre2_jax: '), err
+  assert words in err
+
+
+def test_collect_command(config, tmp_path):
+  workdir = tmp_path / 'runs'
+  config.tasks, config.methods = ('a',), ('ce',)
+  suite.run(config, workdir, FakeTraining())
+  published = tmp_path / 'p.csv'
+  published.write_text('dataset,tabr_RMSE\na,3\n')
+  code, out, err = command(
+    f'--workdir={workdir}', '--collect', f'--published={published}'
+  )
+  assert (code, err) == (0, '')
+  assert str(workdir / 'table.md') in out
+  assert str(workdir / 'report.html') in out
+  assert 'tabr (published)' in (workdir / 'table.md').read_text()
+
+
+def test_the_command_is_the_same_for_every_part():
+  assert suite._command(
+    ['--config=c.py', '--index=1', '--count', '4', '--seeds=0,1', '--collect']
+  ) == ('python -m genre2_jax.benchmark --config=c.py --seeds=0,1')
+
+
+# ------------------------------------------------------ configs/talent_twenty
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason='no folder of TALENT tasks')
+def test_the_twenty_tasks_follow_their_rule():
+  rows = {
+    path.name: len(np.load(path / 'y_train.npy', allow_pickle=False))
+    for path in DATA.iterdir()
+    if path.is_dir()
+  }
+  assert len(rows) == 44
+  small = sorted((n, task) for task, n in rows.items() if n <= 6500)
+  assert len(small) == 26
+  chosen = [small[round(i * 25 / 19)][1] for i in range(20)]
+  assert list(talent_twenty.TASKS) == chosen
+
+
+@pytest.mark.parametrize('method', talent_twenty.METHODS)
+def test_recipes_of_the_twenty_tasks_take_its_fields(method, tmp_path):
+  config = talent_twenty.get_config()
+  name, _ = config.recipes[method]
+  importlib.import_module(f'configs.{name}')
+  made = suite.configure(config, config.tasks[0], method, tmp_path)
+  assert made.data.name == config.tasks[0]
+  assert (made.model.width, made.tokenizer.base) == (64, 4)
+  shares = {'raft', 'crps', 'remax', 'grpo', 'rloo', 'exact', 'genre2'}
+  base = str(tmp_path / config.tasks[0] / 'ce')
+  assert made.init_from == (base if method in shares else '')

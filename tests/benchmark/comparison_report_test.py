@@ -1,0 +1,376 @@
+import base64
+import re
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from genre2_jax import errors
+from genre2_jax.benchmark import comparison_tables, figures, page, statistics
+from genre2_jax.files import writers
+from genre2_jax.metrics import sampled
+from genre2_jax.report.__main__ import main
+
+FIGURES = {
+  'critical_difference',
+  'tasks',
+  'skill_against_ce',
+  'skill_against_catboost',
+  'sampling_efficiency',
+  'calibration',
+  'sharpening',
+}
+POINT_METHODS = ('pointwise', 'catboost', 'xgboost', 'random_forest')
+
+
+def write_run(
+  folder,
+  *,
+  task='sensory',
+  method='ce',
+  seeds=(0, 1),
+  error=0.4,
+  spread=0.4,
+  n=24,
+  G=16,
+  seconds=12.5,
+):
+  """What a finished run leaves that a comparison reads."""
+  is_point = method.partition('@')[0] in POINT_METHODS
+  stages = ['pretrain']
+  if method in ('remax', 'grpo', 'crps'):
+    stages.append('finetune')
+  truth = np.random.default_rng(len(task)).normal(size=n)  # of the task alone
+  noise = np.random.default_rng(sum(map(ord, task + method)))
+  mean, std = 35.0, 16.0
+  rows = []
+  for stage in stages:
+    centre = truth + error * noise.normal(size=(len(seeds), n))
+    draws = centre[..., None] + (
+      0 if is_point else spread * noise.normal(size=(len(seeds), n, G))
+    )
+    arrays = {
+      'target': truth * std + mean,
+      'target_z': truth,
+      'mean': np.float64(mean),
+      'std': np.float64(std),
+      'low': np.float64(-4),
+      'high': np.float64(4),
+      'greedy_z': centre.astype(np.float32),
+    }
+    if not is_point:
+      arrays['samples_z'] = draws.astype(np.float32)
+    writers.write_npz(folder / 'evaluation' / f'{stage}_test.npz', **arrays)
+    for i, seed in enumerate(seeds):
+      if is_point:
+        values = [
+          ('mean', 'r2', sampled.r2(centre[i], truth)),
+          ('mean', 'rmse', sampled.rmse(centre[i], truth)),
+          ('mean', 'spearman', sampled.spearman(centre[i], truth)),
+          ('mean', 'rmse_unit', std * sampled.rmse(centre[i], truth)),
+        ]
+      else:
+        values = sampled.evaluate(
+          draws[i], centre[i], np.ones(n), truth, low=-4, high=4, std=std
+        )
+        if method in ('crps', 'raft'):
+          values += [
+            ('exact_mean', 'r2', sampled.r2(centre[i], truth)),
+            ('exact_mean', 'rmse', sampled.rmse(centre[i], truth)),
+            ('exact_mean', 'spearman', sampled.spearman(centre[i], truth)),
+            ('exact_mean', 'rmse_unit', std * sampled.rmse(centre[i], truth)),
+          ]
+      rows += [(task, seed, stage, 'test', *value) for value in values]
+      rows += [(task, seed, stage, 'val', *value) for value in values]
+  writers.write_csv(
+    folder / 'results.csv', writers.RESULT_COLUMNS, sampled.summarize(rows)
+  )
+  writers.write_json(
+    folder / 'env.json',
+    {
+      'processor': 'AMD EPYC',
+      'jax': '0.10.2',
+      'git_commit': '8f3c2e1',
+      'num_devices': 1,
+      'device_kind': 'cpu',
+    },
+  )
+  writers.write_json(folder / 'seconds.json', {'seconds': seconds})
+  writers.write_json(
+    folder / 'run.json', {'task': task, 'stages': stages, 'seeds': seeds}
+  )
+  return folder
+
+
+def write_benchmark(
+  workdir, methods, tasks, *, missing=(), seeds=(0, 1), n=24, G=16
+):
+  """A benchmark whose later methods are better."""
+  for i, task in enumerate(tasks):
+    for j, method in enumerate(methods):
+      if (task, method) not in missing:
+        write_run(
+          workdir / task / method,
+          task=task,
+          method=method,
+          seeds=seeds,
+          n=n,
+          G=G,
+          error=(0.3 + 0.1 * (i % 5)) * (1.2 - 0.5 * j / len(methods)),
+          spread=0.5 - 0.3 * j / len(methods),
+        )
+  writers.write_json(
+    workdir / 'benchmark.json',
+    {
+      'command': 'python -m genre2_jax.benchmark --workdir=x',
+      'tasks': tasks,
+      'methods': methods,
+    },
+  )
+  return workdir
+
+
+def png_size(data):
+  assert data.startswith(b'\x89PNG\r\n\x1a\n')
+  return struct.unpack('>II', data[16:24])
+
+
+def render(workdir):
+  """report.html and the names of its figures, each also a file."""
+  html = page.write(workdir).read_text(encoding='utf-8')
+  pattern = r'<figure id="(\w+)">\s*<img src="data:image/png;base64,([^"]+)"'
+  names = set()
+  for name, data in re.findall(pattern, html):
+    data = base64.b64decode(data, validate=True)
+    assert data == (workdir / 'figures' / f'{name}.png').read_bytes()
+    width, height = png_size(data)
+    assert width == 2000 and 200 < height < 2500
+    names.add(name)
+  text = re.sub('base64,[^"]+', '', html)
+  assert '://' not in html and '<script' not in html
+  assert not re.search(r'\bnan\b', text.lower())
+  assert not re.search(r'\bnan\b', (workdir / 'table.md').read_text().lower())
+  return text, names
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+  """For what is not about figures: drawing them takes seconds."""
+  monkeypatch.setattr(figures, 'draw', lambda compared: [])
+
+
+TASKS = ['sensory', 'wind', 'houses', 'treasury', 'Moneyball', 'cpu_act', 'x']
+
+
+@pytest.mark.parametrize(
+  ('methods', 'num_tasks', 'options', 'absent'),
+  [
+    (
+      ['ce', 'remax'],
+      1,
+      {'seeds': (0,)},
+      {'critical_difference', 'skill_against_catboost'},
+    ),
+    (['ce', 'remax', 'crps', 'raft', 'catboost'], 7, {}, set()),
+    (['ce'], 2, {}, {f for f in FIGURES if 'skill' in f or 'crit' in f}),
+    (
+      ['catboost', 'xgboost'],
+      2,
+      {'n': 1},
+      FIGURES - {'tasks', 'skill_against_catboost'},
+    ),
+    (['ce', 'crps'], 1, {'n': 2, 'G': 1}, FIGURES - {'tasks'}),
+  ],
+  ids=lambda value: None if isinstance(value, set) else str(value)[:30],
+)
+def test_report_stands_alone(tmp_path, methods, num_tasks, options, absent):
+  write_benchmark(tmp_path, methods, TASKS[:num_tasks], **options)
+  text, figures = render(tmp_path)
+  absent = absent - {'skill_against_ce'} if 'G' in options else absent
+  assert figures == FIGURES - absent
+  assert 'python -m genre2_jax.benchmark --workdir=x' in text
+
+
+def test_tokenizers_by_methods_have_a_map(tmp_path):
+  methods = [f'{m}@{t}' for m in ('ce', 'remax') for t in ('p10', 'ieee')]
+  write_benchmark(tmp_path, [*methods, 'catboost'], TASKS[:2])
+  _, figures = render(tmp_path)
+  assert 'tokenizers' in figures
+  assert 'sharpening' in figures
+
+
+def test_many_methods_on_many_tasks(tmp_path):
+  methods = ['ce', 'catboost', *(f'method_{i}' for i in range(22))]
+  write_benchmark(tmp_path, methods, TASKS[:2], n=6, G=4)
+  _, figures = render(tmp_path)
+  assert figures == FIGURES
+
+
+def test_missing_and_failed_runs_are_said(tmp_path, no_figures):
+  write_benchmark(
+    tmp_path,
+    ['ce', 'remax', 'crps'],
+    TASKS[:4],
+    missing={('wind', 'remax'), *((t, 'crps') for t in TASKS[:3])},
+  )
+  writers.write_json(
+    tmp_path / 'failures' / 'wind__remax.json',
+    {'task': 'wind', 'method': 'remax', 'type': 'NonFiniteError',
+     'reason': 'the <loss>'},
+  )  # fmt: skip
+  # Tried again since, and finished.
+  writers.write_json(
+    tmp_path / 'failures' / 'wind__ce.json',
+    {'task': 'wind', 'method': 'ce', 'type': 'OSError', 'reason': 'full'},
+  )
+  text, _ = render(tmp_path)
+  assert 'over the 3 tasks of 4 that every compared method' in text
+  assert 'tasks missing: ReMax 1.' in text
+  assert 'for too few finished tasks: CRPS loss.' in text
+  assert '1 run failed' in text
+  assert 'NonFiniteError: the &lt;loss&gt;' in text and 'OSError' not in text
+
+
+def test_verdict_names_the_best_and_its_tests(tmp_path):
+  write_benchmark(tmp_path, ['ce', 'remax', 'catboost'], TASKS, n=200)
+  compared = statistics.compare(page.load(tmp_path))
+  said = page.verdict(compared)
+  assert said.startswith(
+    'On 7 tasks and 2 seeds, CatBoost ranks best of 3 methods: average rank 1.'
+  )
+  assert "Friedman's test tells the methods apart (p" in said
+  assert 'Against CE it wins 7, ties 0 and loses 0 (Holm-corrected p' in said
+  # A point predictor leads: the best of the others is told as well.
+  assert said.count('Against CatBoost') == 1
+  after = said[said.index('Best of those with a predictive distribution') :]
+  assert 'is ReMax: average rank' in after
+  assert 'Against CatBoost it wins 0, ties 0 and loses 7' in after
+  assert 'Its central 90% interval covers' in after
+
+
+def test_points_have_an_error_but_no_coverage(tmp_path):
+  write_benchmark(tmp_path, ['ce', 'xgboost'], TASKS[:2])
+  # What the runs of baselines leave: one sample, which is the point.
+  for task in TASKS[:2]:
+    path = tmp_path / task / 'xgboost'
+    with np.load(path / 'evaluation/pretrain_test.npz') as arrays:
+      arrays = dict(arrays)
+    arrays['samples_z'] = arrays['greedy_z'][..., None]
+    writers.write_npz(path / 'evaluation/pretrain_test.npz', **arrays)
+    rows = pd.read_csv(path / 'results.csv', dtype=str).to_numpy().tolist()
+    rows += [
+      (task, seed, 'pretrain', 'test', 'sample', metric, value)
+      for seed in (0, 1)
+      for metric, value in (('crps', 0.3), ('coverage90', 0), ('width90', 0))
+    ]
+    writers.write_csv(path / 'results.csv', writers.RESULT_COLUMNS, rows)
+  compared = statistics.compare(page.load(tmp_path))
+  assert set(compared.samples) == {'ce'}
+  found = compared.distributions.loc['xgboost']
+  assert found['crps'] == pytest.approx(0.3)
+  assert np.isnan(found['coverage90']) and np.isnan(found['width90'])
+  assert compared.distributions.loc['ce'].notna().all()
+
+
+def test_results_are_those_of_the_last_stage(tmp_path, no_figures):
+  write_benchmark(tmp_path, ['ce', 'remax'], TASKS[:1])
+  page.write(tmp_path)
+  ours = pd.read_csv(tmp_path / 'results.csv', dtype={'seed': str})
+  assert tuple(ours.columns) == statistics.RESULT_COLUMNS
+  assert set(ours['seed']) == {'0', '1'}
+  run = pd.read_csv(tmp_path / 'sensory/remax/results.csv', dtype=str)
+  run = run[(run['stage'] == 'finetune') & (run['split'] == 'test')]
+  expected = run[run['seed'].isin(['0', '1'])]['value'].astype(float)
+  found = ours[ours['method'] == 'remax']['value']
+  np.testing.assert_array_equal(found.to_numpy(), expected.to_numpy())
+
+
+def test_seconds_and_machine_are_in_the_table(tmp_path, no_figures):
+  write_benchmark(tmp_path, ['ce'], TASKS[:2])
+  writers.write_json(tmp_path / 'wind/ce/seconds.json', {'seconds': 27.5})
+  page.write(tmp_path)
+  text = (tmp_path / 'table.md').read_text()
+  assert 'Machine: AMD EPYC, 1 x cpu, jax 0.10.2, commit 8f3c2e1.' in text
+  row = next(line for line in text.splitlines() if line.startswith('| ce |'))
+  assert row.endswith('| 20 |')
+
+
+def test_published_numbers_are_kept_with_the_runs(tmp_path, no_figures):
+  path = tmp_path / 'published.csv'
+  path.write_text(
+    'dataset,train_size,tabr_RMSE,ftt_RMSE,genre2_R2\n'
+    'sensory,336,4,8,0.9\nother,1,1,1,0.9\nwind,5,2,,0.9\n'
+  )
+  workdir = write_benchmark(tmp_path / 'runs', ['ce'], TASKS[:2])
+  page.import_published(path, workdir)
+  path.unlink()
+  text, _ = render(workdir)
+  assert 'tabr (published)' in text
+  assert 'ftt (published)' not in text  # not on every task
+  variance = page.load(workdir).variances['sensory']
+  assert comparison_tables.number(1 - 16 / variance) in text
+
+
+@pytest.mark.parametrize(
+  'content', [b'', b'task,x_RMSE\na,1\n', b'dataset\na\n', b'\xff\xfe\x00',
+              b'dataset,x_RMSE\na,much\n']
+)  # fmt: skip
+def test_unusable_published_numbers_are_refused(tmp_path, content):
+  (tmp_path / 'p.csv').write_bytes(content)
+  with pytest.raises(errors.InputError, match=r'p\.csv') as caught:
+    page.import_published(tmp_path / 'p.csv', tmp_path)
+  assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  'name', ['results.csv', 'evaluation/pretrain_test.npz', 'run.json']
+)
+def test_a_damaged_run_is_named(tmp_path, name):
+  write_benchmark(tmp_path, ['ce', 'ntl_was'], TASKS[:1])
+  path = tmp_path / 'sensory/ntl_was' / name
+  path.write_bytes(path.read_bytes()[:9])
+  with pytest.raises(errors.InputError, match='ntl_was'):
+    page.write(tmp_path)
+  if name != 'run.json':  # without it the run is not finished
+    path.unlink()
+    with pytest.raises(errors.InputError, match='ntl_was'):
+      page.write(tmp_path)
+
+
+def test_a_wild_method_does_not_break_the_figures(tmp_path):
+  write_benchmark(tmp_path, ['ce', 'remax', 'catboost'], TASKS[:2])
+  write_run(tmp_path / 'wind/remax', task='wind', method='remax', error=1e10)
+  text, figures = render(tmp_path)
+  assert figures == FIGURES
+  assert 'at the left edge' in text
+
+
+def test_hostile_names_are_text(tmp_path):
+  evil = '<script>|$x_1$'
+  write_benchmark(tmp_path, ['ce', evil], [evil, '&amp;'])
+  text, _ = render(tmp_path)
+  assert '&lt;script&gt;|$x_1$' in text
+  assert '<script>\\|$x_1$' in (tmp_path / 'table.md').read_text()
+
+
+def test_report_command_tells_runs_and_benchmarks_apart(
+  tmp_path, capsys, no_figures
+):
+  write_benchmark(tmp_path, ['ce'], TASKS[:1])
+  assert main([f'--workdir={tmp_path}']) == 0
+  assert capsys.readouterr().out.strip() == str(tmp_path / 'report.html')
+  assert (tmp_path / 'table.md').exists()
+  (tmp_path / 'sensory/ce/run.json').unlink()
+  assert main([f'--workdir={tmp_path}']) == 2
+  assert 'no finished run' in capsys.readouterr().err
+
+
+def test_no_device_and_no_figures_on_import():
+  code = (
+    'import sys, genre2_jax.benchmark.page; '
+    'assert not {"jax", "flax", "matplotlib"} & set(sys.modules)'
+  )
+  subprocess.run([sys.executable, '-c', code], check=True)

@@ -1,0 +1,78 @@
+"""Out of memory: what helps, and by how much."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from configs import base
+from genre2_jax import train
+from genre2_jax.devices import memory
+from genre2_jax.errors import OutOfMemoryError
+
+GIB = 2**30
+
+
+def need(arguments, temporaries):
+  found = memory.Need()
+  found.arguments, found.temporaries = arguments, temporaries
+  return found
+
+
+def advice(found, **axes):
+  mesh = types.SimpleNamespace(shape={'data': 1, 'fsdp': 1} | axes)
+  config = base.get_config()
+  with config.unlocked():
+    config.optimizer.accumulation = 1
+    config.batch_size = 12
+  return memory.advice(found, config, mesh)
+
+
+def test_each_setting_says_what_it_saves():
+  text = advice(need(3 * GIB, 8 * GIB), data=4)
+  assert '\n' not in text
+  assert 'needs 3 GiB per device for its state and rows and 8 GiB be' in text
+  # 12 rows over 4 devices: 3 on each, which divide by 3 only.
+  assert 'optimizer.accumulation=3 (about 5.333 GiB less)' in text
+  assert 'mesh.fsdp=4 (about 2.25 GiB less)' in text
+  text = advice(need(3 * GIB, 8 * GIB))
+  assert 'optimizer.accumulation=2 (about 4 GiB less)' in text
+  assert 'mesh.fsdp=2 (about 1.5 GiB less) with 2 times the devices' in text
+  assert text.count(';') == 2
+
+
+def test_before_compiling_only_the_state_is_known():
+  text = advice(need(3 * GIB, 0), data=4)
+  assert 'the state needs 3 GiB per device. What helps: ' in text
+  assert 'optimizer.accumulation=3;' in text  # It has no number to give.
+
+
+def test_what_the_compiler_says_is_what_is_needed():
+  found = memory.Need()
+  found.of_program(
+    jax.jit(lambda x: jnp.sort(x @ x).std()).lower(jnp.ones((64, 64))).compile()
+  )
+  assert found.arguments == 64 * 64 * 4
+  assert found.temporaries >= 64 * 64 * 4
+
+
+def exhaust(*_):
+  return jnp.zeros(2**45, jnp.uint8).block_until_ready()
+
+
+def test_a_run_that_needs_too_much_ends_in_one_line(
+  make_config, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(train, '_check_finite', exhaust)
+  with pytest.raises(OutOfMemoryError) as caught:
+    train.train_and_evaluate(make_config(), tmp_path / 'run', verbose=0)
+  text = str(caught.value)
+  assert text.startswith('out of memory: a step needs ') and '\n' not in text
+  assert 'mesh.fsdp=' in text and 'less)' in text
+
+
+def test_other_errors_stay_what_they_are():
+  with pytest.raises(ValueError, match=r'^no$'):
+    with memory.shortage_in_words(memory.Need(), None, None):
+      raise ValueError('no')

@@ -1,0 +1,212 @@
+"""Every recipe: what it makes, and runs of some of each kind."""
+
+import csv
+import importlib
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from conftest import TINY, assert_refused, assert_takes_a_step, read_log
+
+from genre2_jax import train
+from genre2_jax.experiment import experiment
+from genre2_jax.policy import Pointwise
+
+CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
+RECIPES = sorted(
+  path.stem.removesuffix('_talent') for path in CONFIGS.glob('*_talent.py')
+)
+# What each trains, where its name does not say.
+STAGES = {
+  'best': ['ce', 'crps'],
+  'crps_ce': ['ce', 'crps_ce'],
+  'dist2': ['ce_dist2'],
+  'genre2': ['ce', 'remax_expert'],
+  'hl_gauss': ['soft_ce'],
+  'learnable_raft': ['ce', 'raft'],
+  'mixed': ['ce', 'remax_expert_ce'],
+  'ntl_mse': ['ce_ntl_mse'],
+  'ntl_was': ['ce_ntl_was'],
+  'pointwise': ['mse'],
+  'riemann': ['soft_ce'],
+  'ce': ['ce'],
+}
+
+
+@pytest.fixture
+def make_recipe(data_file):
+  """`(name, {field: value}) -> config`: a recipe, tiny, on `data_file`."""
+
+  def make(name, fields=()):
+    config = importlib.import_module(f'configs.{name}_talent').get_config()
+    tiny = dict(TINY)
+    if config.model.head == 'histogram':
+      tiny['tokenizer.bins'] = 16
+    source = {'data.path': str(data_file), 'data.target': 'price'}
+    config.update_from_flattened_dict(tiny | source | dict(fields))
+    return config
+
+  return make
+
+
+def test_there_are_recipes():
+  assert {'ce', 'remax', 'crps', 'pointwise', 'linear'} <= set(RECIPES)
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_a_recipe_gives_its_stages_and_a_model(make_recipe, name):
+  config = importlib.import_module(f'configs.{name}_talent').get_config()
+  built = experiment.build_stages(experiment.resolve(config))
+  if not config.baseline.name:
+    expected = STAGES.get(name, ['ce', name])
+    assert [stage.name for stage in built] == expected
+  else:
+    assert config.baseline.name == name
+  tiny = experiment.resolve(make_recipe(name))
+  model = experiment.build_model(tiny, experiment.read_table(tiny))
+  is_point = isinstance(model.network, Pointwise)
+  assert is_point == (config.model.head == 'pointwise')
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    name
+    for name in RECIPES
+    if not importlib.import_module(f'configs.{name}_talent')
+    .get_config()
+    .baseline.name
+  ],
+)
+def test_a_recipe_takes_a_step(make_recipe, name):
+  """Its last stage's, traced: every shape fits, every metric is there."""
+  config = experiment.resolve(make_recipe(name))
+  table = experiment.read_table(config)
+  model = experiment.build_model(config, table)
+  stage = experiment.build_stages(config)[-1]
+  assert_takes_a_step(stage, model, model.examples(table.train))
+
+
+# ------------------------------------------------------------------ whole runs
+
+
+@pytest.fixture
+def run(make_recipe, tmp_path):
+  """`(name, {field: value}) -> (stages, results of test rows, log)`."""
+  short = {
+    'pretrain.epochs': 2, 'finetune.epochs': 2, 'eval.num_samples': 4,
+    'report': False,
+  }  # fmt: skip
+
+  def start(name, fields=()):
+    config = make_recipe(name, short | dict(fields))
+    workdir = train.train_and_evaluate(config, tmp_path / 'run')
+    assert not (workdir / 'report.html').exists()
+    stages = json.loads((workdir / 'run.json').read_text())['stages']
+    with open(workdir / 'results.csv', encoding='utf-8', newline='') as file:
+      results = {
+        (row['stage'], row['estimator'], row['metric']): float(row['value'])
+        for row in csv.DictReader(file)
+        if row['split'] == 'test'
+      }
+    assert np.isfinite(list(results.values())).all()
+    has_log = (workdir / 'metrics.jsonl').exists()
+    return stages, results, read_log(workdir) if has_log else []
+
+  # What takes time here is compiling, not running.
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield start
+  jax.config.update('jax_disable_most_optimizations', False)
+
+
+def estimators(results, stage):
+  return {estimator for of, estimator, _ in results if of == stage}
+
+
+@pytest.mark.parametrize(
+  ('name', 'logged'),
+  [
+    ('crps', ['train/crps', 'val/crps', 'val/loss']),
+    ('learnable_raft', ['train/raft', 'val/raft', 'val/loss']),
+    ('ppo', ['train/ppo', 'train/value_loss', 'val/reward']),
+    pytest.param(
+      'mixed',
+      ['train/remax', 'train/expert', 'train/ce', 'val/reward'],
+      marks=pytest.mark.slow,
+    ),
+  ],
+)
+def test_fine_tuning_recipes_run(run, finished, name, logged):
+  stages, results, log = run(name, {'init_from': str(finished)})
+  assert stages == STAGES.get(name, ['ce', name])
+  last = stages[-1]
+  assert [r['epoch'] for r in log if r['stage'] == last] == [0, 1, 2]
+  assert set(logged) <= log[-1].keys()
+  assert ('learned_mean' in estimators(results, last)) == (
+    name == 'learnable_raft'
+  )
+  assert 'learned_mean' not in estimators(results, 'ce')
+  for stage in stages:
+    assert {'exact', 'exact_mean', 'tempered', 'conformal'} <= estimators(
+      results, stage
+    )
+
+
+@pytest.mark.parametrize('name', ['pointwise', 'linear'])
+def test_what_predicts_one_number_is_a_point_mass(run, name):
+  stages, results, log = run(name)
+  stage = {'pointwise': 'mse', 'linear': 'linear'}[name]
+  assert stages == [stage]
+  assert len(log) == (3 if name == 'pointwise' else 0)
+  assert 'exact' not in estimators(results, stage)
+
+  def value(estimator, metric):
+    return results[stage, estimator, metric]
+
+  assert value('sample', 'width90') == value('sample', 'entropy') == 0
+  assert value('sample', 'crps') == value('greedy', 'mae')
+  assert value('mean', 'rmse') == value('greedy', 'rmse')
+  if name == 'linear':
+    assert value('mean', 'r2') > 0.5
+
+
+def test_a_histogram_has_every_estimator_of_digits(run):
+  stages, results, _ = run('riemann')
+  assert stages == ['soft_ce']
+  assert {'greedy', 'median', 'exact_median', 'tempered'} <= estimators(
+    results, 'soft_ce'
+  )
+
+
+# A tokenizer whose numbers are too many to score: 1 + 8 + ... + 8^5 nodes.
+LARGE = {
+  'stages': ('pretrain',),
+  'pretrain.objective': (('crps', 1.0, {}),),
+  'tokenizer.base': 8,
+  'tokenizer.digits': 6,
+}
+
+
+@pytest.mark.parametrize(
+  'beyond', ['prefix', pytest.param('samples', marks=pytest.mark.slow)]
+)
+def test_tries_that_are_too_large_are_sampled(run, beyond):
+  stages, results, log = run(
+    'crps', LARGE | {'trie.beyond': beyond, 'trie.max_nodes': 9}
+  )
+  assert stages == ['crps']
+  losses = [record['val/loss'] for record in log]
+  assert len(losses) == 3 and min(losses[1:]) < losses[0]
+  assert estimators(results, 'crps').isdisjoint({'exact', 'tempered'})
+
+
+def test_tries_that_are_too_large_are_refused_by_nodes_and_bytes(
+  run, make_recipe, tmp_path
+):
+  assert_refused(
+    lambda: run('crps', LARGE),
+    '37449 nodes', 'GB', 'trie.max_nodes=1024', 'trie.beyond',
+  )  # fmt: skip
+  assert not (tmp_path / 'run').exists()

@@ -1,0 +1,95 @@
+"""The workdir: whose it is, and that it is read back as it was written."""
+
+import json
+
+import pytest
+from conftest import assert_refused, write_table
+
+from genre2_jax.experiment import experiment
+from genre2_jax.runs import workdirs
+
+
+@pytest.fixture
+def begin(make_config, data_file, tmp_path):
+  """`(fields, path) -> workdir`, as a run begins it."""
+
+  def create(fields=(), path=data_file, workdir=tmp_path / 'run'):
+    config = experiment.resolve(
+      make_config({'data.path': str(path)} | dict(fields))
+    )
+    table = experiment.read_table(config)
+    stages = experiment.build_stages(config)
+    workdir = workdirs.locate(workdir, config, table, stages)
+    model = experiment.build_model(config, table)
+    workdirs.create(workdir, config, table, model)
+    return workdir
+
+  return create
+
+
+def test_a_workdir_goes_on_with_its_own_config(begin):
+  workdir = begin()
+  names = {path.name for path in workdir.iterdir()}
+  assert names == {'config.json', 'model.json'}
+  before = {name: (workdir / name).read_bytes() for name in names}
+  # How often it is saved is nobody's identity.
+  begin({'checkpoint.every_seconds': 1.0, 'steps_per_dispatch': 3})
+  assert {name: (workdir / name).read_bytes() for name in names} == before
+
+
+@pytest.mark.parametrize(
+  ('fields', 'part'),
+  [
+    ({'seed': 1}, 'seed (0 there, 1 here)'),
+    ({'rollouts.reward': 'rank'}, 'rollouts.reward (squared there, rank here)'),
+    ({'finetune.objective': (('rloo', 1.0, {}),)}, 'finetune.objective ('),
+    ({'finetune.objective': (('remax', 1.5, {}),)}, '1.5'),
+    ({'stages': ('pretrain',)}, 'stages'),
+    (
+      {'pretrain.learning_rate': 0.5},
+      'pretrain.learning_rate (0.01 there, 0.5 here)',
+    ),
+  ],
+)
+def test_another_config_is_refused_by_the_field(begin, fields, part):
+  begin()
+  assert_refused(lambda: begin(fields), 'another config', part, '--workdir')
+
+
+def test_data_that_changed_is_refused(begin, tmp_path):
+  path = write_table(tmp_path / 'houses.csv')
+  begin(path=path)
+  begin(path=path)
+  path.write_text(path.read_text().replace('Ulm', 'Bonn', 1))
+  assert_refused(lambda: begin(path=path), 'data of houses', 'begun with')
+
+
+def test_a_damaged_config_is_refused(begin):
+  workdir = begin()
+  for text in ('{"seed": 0,', '[]', ''):
+    (workdir / 'config.json').write_text(text)
+    assert_refused(begin, 'config.json')
+
+
+def test_a_default_name_tells_task_stage_and_config(
+  begin, tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  first = begin(workdir='')
+  assert first.parts[0] == 'runs'
+  assert first.name.startswith('houses_remax_')
+  assert begin(workdir='') == first
+  assert begin({'checkpoint.keep': 5}, workdir='') == first
+  assert begin({'seed': 1}, workdir='') != first
+
+
+def test_a_finished_run_is_read_back(finished, data_file, make_config):
+  run = workdirs.open_finished(finished)
+  assert run.stages == ('ce', 'remax')
+  assert run.seeds == (0,)
+  assert run.target_name == 'price'
+  assert run.config.to_dict() == json.loads(json.dumps(make_config().to_dict()))
+  table = experiment.read_table(make_config())
+  model = experiment.build_model(make_config(), table)
+  assert run.model.features == model.features
+  assert run.model.scaler == model.scaler
