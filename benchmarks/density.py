@@ -27,6 +27,7 @@ import numpy as np
 
 from genre2_jax.files import writers
 from genre2_jax.metrics import sampled
+from genre2_jax.runs.finished import open_run
 
 _NUM_ROWS = 2000  # of a table, of which 64 % are trained on
 _NUM_HELD_OUT = 1000
@@ -116,36 +117,20 @@ def fit_and_predict(path, x, method, workdir, num_samples=_NUM_SAMPLES):
   from configs import base
   from genre2_jax import train
   from genre2_jax.data import tables
-  from genre2_jax.devices import sharding
-  from genre2_jax.runs import workdirs
-  from genre2_jax.training import evaluation, stages
 
   config = base.get_config()
   fields = SETTINGS | METHODS[method]
   fields |= {'data.path': str(path), 'data.target': 'y'}
   config.update_from_flattened_dict(fields)
   workdir = train.train_and_evaluate(config, workdir)
-  run = workdirs.open_finished(workdir)
-  mesh = sharding.make_mesh({'replica': 1, 'data': -1, 'fsdp': 1, 'model': 1})
+  run = open_run(workdir)
   with tempfile.TemporaryDirectory() as folder:
     file = pathlib.Path(folder, 'x.csv')
     writers.write_csv(file, ('x',), np.asarray(x)[:, None].tolist())
     rows = tables.read_rows(
       file, numeric_names=('x',), category_names=(), target_name='y'
     )
-  predicted = evaluation.predict(
-    evaluation.predictor(
-      run.model,
-      stages.evaluation_keys(run.seeds),
-      num_samples=num_samples,
-      temperature=1.0,
-      exact=False,
-    ),
-    train.restore_params(run, run.stages[-1], mesh),
-    run.model.features.transform(rows),
-    block_size=-(-config.eval.batch_size // mesh.size) * mesh.size,
-    sharding=sharding.batch_sharding(mesh),
-  )
+  predicted = run.predict(rows, num_samples=num_samples)
   samples = np.asarray(predicted['samples_z'][0], np.float64)
   return samples * run.model.scaler.std + run.model.scaler.mean
 

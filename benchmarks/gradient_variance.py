@@ -25,10 +25,11 @@ import numpy as np
 
 from configs import base
 from genre2_jax.data import batches, tables
-from genre2_jax.experiment import experiment
+from genre2_jax.experiment import experiment, meshes, networks, tasks
+from genre2_jax.experiment.stages import build_stages
 from genre2_jax.objectives import objective
 from genre2_jax.objectives.catalog import build_term
-from genre2_jax.training import stages
+from genre2_jax.training.programs import compile_stage
 
 TOKENIZERS = ((2, 8), (4, 4), (6, 4), (8, 3), (10, 3))
 ESTIMATORS = ('exact', 'remax', 'rloo', 'grpo', 'no_baseline')
@@ -72,15 +73,15 @@ def gradient_function(name, model, batch, num_tokens):
 
 def trained(config, model, examples):
   """Parameters after some epochs of cross-entropy."""
-  (stage,) = experiment.build_stages(config)
-  programs = stages.compile_stage(
+  (stage,) = build_stages(config)
+  programs = compile_stage(
     stage,
     model,
     examples,
     seeds=(config.seed,),
     batch_size=config.batch_size,
     block_size=config.eval.batch_size,
-    mesh=experiment.build_mesh(config),
+    mesh=meshes.build_mesh(config),
   )
   state, _ = programs.validate(programs.init(None))
   for _ in range(config.pretrain.epochs):
@@ -91,8 +92,8 @@ def trained(config, model, examples):
 
 def measure(config, draws):
   """Rows of the table for one tokenizer."""
-  table = experiment.read_table(config)
-  model = experiment.build_model(config, table)
+  table = tasks.read_table(config)
+  model = networks.build_model(config, table)
   examples = {
     split: model.examples(getattr(table, split)) for split in tables.SPLITS
   }

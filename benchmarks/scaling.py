@@ -29,6 +29,10 @@ import sys
 import time
 from typing import Any, NamedTuple
 
+from genre2_jax.experiment import meshes, networks, tasks
+from genre2_jax.experiment.stages import build_stages
+from genre2_jax.training.programs import functions, state_program, trace_run
+
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -97,28 +101,26 @@ def cpu_child(name):
   from configs import remax_talent
   from genre2_jax import ahead_of_time
   from genre2_jax.devices import sharding
-  from genre2_jax.experiment import experiment
-  from genre2_jax.training import stages
 
   _, mesh = CPU[name]
   config = remax_talent.get_config()
   config.mesh.update({'data': 1, 'fsdp': 1} | mesh)
-  table = experiment.read_table(config)
-  model = experiment.build_model(config, table)
-  mesh = experiment.build_mesh(config)
-  stage = experiment.build_stages(config)[-1]
-  run, _, optimizer = stages.functions(
+  table = tasks.read_table(config)
+  model = networks.build_model(config, table)
+  mesh = meshes.build_mesh(config)
+  stage = build_stages(config)[-1]
+  run, _, optimizer = functions(
     stage,
     model,
     num_rows=len(table.train),
     batch_size=config.batch_size,
     mesh=mesh,
   )
-  abstract, init = stages.state_program(
+  abstract, init = state_program(
     stage, model, seeds=(0,), mesh=mesh, optimizer=optimizer
   )
   rows = jax.device_put(model.examples(table.train), sharding.replicated(mesh))
-  traced = stages.trace_run(run, abstract, rows)
+  traced = trace_run(run, abstract, rows)
   began = time.monotonic()
   compiled = traced.lower().compile()
   compile_s = time.monotonic() - began
@@ -308,9 +310,9 @@ def tabular_stage():
   from genre2_jax.experiment import experiment
 
   config = experiment.resolve(remax_talent.get_config())
-  table = experiment.read_table(config)
-  model = experiment.build_model(config, table)
-  stage = experiment.build_stages(config)[-1]
+  table = tasks.read_table(config)
+  model = networks.build_model(config, table)
+  stage = build_stages(config)[-1]
   return stage, model, model.examples(table.train)
 
 

@@ -25,6 +25,10 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 from genre2_jax.data import tables
+from genre2_jax.experiment import meshes, networks, tasks
+from genre2_jax.experiment.stages import build_stages
+from genre2_jax.runs import environment
+from genre2_jax.training.programs import compile_stage
 
 FIGURES = ('ce_step_s', 'rl_step_s', 'eval_rows_per_s')
 
@@ -60,21 +64,20 @@ def measure(data, steps):
 
   from configs import remax_talent
   from genre2_jax.data import batches
-  from genre2_jax.experiment import experiment
   from genre2_jax.training import evaluation, stages
 
   data = pathlib.Path(data)
   config = remax_talent.get_config()
   config.data.root, config.data.name = str(data.parent), data.name
-  table = experiment.read_table(config)
-  model = experiment.build_model(config, table)
-  mesh = experiment.build_mesh(config)
+  table = tasks.read_table(config)
+  model = networks.build_model(config, table)
+  mesh = meshes.build_mesh(config)
   examples = {s: model.examples(getattr(table, s)) for s in ('train', 'val')}
   seeds, params, record = (0,), {}, {}
   for stage, name, count in zip(
-    experiment.build_stages(config), FIGURES, (3 * steps, steps), strict=False
+    build_stages(config), FIGURES, (3 * steps, steps), strict=False
   ):
-    programs = stages.compile_stage(
+    programs = compile_stage(
       stage,
       model,
       examples,
@@ -119,7 +122,7 @@ def measure(data, steps):
   seconds = (time.perf_counter() - began) / 20
   record['matmul_flops'] = 2 * 2048 * 1024 * 1024 / seconds
   record['num_features'] = model.features.num_features
-  record['device'] = experiment.environment(mesh)['processor']
+  record['device'] = environment.environment(mesh)['processor']
   record['device_kind'] = jax.devices()[0].device_kind
   print(json.dumps(record))
 

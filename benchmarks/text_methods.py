@@ -31,8 +31,8 @@ import numpy as np
 from configs import base
 from configs import pretrain_text as small_config
 from genre2_jax import pretrain_text, train
-from genre2_jax.experiment import experiment
 from genre2_jax.files import writers
+from genre2_jax.runs import environment
 
 RESULTS = ROOT / 'benchmarks' / 'results'
 PROMPT = '{sentence1}\n{sentence2}\n'
@@ -241,7 +241,7 @@ def table(rows, pretraining, args):
     [
       '# Methods of RAFT on STS-B',
       '',
-      f'`{command}`: {seeds}, {experiment._processor()}, Python '
+      f'`{command}`: {seeds}, {environment._processor()}, Python '
       f'{platform.python_version()}; {sum(cpu.values()) / 60:.0f} CPU-minutes '
       'for the methods, '
       f'{pretraining["seconds"] / 60:.0f} minutes for pretraining.',

@@ -22,6 +22,8 @@ import sys
 import time
 from typing import Any
 
+from genre2_jax.training.programs import functions, state_program
+
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 # Dense bfloat16 FLOP/s of a device: nvidia.com, cloud.google.com/tpu/docs.
@@ -124,14 +126,13 @@ def compiled_step(args, mesh):
   import numpy as np
 
   from genre2_jax.devices import sharding
-  from genre2_jax.training import stages
 
   _, model = model_of(args)
   stage, examples = stage_of(args), examples_of(args, model)
-  run, _, optimizer = stages.functions(
+  run, _, optimizer = functions(
     stage, model, num_rows=args.batch, batch_size=args.batch, mesh=mesh
   )
-  abstract, init = stages.state_program(
+  abstract, init = state_program(
     stage, model, seeds=(0,), mesh=mesh, optimizer=optimizer
   )
   rows = jax.tree.map(

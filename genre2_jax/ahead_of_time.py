@@ -19,8 +19,8 @@ import numpy as np
 
 from genre2_jax.devices import sharding
 from genre2_jax.errors import InputError
-from genre2_jax.experiment import experiment
-from genre2_jax.training import stages, train_state
+from genre2_jax.experiment.experiment import build
+from genre2_jax.training import programs, train_state
 
 # Memory of a device as jax sees it, bytes: cloud.google.com/tpu/docs.
 MEMORY = {
@@ -121,24 +121,23 @@ def compile_for(config, topology):
   Raises:
     InputError: no libtpu, no such topology, or a mesh that does not fit it.
   """
-  tpus = devices(topology)
-  config = experiment.resolve(config)
-  todo = experiment.build_stages(config)
-  table = experiment.read_table(config)
-  model = experiment.build_model(config, table)
-  mesh = sharding.make_mesh(config.mesh, devices=tpus)
-  experiment.check_mesh(config, mesh)
+  experiment = build(config, devices=devices(topology))
+  model = experiment.model
+  examples = model.examples(experiment.table.train)
+  epoch_steps = programs.steps_per_epoch(
+    examples, model.widths, experiment.batch_size
+  )
   return [
     compile_step(
-      stage,
+      stage.bounded(epoch_steps),
       model,
-      model.examples(table.train),
-      batch_size=config.batch_size,
-      seeds=tuple(range(config.seed, config.seed + config.num_seeds)),
-      mesh=mesh,
+      examples,
+      batch_size=experiment.batch_size,
+      seeds=experiment.seeds,
+      mesh=experiment.mesh,
       topology=topology,
     )
-    for stage in todo
+    for stage in experiment.stages
   ]
 
 
@@ -148,29 +147,32 @@ def compile_step(stage, model, rows, *, batch_size, seeds, mesh, topology):
   Args:
     stage: a `Stage`.
     model: with `network`, `codec` and `example_inputs`.
-    rows: `Examples` of the training split, or their shapes.
+    rows: `Examples` of the training split; where texts are padded to one width
+      their shapes will do.
     batch_size: B, rows of a step.
     seeds: S integers.
     mesh: of the topology's devices.
     topology: its name.
   """
+  buckets = programs.buckets_of(rows, model.widths)
   rows = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=sharding.replicated(mesh)
     ),
     rows,
   )
-  run, _, optimizer = stages.functions(
+  run, _, optimizer = programs.functions(
     stage,
     model,
     num_rows=len(rows.target),
     batch_size=batch_size,
     mesh=mesh,
+    buckets=buckets,
   )
-  abstract, _ = stages.state_program(
+  abstract, _ = programs.state_program(
     stage, model, seeds=seeds, mesh=mesh, optimizer=optimizer
   )
-  traced = stages.trace_run(run, abstract, rows)
+  traced = programs.trace_run(run, abstract, rows)
   compiled = traced.lower().compile()
   memory = compiled.memory_analysis()
   found, has_loops = collectives_of(compiled.as_text())

@@ -25,15 +25,13 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from genre2_jax import train
 from genre2_jax.data import tables
 from genre2_jax.data.features import Features
-from genre2_jax.devices import sharding
 from genre2_jax.errors import InputError
-from genre2_jax.experiment import defaults, experiment
+from genre2_jax.experiment import defaults
 from genre2_jax.files import writers
 from genre2_jax.metrics import exact, recalibration, results
 from genre2_jax.objectives.catalog import LEVELS
 from genre2_jax.policy import Pointwise
-from genre2_jax.runs import workdirs
-from genre2_jax.training import evaluation, stages
+from genre2_jax.runs import finished
 
 # What `predict` returns.
 ESTIMATORS = ('exact_mean', 'exact_median', 'mean', 'median', 'greedy')
@@ -76,7 +74,6 @@ _OBJECTIVES = {
 }
 # Coverages whose conformal margins are kept: others are rounded up to one.
 _COVERAGES = (*(np.arange(1, 100) / 100).tolist(), 0.995, 0.999)
-_FILES = ('config.json', 'model.json', 'run.json')
 _OWN_FILE = 'estimator.json'
 
 
@@ -381,7 +378,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     if not isinstance(n, int | np.integer) or n < 1:
       raise InputError(f'n={n!r}: give a positive integer')
     self._refuse_points('samples')
-    each = -(-int(n) // self._run.num_seeds)
+    each = -(-int(n) // len(self._run.seeds))
     pooled = results.pooled(self._predict(X, each))
     return self._run.model.scaler.restore(pooled['samples_z'][:, :n])
 
@@ -474,7 +471,8 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     if (path / _OWN_FILE).exists():
       loaded, columns, margins, is_frame = cls._read_own(path, set(columns))
     else:
-      loaded, margins, is_frame = cls(**_arguments(run.config)), [], True
+      arguments = _arguments(run.run.experiment.fields)
+      loaded, margins, is_frame = cls(**arguments), [], True
     loaded.n_features_in_ = len(columns)
     if is_frame:
       names = [column.name for column in columns]
@@ -522,48 +520,26 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
 
 
 class _Run:
-  """A finished run in memory: its files, and what predicts once it is asked.
-
-  Pickles as its files.
-  """
+  """A finished run in memory. Pickles as its files: JSON and weights."""
 
   def __init__(self, files):
-    """files: {path: bytes}."""
+    """files: what `FinishedRun.files` gave."""
     self._files = files
-    self._predictors = {}
-    with tempfile.TemporaryDirectory() as folder, _quiet_orbax():
-      self.write(folder)
-      run = workdirs.open_finished(folder)
-      # The devices at hand, whatever the run was trained on.
-      self._mesh = sharding.make_mesh(
-        {'replica': 1, 'data': -1, 'fsdp': 1, 'model': 1}
-      )
-      self._params = train.restore_params(run, run.stages[-1], self._mesh)
-    self.config, self.model, self.seeds = run.config, run.model, run.seeds
+    with _quiet_orbax():
+      self.run = finished.FinishedRun.of_files(files)
 
   @classmethod
   def read(cls, workdir):
-    run = workdirs.open_finished(workdir)  # Says what is wrong with it.
-    if run.config.language_model.name:
+    run = finished.open_run(workdir)  # Says what is wrong with it.
+    if run.experiment.fields['language_model']['name']:
       raise InputError(
         f'{workdir} is a run on texts, which are not X: predict with '
         'python -m genre2_jax.main --mode=predict'
       )
-    workdir = pathlib.Path(workdir)
-    paths = [workdir / name for name in _FILES]
-    paths += sorted(workdir.glob('checkpoints/**/*'))
-    return cls(
-      {
-        path.relative_to(workdir).as_posix(): path.read_bytes()
-        for path in paths
-        if path.is_file()
-      }
-    )
+    return cls(run.files())
 
   def write(self, workdir):
-    # run.json last: it says that the run is whole.
-    for name in sorted(self._files, key=lambda name: name == 'run.json'):
-      writers.write_bytes(pathlib.Path(workdir, name), self._files[name])
+    finished.write_files(workdir, self._files)
 
   def __getstate__(self):
     return self._files
@@ -572,29 +548,19 @@ class _Run:
     self.__init__(files)
 
   @property
-  def num_seeds(self):
-    return len(self.seeds)
+  def model(self):
+    return self.run.model
+
+  @property
+  def seeds(self):
+    return self.run.seeds
 
   @property
   def is_exact(self):
-    return experiment.evaluation_options(self.config, self.model)['exact']
+    return self.run.experiment.evaluation.exact
 
   def predict(self, rows, num_samples):
-    """What `evaluate.predict` gives for `tables.Rows`."""
-    if num_samples not in self._predictors:
-      options = experiment.evaluation_options(self.config, self.model)
-      options |= {'num_samples': num_samples, 'rail_numbers': 0}
-      self._predictors[num_samples] = evaluation.predictor(
-        self.model, stages.evaluation_keys(self.seeds), **options
-      )
-    size = self._mesh.size
-    return evaluation.predict(
-      self._predictors[num_samples],
-      self._params,
-      self.model.features.transform(rows),
-      block_size=-(-self.config.eval.batch_size // size) * size,
-      sharding=sharding.batch_sharding(self._mesh),
-    )
+    return self.run.predict(rows, num_samples=num_samples)
 
 
 @contextlib.contextmanager
@@ -671,16 +637,17 @@ def _terms(objective):
   return tuple((name, weight, dict(more)) for name, weight, more in objective)
 
 
-def _arguments(config):
+def _arguments(fields):
   """Constructor's arguments of a config; other fields are left to the run."""
   arguments = {}
   for name, field in _FIELDS.items():
     group, _, last = field.rpartition('.')
-    arguments[name] = (config[group] if group else config)[last]
-  section = config['finetune' if 'finetune' in config.stages else 'pretrain']
+    arguments[name] = (fields[group] if group else fields)[last]
+  tuned = 'finetune' in fields['stages']
+  section = fields['finetune' if tuned else 'pretrain']
   return arguments | {
-    'objective': list(_terms(section.objective)),
-    'random_state': config.seed,
+    'objective': list(_terms(section['objective'])),
+    'random_state': fields['seed'],
   }
 
 

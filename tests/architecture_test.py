@@ -54,7 +54,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 
 def room_of(name):
-  """'data.tables' -> 'data'; a command, which runs a package, is at the root."""
+  """'data.tables' -> 'data'; '' of a door, of a package's command too."""
   return '' if name.endswith('__main__') else name.partition('.')[0]
 
 
@@ -80,7 +80,7 @@ def importers_of(library):
 def test_there_is_something_to_look_at():
   assert {'main', 'data.tables', 'models.tabular', 'policy.trie'} <= set(TREES)
   assert 'jax' in libraries('policy.sampling')
-  assert 'training.steps' in siblings('training.stages')
+  assert 'training.step' in siblings('training.programs')
   assert 'policy' in siblings('models.tabular')  # from genre2_jax.policy ...
 
 
@@ -131,7 +131,7 @@ def test_flax_stays_behind_the_models():
   models = {name for name in TREES if room_of(name) == 'models'}
   assert importers_of('flax') <= models | {
     'devices.sharding',
-    'training.stages',
+    'training.programs',
   }
 
 

@@ -18,7 +18,8 @@ from configs import base
 from genre2_jax import train
 from genre2_jax.errors import InputError
 from genre2_jax.objectives import objective
-from genre2_jax.training import steps, train_state
+from genre2_jax.training import train_state
+from genre2_jax.training.step import train_step
 
 ROOT = pathlib.Path(__file__).parent.parent
 # The workers share the cores, and OpenMP's threads wait by spinning.
@@ -268,7 +269,7 @@ def assert_takes_a_step(stage, model, examples):
       keep_reference='reference' in stage.objective.needs,
       is_frozen=model.network.frozen,
     )
-    return state, steps.train_step(state, batch, optimizer=optimizer, **shared)
+    return state, train_step(state, batch, optimizer=optimizer, **shared)
 
   before, after = jax.eval_shape(step, jax.random.key(0))
   same = jax.tree.map(

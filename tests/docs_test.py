@@ -21,7 +21,8 @@ from genre2_jax.objectives.objective import Enumeration, Objective, Rollouts
 from genre2_jax.policy import sampling
 from genre2_jax.tokenizers import Normalized
 from genre2_jax.tokenizers.codec import Codec
-from genre2_jax.training import steps, train_state
+from genre2_jax.training import train_state
+from genre2_jax.training.step import train_step
 
 pytestmark = pytest.mark.usefixtures('quick_compiles')
 
@@ -114,7 +115,7 @@ def trained(policy, codec, inputs, target, num_steps, name='ce', **options):
   key = jax.random.key(1)
   step = jax.jit(
     functools.partial(
-      steps.train_step,
+      train_step,
       network=policy,
       codec=codec,
       optimizer=optimizer,

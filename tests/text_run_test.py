@@ -19,13 +19,14 @@ from conftest import (
 from configs import stsb
 from genre2_jax import train
 from genre2_jax.data import subwords
-from genre2_jax.experiment import experiment
+from genre2_jax.experiment import experiment, networks, tasks
+from genre2_jax.experiment.stages import build_stages
 from genre2_jax.models import pretrained
 from genre2_jax.models.gemma.backbone import PRESETS
 from genre2_jax.models.gemma.head import HEADS
 from genre2_jax.models.gemma.policy import gemma_policy
 from genre2_jax.policy import Pointwise, trie
-from genre2_jax.runs import export, prediction, workdirs
+from genre2_jax.runs import export, finished, prediction, weights
 
 pytest.importorskip('transformers')
 pytestmark = pytest.mark.usefixtures('quick_compiles')
@@ -81,8 +82,8 @@ def from_checkpoint(checkpoint):
 
 
 def build(config):
-  table = experiment.read_table(config)
-  return experiment.build_model(config, table), table
+  table = tasks.read_table(config)
+  return networks.build_model(config, table), table
 
 
 def results(workdir):
@@ -101,7 +102,7 @@ def test_a_recipe_takes_a_step(make, recipe):
   if recipe == ('stsb', 'zero_shot'):
     fields['language_model.pretrained'] = 'somewhere'
     config = make(*recipe, fields=fields)
-    assert experiment.build_stages(config) == []
+    assert build_stages(config) == []
     return
   config = experiment.resolve(make(*recipe))
   model = assert_steps(config)
@@ -127,7 +128,7 @@ def assert_steps(config):
   model, table = build(config)
   # Some begin with a checkpoint, which has nothing to do with shapes.
   config.language_model.pretrained = 'somewhere'
-  stage = experiment.build_stages(config)[-1]
+  stage = build_stages(config)[-1]
   assert_takes_a_step(stage, model, model.examples(table.train))
   return model
 
@@ -183,10 +184,9 @@ def test_zero_shot_is_the_checkpoint_as_it_is(make, checkpoint, tmp_path):
     found
   )
   # What RAIL says of the checkpoint, by hand.
-  config = experiment.resolve(config)
-  model, table = build(config)
-  mesh = experiment.build_mesh(config)
-  params = train._pretrained(model, config, (0,), mesh)
+  built = experiment.build(config)
+  model, table = built.model, built.table
+  params = weights.pretrained(built, (0,), built.mesh)
   params = jax.tree.map(lambda x: x[0], params)
   rows = model.examples(table.test)
   log_p = trie.log_probs(
@@ -258,7 +258,7 @@ def test_code_is_learnt_in_quantiles_and_judged_in_its_unit(make, tmp_path):
 def test_what_cannot_be_run_is_refused(make, fields, words):
   def start():
     config = experiment.resolve(make('stsb', 'ce', fields=fields))
-    experiment.build_stages(config)
+    build_stages(config)
     build(config)
 
   assert_refused(start, *words)
@@ -269,11 +269,11 @@ def test_targets_out_of_reach_are_counted(make):
   config = experiment.resolve(make('stsb', 'ce', fields=fields))
   model, table = build(config)
   beyond = int(np.isin(table.train.target, (1, 5)).sum())
-  said = experiment.describe(table, model)
+  said = tasks.describe(table, model)
   assert f'{beyond} of 38 train targets lie outside of 2 .. 4' in said
   fields = {'tokenizer.strings': '1..5'}
   model, table = build(experiment.resolve(make('stsb', 'ce', fields=fields)))
-  assert 'outside' not in experiment.describe(table, model)
+  assert 'outside' not in tasks.describe(table, model)
 
 
 def test_seeds_share_the_checkpoint_and_draw_the_rest(make, checkpoint):
@@ -281,10 +281,9 @@ def test_seeds_share_the_checkpoint_and_draw_the_rest(make, checkpoint):
     'num_seeds': 2, 'language_model.lora.rank': 2, 'tokenizer.strings': '8..12',
     'language_model.new_tokens': 'first',
   }  # fmt: skip
-  config = experiment.resolve(make('stsb', 'ce', fields=fields))
-  model, _ = build(config)
-  mesh = experiment.build_mesh(config)
-  params = train._pretrained(model, config, (0, 1), mesh)
+  built = experiment.build(make('stsb', 'ce', fields=fields))
+  model = built.model
+  params = weights.pretrained(built, (0, 1), built.mesh)
   kernel = params['backbone']['layers']['attention']['query']
   assert_same_bits(kernel['kernel'][0], kernel['kernel'][1])
   assert (kernel['lora_a'][0] != kernel['lora_a'][1]).any()
@@ -303,13 +302,12 @@ def test_an_exported_run_is_a_checkpoint_with_its_tokenizer(
     'num_seeds': 2, 'language_model.lora.rank': 2, 'tokenizer.strings': '8..12',
     'language_model.new_tokens': 'first',
   }  # fmt: skip
-  config = experiment.resolve(make('stsb', 'ce', fields=fields))
-  model, _ = build(config)
-  run = workdirs.FinishedRun(
+  built = experiment.build(make('stsb', 'ce', fields=fields))
+  model = built.model
+  run = finished.FinishedRun(
     workdir=tmp_path,
-    config=config,
-    model=model,
-    stages=(train.ZERO_SHOT,),
+    experiment=built,
+    stages=(weights.ZERO_SHOT,),
     seeds=(3, 4),
     target_name='stars',
   )
@@ -333,9 +331,7 @@ def test_an_exported_run_is_a_checkpoint_with_its_tokenizer(
   inputs = model.example_inputs()
   abstract = nn.unbox(jax.eval_shape(plain.init, jax.random.key(0), inputs))
   loaded = pretrained.load(folders[1], abstract)
-  own = train.restore_params(
-    run, train.ZERO_SHOT, experiment.build_mesh(run.config)
-  )
+  own = run.weights(weights.ZERO_SHOT)
   own = jax.tree.map(lambda x: x[1], own['policy'])
   ours, theirs = (
     trie.log_probs(p, params, p.encode(params, inputs))

@@ -95,7 +95,8 @@ def test_a_run_leaves_every_file(finished):
   files = {
     str(path.relative_to(finished))
     for path in finished.rglob('*')
-    if path.is_file() and path.parts[len(finished.parts)] != 'checkpoints'
+    if path.is_file()
+    and path.parts[len(finished.parts)] not in ('checkpoints', 'weights')
   }
   events = {name for name in files if 'events.out.tfevents' in name}
   figures = {name for name in files if name.startswith('figures/')}
@@ -112,6 +113,7 @@ def test_a_run_leaves_every_file(finished):
   assert figures and all(name.endswith('.png') for name in figures)
   for stage, step in (('ce', 12 * 5), ('remax', 3 * 5)):
     assert (finished / 'checkpoints' / stage / str(step)).is_dir()
+    assert (finished / 'weights' / stage / '0').is_dir()
   config = json.loads((finished / 'config.json').read_text())
   assert config['pretrain']['epochs'] == 12
   env = json.loads((finished / 'env.json').read_text())

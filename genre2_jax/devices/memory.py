@@ -1,8 +1,10 @@
 """Memory of devices: how much there is, what to do when that is not enough."""
 
 import contextlib
+import dataclasses
 import math
 import os
+from collections.abc import Iterator
 
 import jax
 
@@ -71,13 +73,30 @@ class Need:
       self.temporaries = analysis.temp_size_in_bytes
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+  """What could be set otherwise to need less.
+
+  Attributes:
+    batch_size: rows of a step.
+    accumulation: micro-batches of a step.
+    keeps_activations: whether a language model keeps those of all layers.
+  """
+
+  batch_size: int
+  accumulation: int
+  keeps_activations: bool
+
+
 @contextlib.contextmanager
-def shortage_in_words(need, config, mesh):
+def shortage_in_words(
+  need: Need, settings: Settings, mesh: jax.sharding.Mesh
+) -> Iterator[None]:
   """Answers an out-of-memory error with the settings that would help.
 
   Args:
-    need: a `Need`.
-    config: resolved.
+    need: what is known of it.
+    settings: of the run.
     mesh: of the run.
 
   Raises:
@@ -88,10 +107,10 @@ def shortage_in_words(need, config, mesh):
   except (jax.errors.JaxRuntimeError, ValueError) as error:
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise
-    raise OutOfMemoryError(advice(need, config, mesh)) from error
+    raise OutOfMemoryError(advice(need, settings, mesh)) from error
 
 
-def advice(need, config, mesh):
+def advice(need: Need, settings: Settings, mesh: jax.sharding.Mesh) -> str:
   """What is needed, and three settings that need less, in one line.
 
   Accumulation over k micro-batches divides what grows with the batch, nearly
@@ -107,31 +126,30 @@ def advice(need, config, mesh):
     text += f', and a device has {readable(has)}'
   return f'{text}. What helps: ' + '; '.join(
     (
-      _accumulation(need, config, mesh),
-      _remat(config),
+      _accumulation(need, settings, mesh),
+      _remat(settings),
       _fsdp(need, mesh),
     )
   )
 
 
-def _accumulation(need, config, mesh):
-  now = config.optimizer.get('accumulation', 1)
-  rows = config.batch_size // (mesh.shape['data'] * mesh.shape['fsdp'])
+def _accumulation(need, settings, mesh):
+  now, batch_size = settings.accumulation, settings.batch_size
+  least = mesh.shape['data'] * mesh.shape['fsdp']
+  rows = batch_size // least
   factor = next((k for k in range(2, rows + 1) if rows % (now * k) == 0), 0)
-  if not factor or 'accumulation' not in config.optimizer:
-    least = mesh.shape['data'] * mesh.shape['fsdp']
-    smaller = max(least, config.batch_size // 2 // least * least)
+  if not factor:
+    smaller = max(least, batch_size // 2 // least * least)
     return f'batch_size={smaller}' + _saves(
-      need.temporaries * (1 - smaller / config.batch_size)
+      need.temporaries * (1 - smaller / batch_size)
     )
   return f'optimizer.accumulation={now * factor}' + _saves(
     need.temporaries * (1 - 1 / factor)
   )
 
 
-def _remat(config):
-  fields = config.get('language_model', {})
-  if fields and fields.get('name') and not fields.get('remat', True):
+def _remat(settings):
+  if settings.keeps_activations:
     return 'language_model.remat=True keeps one layer of activations, not all'
   return 'a smaller rollouts.group_size or model.width for fewer activations'
 

@@ -76,6 +76,11 @@ def make_mesh(sizes, num_devices=None, devices=None):
     return jax.sharding.Mesh(devices, AXES, axis_types=axis_types)
 
 
+def mesh_at_hand() -> jax.sharding.Mesh:
+  """All devices that there are, along `data`."""
+  return make_mesh({'replica': 1, 'data': -1, 'fsdp': 1, 'model': 1})
+
+
 def check_divides(mesh, what, size, *axes):
   """Raises InputError unless `size` splits evenly over the mesh axes."""
   parts = math.prod(mesh.shape[axis] for axis in axes)

@@ -1,18 +1,19 @@
 """A trained language model as a checkpoint that `transformers` reads."""
 
+import os
 import pathlib
 
 import jax
 
-from genre2_jax import train
 from genre2_jax.data import subwords
-from genre2_jax.devices import sharding
 from genre2_jax.errors import InputError
 from genre2_jax.models import language_model, pretrained
-from genre2_jax.runs import workdirs
+from genre2_jax.runs.finished import FinishedRun, open_run
 
 
-def export_workdir(workdir, output):
+def export_workdir(
+  workdir: str | os.PathLike[str], output: str | os.PathLike[str]
+) -> None:
   """Writes the weights of a finished run's last stage for `transformers`.
 
   Args:
@@ -23,16 +24,19 @@ def export_workdir(workdir, output):
   Raises:
     InputError: the run or the folder cannot be used.
   """
-  folders = export_run(workdirs.open_finished(workdir), output)
+  folders = export_run(open_run(workdir), output)
   print(f'exported: {", ".join(map(str, folders))}')
 
 
-def export_run(run, output):
+def export_run(
+  run: FinishedRun, output: str | os.PathLike[str]
+) -> list[pathlib.Path]:
   """`export_workdir` of a `FinishedRun`: the folders that it wrote."""
   output = pathlib.Path(output)
-  language = run.config.language_model
-  if language.name != 'gemma2' or language.head:
-    kind = f'{language.name or "no language model"} {language.head}'.strip()
+  language = run.experiment.fields['language_model']
+  if language['name'] != 'gemma2' or language['head']:
+    name = language['name'] or 'no language model'
+    kind = f'{name} {language["head"]}'.strip()
     raise InputError(
       f'{run.workdir} was trained with {kind}: only a gemma2 that writes '
       'numbers has the form of a checkpoint'
@@ -40,17 +44,16 @@ def export_run(run, output):
   if output.exists() and (not output.is_dir() or any(output.iterdir())):
     raise InputError(f'{output} is there already: give --output a new folder')
   sizes = language_model.config_of(
-    language.pretrained, language.preset, language.sizes.to_dict()
+    language['pretrained'], language['preset'], language['sizes']
   )
-  lora = language_model.lora_of(language.lora.to_dict())
-  mesh = sharding.make_mesh({'replica': 1, 'data': -1, 'fsdp': 1, 'model': 1})
-  stacked = train.restore_params(run, run.stages[-1], mesh)['policy']
+  lora = language_model.lora_of(language['lora'])
+  stacked = run.weights()['policy']
   folders = []
   for index, seed in enumerate(run.seeds):
     folder = output / f'seed_{seed}' if len(run.seeds) > 1 else output
     params = jax.tree.map(lambda x, i=index: x[i], stacked)
     pretrained.save(folder, params, sizes, lora=lora)
-    _save_tokenizer(folder, run, sizes.vocab_size, language.new_tokens)
+    _save_tokenizer(folder, run, sizes.vocab_size, language['new_tokens'])
     folders.append(folder)
   return folders
 

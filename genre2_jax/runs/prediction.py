@@ -1,17 +1,20 @@
 """Predictions of a finished run for rows of a new file."""
 
+import os
 import pathlib
 
-from genre2_jax import train
-from genre2_jax.devices import processes, sharding
+from genre2_jax.devices import processes
 from genre2_jax.errors import InputError
-from genre2_jax.experiment import experiment
+from genre2_jax.experiment import tasks
 from genre2_jax.metrics import results
-from genre2_jax.runs import workdirs
-from genre2_jax.training import evaluation, stages
+from genre2_jax.runs import finished, workdirs
 
 
-def predict_file(workdir, input_path, output_path):
+def predict_file(
+  workdir: str | os.PathLike[str],
+  input_path: str | os.PathLike[str],
+  output_path: str | os.PathLike[str],
+) -> None:
   """Writes predictions of the run's last stage for the rows of a file.
 
   All seeds of the run predict together. Every column is in the target's own
@@ -28,23 +31,9 @@ def predict_file(workdir, input_path, output_path):
   """
   with processes.together():
     _check_output(pathlib.Path(input_path), pathlib.Path(output_path))
-    run = workdirs.open_finished(workdir)
-    rows = experiment.read_rows(run, input_path)
-  # The devices at hand, whatever the run was trained on.
-  mesh = sharding.make_mesh({'replica': 1, 'data': -1, 'fsdp': 1, 'model': 1})
-  predicted = evaluation.predict(
-    evaluation.predictor(
-      run.model,
-      stages.evaluation_keys(run.seeds),
-      **experiment.evaluation_options(run.config, run.model),
-    ),
-    train.restore_params(run, run.stages[-1], mesh),
-    run.model.features.transform(rows),
-    block_size=-(-run.config.eval.batch_size // mesh.size) * mesh.size,
-    sharding=sharding.batch_sharding(mesh),
-    widths=run.model.widths,
-  )
-  columns = results.prediction_columns(predicted, run.model)
+    run = finished.open_run(workdir)
+    rows = tasks.read_rows(run.model.features, run.target_name, input_path)
+  columns = results.prediction_columns(run.predict(rows), run.model)
   # Exact where the interval is: it lies inside.
   median = columns.get('exact_median', columns['median'])
   columns = {'prediction': median, **columns}

@@ -1,4 +1,4 @@
-"""The files that a run leaves in its workdir, but for its checkpoints.
+"""The files that a run leaves in its workdir, but for its arrays.
 
 config.json      the resolved config: the run's identity
 model.json       statistics of features and target, for new rows
@@ -8,21 +8,31 @@ evaluation/      predictions per stage and split, all seeds
 results.csv      every metric; rewritten after each stage
 predictions.csv  of the test rows, last stage, all seeds together
 run.json         what was run; its presence says that the run is finished
+weights/         of each stage, enough to predict (`weights.py`)
+checkpoints/     of each stage, to go on from (`training/checkpoints.py`)
 profile/         traces, where asked for (`profiling.py`)
 report.html      and figures/ (`report/page.py`)
 """
 
-import dataclasses
 import hashlib
 import json
+import os
 import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from ml_collections import ConfigDict
+import numpy as np
 
-from genre2_jax.data import targets
+from genre2_jax.data.tables import Table
+from genre2_jax.data.targets import Scaler
+from genre2_jax.data.texts import Texts
 from genre2_jax.errors import InputError
-from genre2_jax.experiment import experiment
+from genre2_jax.experiment.experiment import Experiment
 from genre2_jax.files import writers
+from genre2_jax.runs.finished import read_json
+from genre2_jax.training.stages import Stage
+
+PathLike = str | os.PathLike[str]
 
 # Fields that do not change what a run computes.
 _FREE_FIELDS = (
@@ -35,61 +45,41 @@ _FREE_FIELDS = (
 )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FinishedRun:
-  """A finished run, read back.
-
-  Attributes:
-    workdir: where it is.
-    config: its ConfigDict.
-    model: its `experiment.Model`.
-    stages: names of its stages, in order.
-    seeds: its seeds.
-    target_name: name of the target column.
-  """
-
-  workdir: pathlib.Path
-  config: ConfigDict
-  model: experiment.Model
-  stages: tuple[str, ...]
-  seeds: tuple[int, ...]
-  target_name: str
-
-
-def locate(workdir, config, table, stages):
+def locate(
+  workdir: PathLike, experiment: Experiment, stages: Sequence[Stage]
+) -> pathlib.Path:
   """The workdir's path; without a name `runs/<task>_<stage>_<hash>`."""
   if not workdir:
-    workdir = pathlib.Path('runs') / _default_name(config, table, stages)
+    workdir = pathlib.Path('runs') / _default_name(experiment, stages)
   return pathlib.Path(workdir)
 
 
-def identity(config, table):
+def identity(fields: Mapping[str, Any], table: Table | Texts) -> str:
   """A text that is the same for the same config and data."""
-  return json.dumps(config.to_dict(), sort_keys=True) + _digest(table)
+  return json.dumps(fields, sort_keys=True) + _digest(table)
 
 
-def create(workdir, config, table, model):
-  """Makes the workdir, or checks that it belongs to this config.
+def create(workdir: pathlib.Path, experiment: Experiment) -> None:
+  """Makes the workdir, or checks that it belongs to this experiment.
 
   Args:
     workdir: its path.
-    config: resolved.
-    table: the data.
-    model: of the data.
+    experiment: with its data.
 
   Raises:
     InputError: it belongs to another config or data, or cannot be made.
   """
+  fields, table = experiment.fields, experiment.table
   path = workdir / 'config.json'
   digest = _digest(table)
   if path.exists():
-    differences = sorted(_differences(_read_json(path), config.to_dict()))
+    differences = sorted(_differences(read_json(path), fields))
     if differences:
       raise InputError(
         f'{workdir} belongs to another config, which differs in '
         f'{", ".join(differences[:5])}: give another --workdir or delete it'
       )
-    if _read_json(workdir / 'model.json').get('data_digest', digest) != digest:
+    if read_json(workdir / 'model.json').get('data_digest', digest) != digest:
       raise InputError(
         f'the data of {table.name} is not what {workdir} was begun with: '
         'give another --workdir or restore the data'
@@ -101,12 +91,12 @@ def create(workdir, config, table, model):
       workdir / 'model.json',
       {
         'target_name': table.target_name,
-        'features': model.features.to_json(),
-        'scaler': model.scaler.to_json(),
+        'features': experiment.model.features.to_json(),
+        'scaler': experiment.model.scaler.to_json(),
         'data_digest': digest,
       },
     )
-    writers.write_json(path, config.to_dict())
+    writers.write_json(path, fields)
   except OSError as error:
     raise InputError(
       f'cannot make the workdir {workdir} ({error.strerror}): '
@@ -114,7 +104,7 @@ def create(workdir, config, table, model):
     ) from error
 
 
-def check_seen(workdir):
+def check_seen(workdir: pathlib.Path) -> None:
   """Raises InputError where this process does not see a workdir that is there.
 
   Each process of a run writes its part of the checkpoints into it.
@@ -126,44 +116,14 @@ def check_seen(workdir):
     )
 
 
-def open_finished(workdir):
-  """Reads a finished run back.
-
-  Raises:
-    InputError: it is not there, not finished, or its files are damaged.
-  """
-  workdir = pathlib.Path(workdir)
-  if not (workdir / 'config.json').exists():
-    raise InputError(f'{workdir} is no workdir: it has no config.json')
-  if not (workdir / 'run.json').exists():
-    raise InputError(
-      f'the run in {workdir} is not finished: run its command again first'
-    )
-  config = experiment.with_defaults(_read_json(workdir / 'config.json'))
-  saved = _read_json(workdir / 'model.json')
-  run = _read_json(workdir / 'run.json')
-  try:
-    model = experiment.model_of(
-      config,
-      experiment.features_from_json(saved['features']),
-      targets.from_json(saved['scaler']),
-    )
-    return FinishedRun(
-      workdir=workdir,
-      config=config,
-      model=model,
-      stages=tuple(run['stages']),
-      seeds=tuple(run['seeds']),
-      target_name=saved['target_name'],
-    )
-  except (AttributeError, KeyError, TypeError) as error:
-    raise InputError(
-      f'{workdir} has a damaged config.json, model.json or run.json '
-      f'({error}): train again'
-    ) from error
-
-
-def write_evaluation(workdir, stage, split, predicted, target, scaler):
+def write_evaluation(
+  workdir: pathlib.Path,
+  stage: str,
+  split: str,
+  predicted: Mapping[str, np.ndarray],
+  target: np.ndarray,
+  scaler: Scaler,
+) -> None:
   """Keeps what a stage predicted for a split, in float32.
 
   Of exact distributions results.csv keeps what there is to say.
@@ -182,12 +142,16 @@ def write_evaluation(workdir, stage, split, predicted, target, scaler):
   )
 
 
-def write_results(workdir, rows):
+def write_results(workdir: pathlib.Path, rows: Sequence[Sequence]) -> None:
   """Writes results.csv: all rows so far, each with all of its columns."""
   writers.write_csv(workdir / 'results.csv', writers.RESULT_COLUMNS, rows)
 
 
-def write_predictions(path, columns, target=None):
+def write_predictions(
+  path: PathLike,
+  columns: Mapping[str, np.ndarray],
+  target: np.ndarray | None = None,
+) -> None:
   """Writes a predictions file: row, target if known, and the columns."""
   head = {'row': range(len(next(iter(columns.values()))))}
   if target is not None:
@@ -197,26 +161,40 @@ def write_predictions(path, columns, target=None):
   writers.write_csv(path, tuple(columns), rows)
 
 
-def write_run(workdir, table, model, stages, seeds, num_parameters):
-  """Writes run.json, which says that the run is finished."""
+def write_run(
+  workdir: pathlib.Path,
+  experiment: Experiment,
+  stages: Sequence[str],
+  num_parameters: int,
+) -> None:
+  """Writes run.json, which says that the run is finished.
+
+  Args:
+    workdir: its path.
+    experiment: with its data.
+    stages: names of what was evaluated, in order.
+    num_parameters: of one seed's network.
+  """
+  table = experiment.table
   writers.write_json(
     workdir / 'run.json',
     {
       'task': table.name,
       'target': table.target_name,
       'stages': list(stages),
-      'seeds': list(seeds),
+      'seeds': list(experiment.seeds),
       'num_train': len(table.train),
       'num_val': len(table.val),
       'num_test': len(table.test),
       'parameters': num_parameters,
-      'constant_target': model.scaler.is_constant,
+      'constant_target': experiment.model.scaler.is_constant,
     },
   )
 
 
-def _default_name(config, table, stages):
-  fields = {k: v for k, v in config.to_dict().items() if k not in _FREE_FIELDS}
+def _default_name(experiment, stages):
+  table = experiment.table
+  fields = {k: v for k, v in experiment.fields.items() if k not in _FREE_FIELDS}
   fields['text'] = {k: v for k, v in fields['text'].items() if k != 'cache'}
   text = json.dumps(fields, sort_keys=True, default=list)
   digest = hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -245,13 +223,3 @@ def _differences(old, new, prefix=''):
       yield from _differences(a, b, name + '.')
     elif json.dumps(a) != json.dumps(b):
       yield f'{name} ({a} there, {b} here)'
-
-
-def _read_json(path):
-  try:
-    value = json.loads(path.read_text(encoding='utf-8'))
-  except (OSError, ValueError) as error:
-    raise InputError(f'cannot read {path} ({error})') from error
-  if not isinstance(value, dict):
-    raise InputError(f'{path} is damaged: it holds no JSON object')
-  return value

@@ -5,7 +5,9 @@ All of Orbax that this project uses is in this file.
 
 import dataclasses
 import logging
+import pathlib
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -199,21 +201,28 @@ class Checkpoints:
 
 
 class StageCheckpoints:
-  """Checkpoints of `TrainState`s; what is frozen is saved once, beside them.
+  """Checkpoints of `TrainState`s; what is frozen is saved once, apart.
 
   A checkpoint then costs what is trained, however large the model, and the
   workdir still needs nothing from outside.
   """
 
-  def __init__(self, directory, **options):
-    """Opens a folder, and `<folder>_frozen` once there is something for it.
+  def __init__(
+    self,
+    directory: pathlib.Path,
+    frozen_directory: pathlib.Path,
+    **options: Any,
+  ):
+    """Opens a folder.
 
     Args:
       directory: absolute path.
+      frozen_directory: absolute path, of parameters that are never trained;
+        made once there are some. Stages of a run may share it.
       **options: of `Checkpoints`.
     """
     self._states = Checkpoints(directory, **options)
-    self._frozen = directory.with_name(f'{directory.name}_frozen')
+    self._frozen = frozen_directory
     self._frozen_is_saved = False
 
   def save_if_due(self, step, state):
@@ -246,16 +255,17 @@ class StageCheckpoints:
         frozen = saved.restore(abstract_state.frozen)
     if frozen is None:
       raise InputError(
-        f'{self._frozen} has no whole frozen parameters: delete it and '
-        f'{self._frozen.with_name(self._frozen.name[:-7])}, and train again'
+        f'{self._frozen} has no whole frozen parameters, which the checkpoints '
+        'beside it need: train again, in a new workdir'
       )
     self._frozen_is_saved = True
     return dataclasses.replace(state, frozen=frozen)
 
   def _save_frozen(self, state):
     if state.frozen is not None and not self._frozen_is_saved:
-      with Checkpoints(self._frozen, keep=1) as frozen:
-        frozen.save(0, state.frozen)
+      if not processes.from_first(self._frozen.exists()):
+        with Checkpoints(self._frozen, keep=1) as frozen:
+          frozen.save(0, state.frozen)
       self._frozen_is_saved = True
 
   def close(self):

@@ -1,23 +1,19 @@
-"""A stage of training as compiled programs over stacked seeds."""
+"""A stage of training: what to minimise, how long and how fast."""
 
 import dataclasses
-import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Self
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from genre2_jax.data import batches
-from genre2_jax.devices import processes, sharding
-from genre2_jax.objectives.objective import Objective, init_params
-from genre2_jax.training import evaluation, optimizers, steps, train_state
+from genre2_jax.objectives.objective import Objective
+from genre2_jax.training import optimizers, train_state
 
 # Streams of random numbers: each seed's key is folded with one of these.
 _STREAMS = ('pretrain', 'finetune', 'evaluation')
-_SHUFFLE = 2**31 - 1  # no step comes this far
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,55 +50,34 @@ class Stage:
   schedule: str = 'cosine'
   accumulation: int = 1
 
-  def bounded(self, epoch_steps):
+  def bounded(self, epoch_steps: int) -> Self:
     """The stage with `max_steps` turned into epochs of so many steps."""
     if not self.max_steps:
       return self
     epochs = min(self.epochs, -(-self.max_steps // epoch_steps))
     return dataclasses.replace(self, epochs=epochs, max_steps=0)
 
-  def is_finished(self, state):
+  def is_finished(self, state: Any) -> bool:
     """Whether a stacked state has no epoch left, or no seed has patience."""
     patient = train_state.is_patient(state, self.patience)
     return bool(state.epoch[0] >= self.epochs or not np.any(patient))
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Programs:
-  """A stage, compiled for one data set, mesh and number of seeds.
-
-  Attributes:
-    abstract_state: shapes, dtypes and shardings of the stacked state.
-    init: `(stacked network params or None) -> state` before the first step.
-    run: `(state, number of steps) -> state`; donates the state. One program
-      for any number of steps, which must not go past the end of the epoch.
-    validate: `state -> (state, metrics [S])` at the end of an epoch; donates
-      the state.
-    epoch_steps: steps in an epoch.
-    compiled: the program of `run`, for what it says of itself.
-  """
-
-  abstract_state: train_state.TrainState
-  init: Callable
-  run: Callable
-  validate: Callable
-  epoch_steps: int
-  compiled: Any
-
-
-def seed_keys(seeds, stream):
+def seed_keys(seeds: Sequence[int], stream: str) -> jax.Array:
   """One key per seed, [S], for a stream of random numbers."""
   keys = jax.vmap(jax.random.key)(jnp.array(seeds, jnp.uint32))
   number = _STREAMS.index(stream)
   return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 
 
-def evaluation_keys(seeds):
+def evaluation_keys(seeds: Sequence[int]) -> jax.Array:
   """The seeds' keys for predictions."""
   return seed_keys(seeds, 'evaluation')
 
 
-def optimizer_of(stage, epoch_steps):
+def optimizer_of(
+  stage: Stage, epoch_steps: int
+) -> optax.GradientTransformation:
   """The stage's optax transformation."""
   schedule = optimizers.schedule(
     stage.schedule,
@@ -116,265 +91,3 @@ def optimizer_of(stage, epoch_steps):
     weight_decay=stage.weight_decay,
     max_grad_norm=stage.max_grad_norm,
   )
-
-
-def state_program(stage, model, *, seeds, mesh, optimizer):
-  """How a stage's state begins, never whole on one device under FSDP.
-
-  Args:
-    stage: a `Stage`.
-    model: with `network`, `codec` and `example_inputs`.
-    seeds: S integers.
-    mesh: where it will live.
-    optimizer: an optax transformation.
-
-  Returns:
-    (abstract state with shardings, `(stacked network params or None) ->
-    state`).
-  """
-  objective, init_one = stage.objective, _init_one(stage, model)
-
-  def create(start, key):
-    init_key, loop_key = jax.random.split(key)
-    return train_state.create(
-      nn.unbox(init_one(init_key, start=start)),
-      loop_key,
-      optimizer,
-      objective.metrics,
-      keep_reference='reference' in objective.needs,
-      is_frozen=model.network.frozen,
-    )
-
-  keys = seed_keys(seeds, stage.section)
-  stacked = jax.vmap(create, (None, 0))
-  abstract = jax.eval_shape(stacked, None, keys)
-  boxed = jax.eval_shape(init_one, jax.random.key(0))
-  shardings = sharding.state_sharding(boxed, abstract, optimizer, mesh)
-  sharding.check_shapes(abstract, shardings)
-  abstract = jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    abstract,
-    shardings,
-  )
-
-  def init(start):
-    axes = (None if start is None else 0, 0)
-    function = jax.jit(jax.vmap(create, axes), out_shardings=shardings)
-    return function(start, keys)
-
-  return abstract, init
-
-
-def describe_layout(stage, model, abstract_state, *, batch_size, mesh):
-  """What lives where, as text: `sharding.describe` of a stage.
-
-  Args:
-    stage: a `Stage`.
-    model: with `network`, `codec` and `example_inputs`.
-    abstract_state: of `state_program`.
-    batch_size: B, rows of a step.
-    mesh: the mesh.
-  """
-  rows = sharding.batch_sharding(mesh, 'seed', num_rows=batch_size)
-  batch = batches.Examples(
-    inputs=model.example_inputs(),
-    target=np.zeros(1, np.float32),
-    tokens=np.zeros((1, model.codec.tokenizer.num_tokens), np.int32),
-  )
-  stacked = (len(abstract_state.step), batch_size)
-  batch = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(
-      stacked + x.shape[1:], x.dtype, sharding=rows
-    ),
-    batch,
-  )
-  boxed = jax.eval_shape(_init_one(stage, model), jax.random.key(0))
-  return sharding.describe(boxed, abstract_state, batch, mesh)
-
-
-def _init_one(stage, model):
-  """`(key, start=None) -> boxed parameters` of one seed."""
-  return functools.partial(
-    init_params,
-    inputs=model.example_inputs(),
-    network=model.network,
-    codec=model.codec,
-    objective=stage.objective,
-  )
-
-
-def functions(stage, model, *, num_rows, batch_size, mesh, buckets=()):
-  """What a stage compiles: pure functions of stacked states.
-
-  Args:
-    stage: a `Stage`.
-    model: with `network` and `codec`.
-    num_rows: of the training split.
-    batch_size: B, rows of a step.
-    mesh: where it runs.
-    buckets: (row numbers, width) of texts; with several a batch comes from
-      one of them, padded to its width, the same one for every seed.
-
-  Returns:
-    (`run(state, training rows, number of steps) -> state`,
-    `validate(state, blocks of rows, their numbers) -> (state, metrics)`,
-    the optimizer).
-  """
-  epoch_steps = steps_per_epoch(num_rows, batch_size, buckets)
-  optimizer = optimizer_of(stage, epoch_steps)
-  shared = {
-    'network': sharding.constrained(model.network, mesh),
-    'codec': model.codec,
-    'objective': stage.objective,
-  }
-  step = functools.partial(
-    steps.train_step,
-    optimizer=optimizer,
-    accumulation=stage.accumulation,
-    **shared,
-  )
-  validation = functools.partial(evaluation.validation, **shared)
-  rows_sharding = sharding.batch_sharding(mesh, 'seed', num_rows=batch_size)
-
-  def run(state, train, num_steps):
-    keys = jax.vmap(jax.random.wrap_key_data)(state.key)
-    keys = jax.vmap(jax.random.fold_in, (0, None))(keys, _SHUFFLE)
-    keys = jax.vmap(jax.random.fold_in)(keys, state.epoch)
-    which = None
-    if len(buckets) > 1:
-      rows, widths = zip(*buckets, strict=True)
-      # Without a seed in it: the buckets come in one order for all of them,
-      # which a seed that trains alone has too.
-      order_key = jax.random.fold_in(jax.random.key(_SHUFFLE), state.epoch[0])
-      indices, which = jax.vmap(
-        lambda key: batches.bucketed_epoch(key, order_key, rows, batch_size),
-        out_axes=(0, None),
-      )(keys)
-    else:
-      indices = jax.vmap(
-        lambda key: batches.epoch_indices(key, num_rows, batch_size)
-      )(keys)  # [S, steps, B]
-
-    def body(_, state):
-      place = state.step[0] - state.epoch[0] * epoch_steps
-      batch = batches.take(train, indices[:, place])  # [S, B, ...]
-      batch = jax.lax.with_sharding_constraint(batch, rows_sharding)
-      if which is None:
-        return jax.vmap(step)(state, batch)
-      branches = [
-        lambda state, batch, width=width: jax.vmap(step)(
-          state, batch._replace(inputs=batches.crop(batch.inputs, width))
-        )
-        for width in widths
-      ]
-      return jax.lax.switch(which[place], branches, state, batch)
-
-    return jax.lax.fori_loop(0, num_steps, body, state)
-
-  def validate(state, rows, numbers):
-    means = jax.tree.map(lambda x: x / epoch_steps, state.totals)
-    keys = jax.vmap(jax.random.wrap_key_data)(state.key)
-    score, values = jax.vmap(validation, (0, None, None, 0))(
-      train_state.merge(state.params, state.frozen), rows, numbers, keys
-    )
-    state = jax.vmap(train_state.validated, (0, 0, None))(
-      state, score, stage.patience
-    )
-    metrics = {f'train/{k}': v for k, v in means.items()}
-    return state, metrics | {f'val/{k}': v for k, v in values.items()}
-
-  return run, validate, optimizer
-
-
-def steps_per_epoch(num_rows, batch_size, buckets=()):
-  """Batches in which every row comes at least once, bucket by bucket."""
-  sizes = [len(rows) for rows, _ in buckets] or [num_rows]
-  return sum(batches.steps_per_epoch(size, batch_size) for size in sizes)
-
-
-def buckets_of(examples, widths):
-  """(row numbers, width) of `Examples` of texts, by `batches.by_width`."""
-  if len(widths) < 2:
-    return ()
-  return tuple(
-    (rows, inputs['tokens'].shape[1])
-    for rows, inputs in batches.by_width(examples.inputs, widths)
-  )
-
-
-def compile_stage(
-  stage, model, examples, *, seeds, batch_size, block_size, mesh, widths=()
-):
-  """Compiles a stage.
-
-  Args:
-    stage: a `Stage`.
-    model: with `network`, `codec` and `example_inputs`.
-    examples: `Examples` of the splits 'train' and 'val', on the host.
-    seeds: S integers.
-    batch_size: B, rows of a step.
-    block_size: rows that are validated at once.
-    mesh: where it runs.
-    widths: that texts are padded to.
-
-  Returns:
-    `Programs`.
-  """
-  # Whole on every device, over several processes too: a table is small beside
-  # a model, every process reads it anyway, and which rows a batch has is drawn
-  # on the device, so that each device gathers its own and nothing is sent.
-  train = processes.place(examples['train'], sharding.replicated(mesh))
-  block = [
-    batches.blocks(examples['val']._replace(inputs=inputs), block_size, rows)
-    for rows, inputs in batches.by_width(examples['val'].inputs, widths)
-  ]
-  block = block[0] if len(block) == 1 else tuple(zip(*block, strict=True))
-  block = processes.place(block, sharding.batch_sharding(mesh, None))
-  num_rows = len(train.target)
-  buckets = buckets_of(examples['train'], widths)
-  run, validate, optimizer = functions(
-    stage,
-    model,
-    num_rows=num_rows,
-    batch_size=batch_size,
-    mesh=mesh,
-    buckets=buckets,
-  )
-  abstract, init = state_program(
-    stage, model, seeds=seeds, mesh=mesh, optimizer=optimizer
-  )
-  compiled_run = lower_run(run, abstract, train).compile()
-  compiled_validate = (
-    jax.jit(
-      validate, donate_argnums=0, out_shardings=(_shardings(abstract), None)
-    )
-    .lower(abstract, *block)
-    .compile()
-  )
-  return Programs(
-    abstract_state=abstract,
-    init=init,
-    run=lambda state, num_steps: compiled_run(
-      state, train, np.int32(num_steps)
-    ),
-    validate=lambda state: compiled_validate(state, *block),
-    epoch_steps=steps_per_epoch(num_rows, batch_size, buckets),
-    compiled=compiled_run,
-  )
-
-
-def trace_run(run, abstract_state, train):
-  """`run` of `functions`, traced for where the state and the rows live."""
-  function = jax.jit(
-    run, donate_argnums=0, out_shardings=_shardings(abstract_state)
-  )
-  return function.trace(abstract_state, train, np.int32(1))
-
-
-def lower_run(run, abstract_state, train):
-  """`run` of `functions`, lowered."""
-  return trace_run(run, abstract_state, train).lower()
-
-
-def _shardings(abstract):
-  return jax.tree.map(lambda x: x.sharding, abstract)

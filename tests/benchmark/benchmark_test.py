@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from configs import talent_twenty
 from genre2_jax import errors
+from genre2_jax.benchmark import __main__ as benchmark_command
 from genre2_jax.benchmark import figures, suite
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -435,7 +436,7 @@ def test_collect_command(config, tmp_path):
 
 
 def test_the_command_is_the_same_for_every_part():
-  assert suite._command(
+  assert benchmark_command._command(
     ['--config=c.py', '--index=1', '--count', '4', '--seeds=0,1', '--collect']
   ) == ('python -m genre2_jax.benchmark --config=c.py --seeds=0,1')
 

@@ -15,6 +15,7 @@ from genre2_jax.objectives.objective import Objective
 from genre2_jax.policy import Policy
 from genre2_jax.tokenizers.codec import Codec
 from genre2_jax.training import evaluation, stages
+from genre2_jax.training.programs import compile_stage
 
 pytestmark = pytest.mark.usefixtures('quick_compiles')
 
@@ -44,6 +45,7 @@ def bag_of_subwords():
 
 
 class Model(NamedTuple):
+  widths: tuple = ()
   network: Policy = bag_of_subwords()
   codec: Codec = CODEC
 
@@ -70,16 +72,16 @@ def examples(num_rows, seed):
 EXAMPLES = {'train': examples(30, 0), 'val': examples(17, 1)}
 
 
-def compile_stage(seeds, widths):
+def compiled(seeds, widths):
   stage = stages.Stage(
     section='pretrain', name='ce', epochs=4, max_steps=0, patience=0,
     objective=Objective(terms=(build_term('ce'),)), learning_rate=0.1,
     warmup_steps=1, weight_decay=0.0, max_grad_norm=0.0,
   )  # fmt: skip
   mesh = {'replica': 1, 'data': 1, 'fsdp': 1, 'model': 1}
-  return stages.compile_stage(
-    stage, Model(), EXAMPLES, seeds=seeds, batch_size=4, block_size=4,
-    mesh=sharding.make_mesh(mesh, 1), widths=widths,
+  return compile_stage(
+    stage, Model(widths), EXAMPLES, seeds=seeds, batch_size=4, block_size=4,
+    mesh=sharding.make_mesh(mesh, 1),
   )  # fmt: skip
 
 
@@ -122,7 +124,7 @@ def test_buckets_change_no_evaluation():
   """Of the state before the first step, and of any predictions."""
   states, metrics = {}, {}
   for widths in ((12,), WIDTHS):
-    programs = compile_stage((0, 1), widths)
+    programs = compiled((0, 1), widths)
     states[widths], metrics[widths] = programs.validate(programs.init(None))
   for name, value in metrics[12,].items():
     np.testing.assert_allclose(metrics[WIDTHS][name], value, rtol=1e-6)
@@ -144,7 +146,7 @@ def test_buckets_change_no_evaluation():
 
 def test_a_seed_trains_the_same_alone_and_every_width_has_its_program():
   SEEN.clear()
-  both, alone = compile_stage((0, 1), WIDTHS), compile_stage((1,), WIDTHS)
+  both, alone = compiled((0, 1), WIDTHS), compiled((1,), WIDTHS)
   assert set(SEEN) == set(WIDTHS)
   assert both.epoch_steps == alone.epoch_steps > -(-30 // 4)
   ends = []

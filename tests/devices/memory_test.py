@@ -6,12 +6,15 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import base
 from genre2_jax import train
 from genre2_jax.devices import memory
 from genre2_jax.errors import OutOfMemoryError
+from genre2_jax.training import loop
 
 GIB = 2**30
+SETTINGS = memory.Settings(
+  batch_size=12, accumulation=1, keeps_activations=False
+)
 
 
 def need(arguments, temporaries):
@@ -22,11 +25,7 @@ def need(arguments, temporaries):
 
 def advice(found, **axes):
   mesh = types.SimpleNamespace(shape={'data': 1, 'fsdp': 1} | axes)
-  config = base.get_config()
-  with config.unlocked():
-    config.optimizer.accumulation = 1
-    config.batch_size = 12
-  return memory.advice(found, config, mesh)
+  return memory.advice(found, SETTINGS, mesh)
 
 
 def test_each_setting_says_what_it_saves():
@@ -64,7 +63,7 @@ def exhaust(*_):
 def test_a_run_that_needs_too_much_ends_in_one_line(
   make_config, tmp_path, monkeypatch
 ):
-  monkeypatch.setattr(train, '_check_finite', exhaust)
+  monkeypatch.setattr(loop, '_check_finite', exhaust)
   with pytest.raises(OutOfMemoryError) as caught:
     train.train_and_evaluate(make_config(), tmp_path / 'run', verbose=0)
   text = str(caught.value)

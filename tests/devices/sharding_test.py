@@ -25,12 +25,19 @@ from conftest import ROOT, TINY, assert_refused, read_log
 from genre2_jax import tokenizers, train
 from genre2_jax.devices import sharding
 from genre2_jax.errors import InterruptedRunError
-from genre2_jax.experiment import experiment
+from genre2_jax.experiment import experiment, meshes, networks, tasks
+from genre2_jax.experiment.stages import build_stages
 from genre2_jax.models.gemma import backbone
 from genre2_jax.models.gemma.policy import gemma_policy
 from genre2_jax.policy import Policy
 from genre2_jax.tokenizers.codec import Codec
 from genre2_jax.training import stages
+from genre2_jax.training.programs import (
+  describe_layout,
+  functions,
+  lower_run,
+  state_program,
+)
 
 # One worker: what has been computed for one test serves the others.
 pytestmark = pytest.mark.xdist_group('sharding')
@@ -99,9 +106,9 @@ def built(name):
   if name.startswith('gemma'):
     return built_language_model(name)
   config = config_of(name)
-  table = experiment.read_table(config)
-  stage = experiment.build_stages(config)[-1]
-  return config.batch_size, stage, experiment.build_model(config, table)
+  table = tasks.read_table(config)
+  stage = build_stages(config)[-1]
+  return config.batch_size, stage, networks.build_model(config, table)
 
 
 class LanguageModel(NamedTuple):
@@ -120,14 +127,14 @@ def built_language_model(name):
   network = gemma_policy(
     tokenizer, backbone.PRESETS[name], number_tokens=np.arange(10)
   )
-  stage = experiment.build_stages(config_of('raft'))[-1]
+  stage = build_stages(config_of('raft'))[-1]
   stage = dataclasses.replace(stage, optimizer='adafactor')
   return 16, stage, LanguageModel(network, Codec(tokenizer, -1.0, 1.0))
 
 
 def state_on(name, mesh):
   _, stage, model = built(name)
-  abstract, _ = stages.state_program(
+  abstract, _ = state_program(
     stage,
     model,
     seeds=(0,),
@@ -143,7 +150,7 @@ def tables(name):
   texts = []
   for sizes in MESHES.values():
     mesh = abstract_mesh(sizes)
-    text = stages.describe_layout(
+    text = describe_layout(
       stage,
       model,
       state_on(name, mesh),
@@ -265,9 +272,9 @@ def test_few_rows_are_enough_where_groups_split(name, fields, message):
   sizes = {'data': 1} if config.mesh.model > 1 else {'data': 4, 'fsdp': 2}
   mesh = abstract_mesh(sizes | {'model': config.mesh.model})
   if message is None:
-    experiment.check_mesh(config, mesh)
+    meshes.check_mesh(config, mesh)
   else:
-    assert_refused(lambda: experiment.check_mesh(config, mesh), message)
+    assert_refused(lambda: meshes.check_mesh(config, mesh), message)
 
 
 # ---------------------------------------------------- eight devices against one
@@ -280,21 +287,21 @@ def two_steps(config, mesh, start=None):
     ({path: array}, FLOPs per device, {path: share of an array that one device
     holds}, the state before the steps).
   """
-  stage = experiment.build_stages(config)[-1]
-  table = experiment.read_table(config)
-  model = experiment.build_model(config, table)
-  run, _, optimizer = stages.functions(
+  stage = build_stages(config)[-1]
+  table = tasks.read_table(config)
+  model = networks.build_model(config, table)
+  run, _, optimizer = functions(
     stage,
     model,
     num_rows=len(table.train),
     batch_size=config.batch_size,
     mesh=mesh,
   )
-  abstract, init = stages.state_program(
+  abstract, init = state_program(
     stage, model, seeds=(0,), mesh=mesh, optimizer=optimizer
   )
   rows = jax.device_put(model.examples(table.train), sharding.replicated(mesh))
-  compiled = stages.lower_run(run, abstract, rows).compile()
+  compiled = lower_run(run, abstract, rows).compile()
   if start is None:
     start = jax.device_get(init(None))
     start = dataclasses.replace(start, epoch=np.zeros(1, np.int32))
@@ -455,7 +462,7 @@ def train_on(sizes, num_devices, config, workdir, interrupts=()):
   )
   with config.unlocked():
     config.mesh.update(mesh.shape)
-  experiment.build_mesh = lambda config: mesh
+  experiment.build_mesh = lambda config, devices: mesh
   try:
     train.train_and_evaluate(config, workdir, interrupts, verbose=0)
   except InterruptedRunError:

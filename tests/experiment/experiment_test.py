@@ -7,6 +7,7 @@ from conftest import assert_refused
 
 from configs import base, ce_talent, genre2_talent, grpo_talent, remax_talent
 from genre2_jax.experiment import experiment
+from genre2_jax.experiment.stages import build_stages
 from genre2_jax.objectives.objective import Enumeration
 
 
@@ -32,7 +33,7 @@ def finetune(*parts, **fields):
   ],
 )
 def test_recipes_name_their_stages(recipe, stages, weights):
-  built = experiment.build_stages(experiment.resolve(recipe.get_config()))
+  built = build_stages(experiment.resolve(recipe.get_config()))
   assert [stage.name for stage in built] == stages
   assert [term.name for term in built[0].objective.terms] == ['ce']
   assert [term.weight for term in built[-1].objective.terms] == weights
@@ -50,7 +51,7 @@ def test_a_stage_is_what_the_config_says():
     rollouts__num_updates=3,
     optimizer__weight_decay=0.5,
   )
-  pretrain, stage = experiment.build_stages(experiment.resolve(config))
+  pretrain, stage = build_stages(experiment.resolve(config))
   assert (stage.name, stage.section) == ('rloo_kl', 'finetune')
   assert (stage.epochs, stage.learning_rate) == (7, 1e-3)
   assert stage.weight_decay == pretrain.weight_decay == 0.5
@@ -67,7 +68,7 @@ def test_a_stage_is_what_the_config_says():
 
 def test_the_same_objective_twice_makes_two_stages():
   config = finetune(('ce', 1.0, {}))
-  built = experiment.build_stages(experiment.resolve(config))
+  built = build_stages(experiment.resolve(config))
   assert [stage.name for stage in built] == ['ce', 'ce_again']
 
 
@@ -156,7 +157,7 @@ def test_objectives_that_make_no_sense_are_refused(parts, fields, words):
   with config.unlocked():
     config.finetune.objective = tuple(parts)
   assert_refused(
-    lambda: experiment.build_stages(experiment.resolve(config)),
+    lambda: build_stages(experiment.resolve(config)),
     'objective',
     *words,
   )
@@ -164,9 +165,9 @@ def test_objectives_that_make_no_sense_are_refused(parts, fields, words):
 
 def test_no_dropout_while_samples_are_scored():
   config = changed(finetune__dropout=True)
-  assert_refused(lambda: experiment.build_stages(config), 'finetune.dropout')
+  assert_refused(lambda: build_stages(config), 'finetune.dropout')
   config = finetune(('raft', 1.0, {}), finetune__dropout=True)
-  assert experiment.build_stages(config)[1].objective.dropout
+  assert build_stages(config)[1].objective.dropout
 
 
 @pytest.mark.parametrize(
@@ -188,7 +189,7 @@ def test_tries_beyond_the_limit_are_sampled_as_said(
     trie__max_nodes=max_nodes,
     trie__beyond=beyond,
   )
-  _, stage = experiment.build_stages(experiment.resolve(config))
+  _, stage = build_stages(experiment.resolve(config))
   assert stage.objective.enumeration == expected
 
 
@@ -204,19 +205,17 @@ def test_a_trie_beyond_the_limit_is_refused_by_its_size():
   )
   # 1 + 8 + ... + 8^5 nodes; 4 bytes x nodes x rows x layers x (10 D + 2 F).
   assert_refused(
-    lambda: experiment.build_stages(config),
+    lambda: build_stages(config),
     'finetune.objective', '37449 nodes', '41.9 GB', 'trie.max_nodes=1024',
     'trie.beyond',
   )  # fmt: skip
   # Trained numbers can't be sampled.
   config.trie.beyond = 'samples'
   config.finetune.objective = (('raft', 1.0, {'learnable': True}),)
-  assert_refused(
-    lambda: experiment.build_stages(config), 'trains every number', '37449'
-  )
+  assert_refused(lambda: build_stages(config), 'trains every number', '37449')
   # Where nothing enumerates, nothing is refused.
   config.finetune.objective = (('remax', 1.0, {}),)
-  assert len(experiment.build_stages(config)) == 2
+  assert len(build_stages(config)) == 2
 
 
 @pytest.mark.parametrize(
@@ -232,7 +231,7 @@ def test_a_trie_beyond_the_limit_is_refused_by_its_size():
 def test_weights_from_elsewhere_stand_in_for_pretraining(
   stages, init_from, expected
 ):
-  built = experiment.build_stages(changed(stages=stages, init_from=init_from))
+  built = build_stages(changed(stages=stages, init_from=init_from))
   assert [stage.name for stage in built] == expected
 
 
@@ -243,4 +242,4 @@ def test_stages_that_make_no_sense_are_refused(stages):
   config = changed()
   with config.unlocked():
     config.stages = stages
-  assert_refused(lambda: experiment.build_stages(config), f'stages={stages}')
+  assert_refused(lambda: build_stages(config), f'stages={stages}')

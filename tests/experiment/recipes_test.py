@@ -11,7 +11,8 @@ import pytest
 from conftest import TINY, assert_refused, assert_takes_a_step, read_log
 
 from genre2_jax import train
-from genre2_jax.experiment import experiment
+from genre2_jax.experiment import experiment, networks, tasks
+from genre2_jax.experiment.stages import build_stages
 from genre2_jax.policy import Pointwise
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
@@ -58,14 +59,14 @@ def test_there_are_recipes():
 @pytest.mark.parametrize('name', RECIPES)
 def test_a_recipe_gives_its_stages_and_a_model(make_recipe, name):
   config = importlib.import_module(f'configs.{name}_talent').get_config()
-  built = experiment.build_stages(experiment.resolve(config))
+  built = build_stages(experiment.resolve(config))
   if not config.baseline.name:
     expected = STAGES.get(name, ['ce', name])
     assert [stage.name for stage in built] == expected
   else:
     assert config.baseline.name == name
   tiny = experiment.resolve(make_recipe(name))
-  model = experiment.build_model(tiny, experiment.read_table(tiny))
+  model = networks.build_model(tiny, tasks.read_table(tiny))
   is_point = isinstance(model.network, Pointwise)
   assert is_point == (config.model.head == 'pointwise')
 
@@ -83,9 +84,9 @@ def test_a_recipe_gives_its_stages_and_a_model(make_recipe, name):
 def test_a_recipe_takes_a_step(make_recipe, name):
   """Its last stage's, traced: every shape fits, every metric is there."""
   config = experiment.resolve(make_recipe(name))
-  table = experiment.read_table(config)
-  model = experiment.build_model(config, table)
-  stage = experiment.build_stages(config)[-1]
+  table = tasks.read_table(config)
+  model = networks.build_model(config, table)
+  stage = build_stages(config)[-1]
   assert_takes_a_step(stage, model, model.examples(table.train))
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import shutil
 import types
 
 import jax
@@ -14,13 +15,17 @@ from table_policy import batch_of, table_policy
 
 from genre2_jax import tokenizers, train
 from genre2_jax.devices import sharding
-from genre2_jax.errors import InputError
+from genre2_jax.errors import InputError, InterruptedRunError
+from genre2_jax.experiment import experiment, networks
 from genre2_jax.models.tabular import tabular_policy
 from genre2_jax.objectives.catalog import build_term
 from genre2_jax.objectives.objective import Objective, Rollouts, init_params
+from genre2_jax.runs.finished import open_run
 from genre2_jax.tokenizers.codec import Codec
-from genre2_jax.training import optimizers, stages, steps, train_state
+from genre2_jax.training import optimizers, stages, train_state
 from genre2_jax.training.checkpoints import StageCheckpoints
+from genre2_jax.training.programs import state_program
+from genre2_jax.training.step import train_step
 
 pytestmark = pytest.mark.usefixtures('quick_compiles')
 
@@ -89,7 +94,7 @@ def stepped(network, name, *, num_steps=2, accumulation=1, **options):
   )
   step = jax.jit(
     functools.partial(
-      steps.train_step,
+      train_step,
       network=network,
       codec=CODEC,
       optimizer=optimizer,
@@ -198,7 +203,7 @@ def abstract_state(network, stage, optimizer=None, **sizes):
   mesh = jax.sharding.AbstractMesh(
     tuple(sizes.values()), tuple(sizes), (jax.sharding.AxisType.Auto,) * 4
   )
-  state, _ = stages.state_program(
+  state, _ = state_program(
     stage,
     model_of(network),
     seeds=(0, 1),
@@ -268,20 +273,20 @@ def test_a_checkpoint_holds_what_is_frozen_once(tmp_path):
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
     states[0],
   )
-  folder = tmp_path / 'ce'
-  with StageCheckpoints(folder, keep=1) as checkpoints:
+  folder, frozen = tmp_path / 'ce', tmp_path / 'frozen'
+  with StageCheckpoints(folder, frozen, keep=1) as checkpoints:
     for step, state in enumerate(states):
       checkpoints.save(step, state)
-  with StageCheckpoints(folder) as checkpoints:
+  with StageCheckpoints(folder, frozen) as checkpoints:
     restored = checkpoints.restore(abstract)
   assert_same_bits(restored, states[1])
-  assert [path.name for path in (tmp_path / 'ce_frozen').iterdir()] == ['0']
-  with StageCheckpoints(folder.with_name('rl')) as checkpoints:
+  assert [path.name for path in frozen.iterdir()] == ['0']
+  with StageCheckpoints(folder.with_name('rl'), frozen) as checkpoints:
     assert checkpoints.restore(abstract) is None
-  (tmp_path / 'ce_frozen').rename(tmp_path / 'elsewhere')
+  frozen.rename(tmp_path / 'elsewhere')
   with (
-    StageCheckpoints(folder) as checkpoints,
-    pytest.raises(InputError, match='ce_frozen has no whole frozen'),
+    StageCheckpoints(folder, frozen) as checkpoints,
+    pytest.raises(InputError, match='frozen has no whole frozen'),
   ):
     checkpoints.restore(abstract)
 
@@ -291,14 +296,15 @@ def test_a_run_with_frozen_parameters_goes_on_where_it_was_stopped(
   make_config, tmp_path, monkeypatch
 ):
   """From stage to stage, through a stop, into predictions and a new run."""
-  model_of = train.experiment.model_of
+  model_of = networks.model_of
 
   def frozen(*args):
     model = model_of(*args)
     network = model.network._replace(frozen=lambda path: path[0] == 'encoder')
     return dataclasses.replace(model, network=network)
 
-  monkeypatch.setattr(train.experiment, 'model_of', frozen)
+  monkeypatch.setattr(networks, 'model_of', frozen)
+  monkeypatch.setattr(experiment, 'model_of', frozen)
   config = make_config(
     {
       'pretrain.epochs': 2,
@@ -317,14 +323,13 @@ def test_a_run_with_frozen_parameters_goes_on_where_it_was_stopped(
     def __bool__(self):
       return next(asked, True)
 
-  with pytest.raises(train.InterruptedRunError):
+  with pytest.raises(InterruptedRunError):
     train.train_and_evaluate(config, tmp_path / 'b', Stop(), verbose=0)
   resumed = train.train_and_evaluate(config, tmp_path / 'b', verbose=0)
   for name in ('results.csv', 'predictions.csv'):
     assert (resumed / name).read_bytes() == (at_once / name).read_bytes()
-  finished = train.workdirs.open_finished(at_once)
+  shutil.rmtree(at_once / 'checkpoints')
+  finished = open_run(at_once)
   mesh = sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), num_devices=1)
-  first, last = (
-    train.restore_params(finished, stage, mesh) for stage in finished.stages
-  )
+  first, last = (finished.weights(stage, mesh) for stage in finished.stages)
   assert_same_bits(first['policy']['encoder'], last['policy']['encoder'])

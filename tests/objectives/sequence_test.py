@@ -35,7 +35,8 @@ from genre2_jax.objectives.sequence import (
 )
 from genre2_jax.policy import sampling
 from genre2_jax.tokenizers.codec import Codec
-from genre2_jax.training import steps, train_state
+from genre2_jax.training import train_state
+from genre2_jax.training.step import train_step
 
 pytestmark = pytest.mark.usefixtures('quick_compiles')
 
@@ -240,7 +241,7 @@ def test_a_ppo_step_trains_policy_and_critic_and_reward_rises():
   optimizer, objective = optax.adam(0.05), objective_of('ppo', group_size=8)
   step = jax.jit(
     functools.partial(
-      steps.train_step,
+      train_step,
       network=table_policy(codec.tokenizer),
       codec=codec,
       optimizer=optimizer,

@@ -165,9 +165,32 @@ def test_a_run_without_its_files_is_refused(copy, data_file, tmp_path):
   def start():
     prediction.predict_file(copy, data_file, tmp_path / 'out.csv')
 
-  shutil.rmtree(copy / 'checkpoints' / 'remax')
-  assert_refused(start, 'remax', 'no whole checkpoint')
+  shutil.rmtree(copy / 'checkpoints')
+  start()  # They are to go on from: nothing else needs them.
+  shutil.rmtree(copy / 'weights' / 'remax')
+  assert_refused(start, 'remax', 'no whole weights')
   (copy / 'run.json').unlink()
   assert_refused(start, 'not finished')
   (copy / 'config.json').unlink()
   assert_refused(start, 'no workdir')
+
+
+def test_a_run_from_before_there_were_weights_still_predicts(
+  copy, finished, data_file, tmp_path
+):
+  shutil.rmtree(copy / 'weights')
+  for workdir, name in ((copy, 'old.csv'), (finished, 'new.csv')):
+    prediction.predict_file(workdir, data_file, tmp_path / name)
+  old, new = (tmp_path / name for name in ('old.csv', 'new.csv'))
+  assert old.read_bytes() == new.read_bytes()
+
+
+def test_damaged_weights_are_refused(copy, data_file, tmp_path):
+  for path in (copy / 'weights' / 'remax').rglob('d/*'):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+  assert_refused(
+    lambda: prediction.predict_file(copy, data_file, tmp_path / 'out.csv'),
+    'no whole weights',
+  )

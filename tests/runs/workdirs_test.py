@@ -5,8 +5,9 @@ import json
 import pytest
 from conftest import assert_refused, write_table
 
-from genre2_jax.experiment import experiment
+from genre2_jax.experiment import experiment, networks, tasks
 from genre2_jax.runs import workdirs
+from genre2_jax.runs.finished import open_run
 
 
 @pytest.fixture
@@ -14,14 +15,11 @@ def begin(make_config, data_file, tmp_path):
   """`(fields, path) -> workdir`, as a run begins it."""
 
   def create(fields=(), path=data_file, workdir=tmp_path / 'run'):
-    config = experiment.resolve(
+    built = experiment.build(
       make_config({'data.path': str(path)} | dict(fields))
     )
-    table = experiment.read_table(config)
-    stages = experiment.build_stages(config)
-    workdir = workdirs.locate(workdir, config, table, stages)
-    model = experiment.build_model(config, table)
-    workdirs.create(workdir, config, table, model)
+    workdir = workdirs.locate(workdir, built, built.stages)
+    workdirs.create(workdir, built)
     return workdir
 
   return create
@@ -84,12 +82,13 @@ def test_a_default_name_tells_task_stage_and_config(
 
 
 def test_a_finished_run_is_read_back(finished, data_file, make_config):
-  run = workdirs.open_finished(finished)
+  run = open_run(finished)
   assert run.stages == ('ce', 'remax')
   assert run.seeds == (0,)
   assert run.target_name == 'price'
-  assert run.config.to_dict() == json.loads(json.dumps(make_config().to_dict()))
-  table = experiment.read_table(make_config())
-  model = experiment.build_model(make_config(), table)
+  config = json.loads(json.dumps(make_config().to_dict()))
+  assert json.loads(json.dumps(run.experiment.fields)) == config
+  table = tasks.read_table(make_config())
+  model = networks.build_model(make_config(), table)
   assert run.model.features == model.features
   assert run.model.scaler == model.scaler

@@ -30,7 +30,9 @@ from genre2_jax.objectives.catalog import build_term
 from genre2_jax.objectives.objective import Objective, Rollouts
 from genre2_jax.policy import Policy
 from genre2_jax.tokenizers.codec import Codec
-from genre2_jax.training import stages, steps, train_state
+from genre2_jax.training import stages, train_state
+from genre2_jax.training.programs import _SHUFFLE, compile_stage, state_program
+from genre2_jax.training.step import train_step
 
 pytestmark = [
   pytest.mark.usefixtures('quick_compiles'),
@@ -64,6 +66,7 @@ class Model(NamedTuple):
 
   network: Policy = POLICY
   codec: Codec = CODEC
+  widths: tuple[int, ...] = ()
 
   def example_inputs(self):
     return jax.tree.map(lambda x: np.zeros_like(x[:1]), examples(1, 0).inputs)
@@ -114,8 +117,8 @@ def stage_of(name, **options):
   )
 
 
-def compile_stage(stage, seeds, mesh=ONE_DEVICE, num_devices=1):
-  return stages.compile_stage(
+def compiled(stage, seeds, mesh=ONE_DEVICE, num_devices=1):
+  return compile_stage(
     stage,
     Model(),
     EXAMPLES,
@@ -132,7 +135,7 @@ SEEDS = (3, 4, 5, 6)
 @functools.cache
 def packed(name):
   """Four seeds side by side, some of which lose patience."""
-  return compile_stage(stage_of(name), SEEDS)
+  return compiled(stage_of(name), SEEDS)
 
 
 def copy(state):
@@ -186,7 +189,7 @@ def test_a_run_is_steps_over_shuffled_epochs():
 
   step = jax.jit(
     functools.partial(
-      steps.train_step,
+      train_step,
       network=POLICY,
       codec=CODEC,
       optimizer=stages.optimizer_of(stage, 3),
@@ -196,7 +199,7 @@ def test_a_run_is_steps_over_shuffled_epochs():
   seen = []
   for epoch, num_steps in ((0, 3), (1, 2)):
     key = jax.random.wrap_key_data(mine.key)
-    key = jax.random.fold_in(jax.random.fold_in(key, stages._SHUFFLE), epoch)
+    key = jax.random.fold_in(jax.random.fold_in(key, _SHUFFLE), epoch)
     order = batches.epoch_indices(key, 20, BATCH_SIZE)
     seen.append(np.asarray(order))
     for indices in order[:num_steps]:
@@ -255,9 +258,7 @@ def test_a_seed_among_others_is_what_it_is_alone(name, place):
     return state, metrics
 
   together, metrics = train(packed(name))
-  alone, own_metrics = train(
-    compile_stage(stage_of(name), SEEDS[place : place + 1])
-  )
+  alone, own_metrics = train(compiled(stage_of(name), SEEDS[place : place + 1]))
   pick = functools.partial(jax.tree.map, lambda x: x[place : place + 1])
   assert_equal(pick(together.params), alone.params, atol=1e-5)
   assert_equal(pick(together.best_params), alone.best_params, atol=1e-5)
@@ -279,7 +280,7 @@ def test_a_seed_begins_alike_alone_and_among_others():
   optimizer = stages.optimizer_of(stage, 3)
 
   def begin(seeds):
-    _, init = stages.state_program(
+    _, init = state_program(
       stage, Model(), seeds=seeds, mesh=mesh, optimizer=optimizer
     )
     return init(None)
@@ -567,7 +568,7 @@ def test_what_objectives_add_is_laid_out_too():
   """The critic as the policy is; trained numbers whole, but for the seeds."""
   terms = build_term('ppo'), build_term('raft', 1.0, {'learnable': True})
   stage = stage_of('rl', objective=Objective(terms=terms))
-  state, _ = stages.state_program(
+  state, _ = state_program(
     stage,
     Model(),
     seeds=SEEDS,
@@ -591,7 +592,7 @@ def test_what_objectives_add_is_laid_out_too():
 def test_parameters_that_do_not_split_evenly_are_input_errors():
   stage = stage_of('ce')
   with pytest.raises(InputError, match='does not split over the mesh'):
-    stages.state_program(
+    state_program(
       stage,
       Model(),
       seeds=(0,),
@@ -604,7 +605,7 @@ def main(folder):
   """Writes NAME.npz and NAME.json for each mesh into a folder."""
   for name, mesh in MESHES.items():
     ce, rl = (
-      compile_stage(stage_of(stage), SEEDS, mesh, 8) for stage in ('ce', 'rl')
+      compiled(stage_of(stage), SEEDS, mesh, 8) for stage in ('ce', 'rl')
     )
     arrays, whole, count = trajectory(ce, rl)
     np.savez(folder / f'{name}.npz', **arrays)

@@ -23,7 +23,7 @@ from genre2_jax import tokenizers
 from genre2_jax.objectives.objective import Enumeration, init_params
 from genre2_jax.policy import Pointwise, sampling
 from genre2_jax.tokenizers.codec import Codec
-from genre2_jax.training import steps, train_state
+from genre2_jax.training import step, train_state
 
 pytestmark = pytest.mark.usefixtures('quick_compiles')
 
@@ -61,7 +61,7 @@ def state_of(objective, optimizer=None, params=PARAMS, reference=None):
 def train_step(objective, optimizer=None, policy=POLICY, codec=CODEC):
   return jax.jit(
     functools.partial(
-      steps.train_step,
+      step.train_step,
       network=policy,
       codec=codec,
       optimizer=optimizer or optax.sgd(1.0),

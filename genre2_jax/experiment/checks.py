@@ -1,0 +1,140 @@
+"""Values that no run could use, found before anything is read or written."""
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from genre2_jax.baselines.points import BASELINES
+from genre2_jax.data import (
+  subwords,
+  targets,
+  texts,
+)
+from genre2_jax.devices import profiling
+from genre2_jax.errors import InputError
+from genre2_jax.models import language_model
+from genre2_jax.models.gemma.head import HEADS
+from genre2_jax.objectives.rewards import REWARDS
+from genre2_jax.training import optimizers
+
+
+def check_values(config: ConfigDict) -> None:
+  """Raises InputError where a value is out of its range or choices."""
+  positive = (
+    'num_seeds', 'batch_size', 'model.width', 'model.num_layers',
+    'model.num_heads', 'model.feedforward', 'model.encoder_hidden',
+    'model.head_hidden', 'model.num_frequencies', 'model.frequency_scale',
+    'model.embedding_width', 'model.ensemble_members',
+    'pretrain.learning_rate', 'finetune.learning_rate', 'rollouts.group_size',
+    'rollouts.temperature', 'rollouts.num_updates', 'trie.max_nodes',
+    'eval.num_samples', 'eval.temperature', 'eval.batch_size',
+    'checkpoint.keep', 'optimizer.accumulation', 'text.max_length',
+    'text.buckets',
+  )  # fmt: skip
+  not_negative = (
+    'seed', 'model.encoder_layers', 'model.head_layers', 'model.dropout',
+    'pretrain.epochs', 'finetune.epochs', 'pretrain.max_steps',
+    'finetune.max_steps', 'pretrain.patience', 'finetune.patience',
+    'optimizer.warmup_steps', 'optimizer.weight_decay',
+    'optimizer.max_grad_norm', 'checkpoint.every_seconds',
+    'steps_per_dispatch', 'baseline.trials', 'eval.rail_numbers',
+  )  # fmt: skip
+  for field in positive:
+    if not value_of(config, field) > 0:
+      raise InputError(f'{field}={value_of(config, field)} must be positive')
+  for field in not_negative:
+    if not value_of(config, field) >= 0:
+      raise InputError(
+        f'{field}={value_of(config, field)} must not be negative'
+      )
+  if config.seed + config.num_seeds > 2**32:
+    raise InputError(f'seed={config.seed} must be below 2^32 - num_seeds')
+  if config.batch_size % config.optimizer.accumulation:
+    raise InputError(
+      f'optimizer.accumulation={config.optimizer.accumulation} does not '
+      f'divide batch_size={config.batch_size}: choose a divisor of it'
+    )
+  if config.model.dropout >= 1:
+    raise InputError(f'model.dropout={config.model.dropout} must be below 1')
+  for field, choices in (
+    ('rollouts.reward', REWARDS),
+    ('trie.beyond', ('error', 'prefix', 'samples')),
+    ('model.head', ('decoder', 'histogram', 'pointwise')),
+    ('model.numeric_embedding', ('none', 'piecewise_linear', 'periodic')),
+    ('model.category_embedding', ('ordinal', 'one_hot', 'learned')),
+    ('baseline.name', ('', *BASELINES)),
+    ('data.transform', targets.TRANSFORMS),
+    ('text.source', ('files', 'tfds', 'movielens', 'synthetic')),
+    ('text.truncate', subwords.TRUNCATE),
+    ('language_model.name', ('', *language_model.NAMES)),
+    ('language_model.preset', language_model.PRESETS),
+    ('language_model.head', ('', *HEADS)),
+    ('language_model.attention', ('causal', 'bidirectional')),
+    ('language_model.vocabulary', ('numbers', 'all')),
+    ('language_model.new_tokens', ('', 'zero', 'first', 'average')),
+    ('language_model.compute_dtype', language_model.DTYPES),
+    ('language_model.param_dtype', language_model.DTYPES),
+    ('optimizer.name', optimizers.NAMES),
+    ('optimizer.schedule', optimizers.SCHEDULES),
+  ):
+    check_choice(field, value_of(config, field), choices)
+  profiling.parse_steps(config.profile.steps)
+
+  _check_text(config)
+
+
+def _check_text(config):
+  language, text = config.language_model, config.text
+  if not language.name:
+    if text.prompt or text.path or language.pretrained:
+      raise InputError(
+        'text and language_model are set but language_model.name is empty: '
+        f'give one of {", ".join(language_model.NAMES)}'
+      )
+    if not config.stages:
+      raise InputError('stages=() evaluates language models only')
+    return
+  if config.baseline.name:
+    raise InputError(
+      f'baseline.name={config.baseline.name} reads tables, not texts: leave '
+      'language_model.name empty'
+    )
+  if not (language.tokenizer or language.pretrained):
+    raise InputError(
+      'texts need a tokenizer: set language_model.pretrained or '
+      'language_model.tokenizer to a folder, or a name on the Hugging Face hub'
+    )
+  for field in ('prompt', 'target', 'path'):
+    if not text[field] and not (field == 'path' and text.source == 'synthetic'):
+      raise InputError(f'text.{field} is empty: the task needs one')
+  texts.fields_of(text.prompt)
+  sizes = text.max_rows
+  if len(sizes) != 3 or not all(type(n) is int and n >= 0 for n in sizes):
+    raise InputError(
+      f'text.max_rows={sizes!r}: give three numbers, for train, val and test'
+    )
+  drawn = [f'sizes.{k}' for k, v in language.sizes.items() if v]
+  if language.pretrained and drawn:
+    raise InputError(
+      f'language_model.{drawn[0]} is for weights that are drawn: leave it 0 '
+      'with language_model.pretrained'
+    )
+
+
+def check_choice(field: str, value: Any, choices: Sequence[str]) -> None:
+  """Raises InputError unless a field is one of its choices."""
+  if value not in choices:
+    near = difflib.get_close_matches(str(value), choices, n=1)
+    hint = f'; did you mean {near[0]!r}?' if near else ''
+    raise InputError(
+      f'{field}={value!r} is not one of {", ".join(choices)}{hint}'
+    )
+
+
+def value_of(config: ConfigDict, dotted: str) -> Any:
+  """The value of a dotted field."""
+  for part in dotted.split('.'):
+    config = config[part]
+  return config

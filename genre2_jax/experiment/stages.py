@@ -1,0 +1,180 @@
+"""The stages that a config asks for, and what each of them minimises."""
+
+from ml_collections import ConfigDict
+
+from genre2_jax.errors import InputError
+from genre2_jax.experiment.networks import build_tokenizer
+from genre2_jax.objectives.catalog import build_term
+from genre2_jax.objectives.objective import Enumeration, Objective, Rollouts
+from genre2_jax.policy import trie
+from genre2_jax.training.stages import Stage
+
+
+def all_stages(config: ConfigDict) -> list[Stage]:
+  """Every stage that the config's runs go through, 'pretrain' elsewhere too."""
+  # Without 'finetune' its objective need not fit the model.
+  sections = ('pretrain', 'finetune')[: 1 + ('finetune' in config.stages)]
+  return [_stage(section, config) for section in sections]
+
+
+def build_stages(config: ConfigDict) -> list[Stage]:
+  """The stages to run, in order.
+
+  With `init_from` the weights stand in for stage 'pretrain' where another
+  follows.
+  """
+  sections = [str(section) for section in config.stages]
+  if sections not in (
+    [], ['pretrain'], ['pretrain', 'finetune'], ['finetune']
+  ):  # fmt: skip
+    raise InputError(
+      f"stages={tuple(sections)} is not one of (), ('pretrain',), "
+      "('pretrain', 'finetune'), ('finetune',)"
+    )
+  has_weights = config.init_from or config.language_model.pretrained
+  if 'pretrain' not in sections and not has_weights:
+    raise InputError(
+      f'stages={tuple(sections)} has no weights to start from: set '
+      '--config.init_from=WORKDIR, a language_model.pretrained, or run '
+      'pretrain too'
+    )
+  if not sections and config.init_from:
+    raise InputError(
+      'stages=() evaluates a pretrained language model: leave init_from empty'
+    )
+  if config.init_from and 'finetune' in sections:
+    sections = ['finetune']
+  return [_stage(section, config) for section in sections]
+
+
+def _stage(section, config):
+  fields = config[section]
+  objective = Objective(
+    terms=_terms(section, fields.objective, config),
+    rollouts=Rollouts(**config.rollouts),
+    enumeration=_enumeration(section, config),
+    dropout=fields.dropout,
+  )
+  name = objective.name
+  if section == 'finetune' and _terms_name(config.pretrain) == name:
+    name += '_again'
+  return Stage(
+    section=section,
+    name=name,
+    objective=objective,
+    epochs=fields.epochs,
+    max_steps=fields.max_steps,
+    learning_rate=fields.learning_rate,
+    patience=fields.patience,
+    **_optimizer(config),
+  )
+
+
+def _optimizer(config):
+  """The fields of a `Stage` that `config.optimizer` sets."""
+  fields = config.optimizer.to_dict()
+  # A run of before there was a choice has no name.
+  return {'optimizer': fields.pop('name', 'adamw'), **fields}
+
+
+def _terms_name(fields):
+  return '_'.join(str(name) for name, *_ in fields.objective)
+
+
+def _terms(section, parts, config):
+  """The terms of `(name, weight, options)` parts, checked against the model."""
+  field = f'{section}.objective'
+  terms = []
+  for part in parts:
+    try:
+      name, weight, options = part
+      terms.append(build_term(name, weight, options))
+    except (TypeError, ValueError) as error:
+      reason = str(error)
+      if not reason.startswith('objective '):
+        reason = (
+          f'{part!r} is not (name, weight, options): write for example '
+          "(('remax', 1.0, {}),)"
+        )
+      raise InputError(f'{field}: {reason}') from error
+  names = [term.name for term in terms]
+  if not terms or len(set(names)) < len(names):
+    raise InputError(
+      f'{field}={names}: give every objective once, at least one'
+    )
+  levels, head = {term.level for term in terms}, config.model.head
+  if config.language_model.name:
+    head = 'pointwise' if config.language_model.head else 'decoder'
+  if (levels == {'point'}) != (head == 'pointwise') or (
+    'point' in levels and len(levels) > 1
+  ):
+    if config.language_model.name:
+      raise InputError(
+        f'{field}={names} does not fit language_model.head='
+        f'{config.language_model.head!r}: mse belongs to a head, all others to '
+        "''"
+      )
+    raise InputError(
+      f'{field}={names} does not fit model.head={head}: mse belongs to '
+      'pointwise, all others to decoder and histogram'
+    )
+  if 'soft_ce' in names and config.tokenizer.name != 'bins':
+    raise InputError(f'{field}: soft_ce needs tokenizer.name=bins')
+  if names == ['kl']:
+    raise InputError(f'{field}: kl alone keeps the weights as they are')
+  unrewarded = sorted({'dar', 'real'} & set(names))
+  if unrewarded and config.rollouts.num_updates > 1:
+    raise InputError(
+      f'rollouts.num_updates must be 1 with {unrewarded[0]}: it has no ratio'
+    )
+  in_reward = any(getattr(t.loss, 'in_reward', False) for t in terms)
+  if in_reward and set(names) <= {'kl', 'dar', 'real', 'expert'}:
+    raise InputError(
+      f'{field}: kl with estimator k1 is taken from a reward, and none of '
+      f'{", ".join(names)} looks at one: use k2 or k3'
+    )
+  group_size = config.rollouts.group_size
+  for name, least in (('rloo', 2), ('real', 2), ('dar', 3)):
+    if name in names and group_size < least:
+      raise InputError(
+        f'objective {name} needs rollouts.group_size of {least} or more'
+      )
+  if 'sequence' in levels and config[section].dropout:
+    raise InputError(
+      f'{section}.dropout must be False with {", ".join(names)}: numbers are '
+      'sampled and scored without it'
+    )
+  return tuple(terms)
+
+
+def _enumeration(section, config):
+  """How the grid level sees the tokenizer's numbers, within trie.max_nodes."""
+  tokenizer, fields = build_tokenizer(config), config.trie
+  nodes = trie.num_nodes(tokenizer)
+  if nodes <= fields.max_nodes:
+    return Enumeration(depth=tokenizer.num_tokens)
+  parts = [build_term(*part) for part in config[section].objective]
+  if any(term.learnable for term in parts):
+    raise InputError(
+      f'{section}.objective trains every number of the tokenizer, and its trie '
+      f'has {nodes} nodes, more than trie.max_nodes={fields.max_nodes}: raise '
+      'it, or take fewer digits'
+    )
+  if fields.beyond == 'samples':
+    return Enumeration(depth=0, samples=config.rollouts.group_size)
+  if fields.beyond == 'prefix':
+    depth = tokenizer.num_tokens - 1
+    while depth and trie.num_nodes(tokenizer, depth + 1) > fields.max_nodes:
+      depth -= 1
+    return Enumeration(depth=depth)
+  if any(term.level == 'grid' and not term.subset for term in parts):
+    model = config.model
+    size = nodes * config.batch_size * model.num_layers
+    size *= 4 * (10 * model.width + 2 * model.feedforward)
+    raise InputError(
+      f'{section}.objective enumerates the trie of tokenizer.'
+      f'{config.tokenizer.name}: {nodes} nodes, about {size / 1e9:.1f} GB of '
+      f'activations per seed, more than trie.max_nodes={fields.max_nodes}: '
+      'raise it, or set trie.beyond=prefix or samples'
+    )
+  return Enumeration(depth=0, samples=config.rollouts.group_size)

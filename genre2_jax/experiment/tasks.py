@@ -1,0 +1,118 @@
+"""The data that a config names, read."""
+
+import os
+
+from ml_collections import ConfigDict
+
+from genre2_jax.data import (
+  tables,
+  talent,
+  text_sources,
+  texts,
+)
+from genre2_jax.data.features import Features
+from genre2_jax.data.subwords import TextFeatures
+from genre2_jax.data.tables import Rows, Table
+from genre2_jax.data.texts import TextRows, Texts
+from genre2_jax.models.model import Model
+
+PathLike = str | os.PathLike[str]
+
+
+def read_table(config: ConfigDict) -> Table | Texts:
+  """The data that `config.data` or `config.text` names.
+
+  Raises:
+    InputError: they are not there, or cannot be used.
+  """
+  if config.language_model.name:
+    return _read_texts(config)
+  data = config.data
+  if data.path:
+    table = tables.read_file(data.path, data.target, seed=config.seed)
+  elif data.openml:
+    table = tables.load_openml(data.openml, data.target, seed=config.seed)
+  elif data.root:
+    table = talent.load(data.root, data.name)
+  else:
+    table = tables.load_sklearn(data.name, seed=config.seed)
+  return table
+
+
+def _read_texts(config):
+  text = config.text
+  choice = texts.Choice(
+    prompt=text.prompt,
+    target=text.target,
+    seed=config.seed,
+    max_rows=tuple(text.max_rows),
+    drop_empty=text.drop_empty,
+    split_column=text.split_column,
+  )
+  if text.source == 'tfds':
+    return text_sources.load_tfds(
+      text.path, tuple(text.tfds_splits), choice, data_dir=text.tfds_folder
+    )
+  if text.source == 'movielens':
+    return text_sources.load_movielens(text.path, choice)
+  if text.source == 'synthetic':
+    return text_sources.synthetic(choice)
+  return texts.read(text.path, choice)
+
+
+def read_rows(
+  features: Features | TextFeatures, target_name: str, path: PathLike
+) -> Rows | TextRows:
+  """Rows of a file for a finished run to predict.
+
+  Args:
+    features: of the run.
+    target_name: of its target, which the file need not have.
+    path: of the file.
+
+  Raises:
+    InputError: the file or its columns cannot be used.
+  """
+  if isinstance(features, TextFeatures):
+    return texts.read_rows(
+      path, prompt=features.prompt, target_name=target_name
+    )
+  return tables.read_rows(
+    path,
+    numeric_names=features.numeric_names,
+    category_names=features.category_names,
+    target_name=target_name,
+  )
+
+
+def describe(table: Table | Texts, model: Model) -> str:
+  """What a user should know of a task before it is learnt, as text."""
+  lines = []
+  if isinstance(table, Texts):
+    lines.append(texts.describe(table))
+    widths = ', '.join(map(str, model.features.widths))
+    lines.append(f'padded to {widths} subwords')
+  else:
+    lines.append(tables.describe(table))
+  if model.scaler.is_constant:
+    lines.append(
+      'The target is constant: the model can only learn to repeat it.'
+    )
+  lines += _out_of_reach(table, model.codec.tokenizer)
+  return '\n'.join(lines)
+
+
+def _out_of_reach(table, tokenizer):
+  """What numbers in the target's own unit cannot say of its targets."""
+  if tokenizer.domain != 'natural':
+    return []
+  least, most = tokenizer.range
+  target = table.train.target
+  count = int(((target < least) | (target > most)).sum())
+  if not count:
+    return []
+  return [
+    f'{count} of {len(target)} train targets lie outside of {least:g} .. '
+    f'{most:g}, what the tokenizer writes: CE writes its nearest end, no mean '
+    'of its numbers (RAFT, RAIL) goes beyond it; learnable RAFT can.'
+  ]

@@ -1,0 +1,50 @@
+"""A model: what turns rows into numbers, but for the parameters."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from genre2_jax.data.batches import Examples
+from genre2_jax.data.features import Features
+from genre2_jax.data.subwords import TextFeatures
+from genre2_jax.data.tables import Rows
+from genre2_jax.data.targets import Scaler
+from genre2_jax.data.texts import TextRows
+from genre2_jax.policy import Pointwise, Policy
+from genre2_jax.tokenizers.codec import Codec
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+  """Features, scaler, codec and network, fitted to one data set.
+
+  Attributes:
+    features: of the training rows, columns or prompts.
+    scaler: of the training targets.
+    codec: z-scores <-> tokens.
+    network: a `Policy`, or a `Pointwise`.
+  """
+
+  features: Features | TextFeatures
+  scaler: Scaler
+  codec: Codec
+  network: Policy | Pointwise
+
+  @property
+  def widths(self) -> tuple[int, ...]:
+    """That texts are padded to; () of tables."""
+    return getattr(self.features, 'widths', ())
+
+  def example_inputs(self) -> Any:
+    """Inputs of one row, all zero: for shapes."""
+    return self.features.example_inputs()
+
+  def examples(self, rows: Rows | TextRows) -> Examples:
+    """`Examples` of rows with targets."""
+    z = self.scaler.standardize(rows.target)
+    return Examples(
+      inputs=self.features.transform(rows),
+      target=np.asarray(z, np.float32),
+      tokens=self.codec.encode(z),
+    )

@@ -1,0 +1,201 @@
+"""A finished run: its weights, and predictions from them."""
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Mapping
+from typing import Any, Self
+
+import jax
+import numpy as np
+
+from genre2_jax.data import targets
+from genre2_jax.data.tables import Rows
+from genre2_jax.data.texts import TextRows
+from genre2_jax.devices import sharding
+from genre2_jax.errors import InputError
+from genre2_jax.experiment import experiment, networks
+from genre2_jax.experiment.experiment import Experiment
+from genre2_jax.files import writers
+from genre2_jax.models.model import Model
+from genre2_jax.runs import weights
+from genre2_jax.training import evaluation, stages
+
+_JSON_FILES = ('config.json', 'model.json', 'run.json')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinishedRun:
+  """A finished run, read back from its workdir.
+
+  Attributes:
+    workdir: where it is.
+    experiment: what was run, without its data.
+    stages: names of what was evaluated, in order.
+    seeds: S integers.
+    target_name: name of the target column.
+  """
+
+  workdir: pathlib.Path
+  experiment: Experiment
+  stages: tuple[str, ...]
+  seeds: tuple[int, ...]
+  target_name: str
+
+  @property
+  def model(self) -> Model:
+    """Of its training rows."""
+    return self.experiment.model
+
+  def weights(
+    self, stage: str = '', mesh: jax.sharding.Mesh | None = None
+  ) -> dict[str, Any]:
+    """The best parameters of a stage, stacked [S, ...].
+
+    Args:
+      stage: its name; '': the last.
+      mesh: where they will live; None: the devices at hand.
+
+    Raises:
+      InputError: the stage kept none, or they are damaged.
+    """
+    stage = stage or self.stages[-1]
+    mesh = sharding.mesh_at_hand() if mesh is None else mesh
+    if stage == weights.ZERO_SHOT:
+      params = weights.pretrained(self.experiment, self.seeds, mesh)
+      return {'policy': params}
+    by_name = {s.name: s for s in self.experiment.stages}
+    if stage not in by_name:
+      raise InputError(
+        f'{self.workdir} was made by {stage}, which keeps no weights: '
+        'give the workdir of a network'
+      )
+    params = weights.read(self.workdir, by_name[stage], self.experiment, mesh)
+    if params is None:
+      raise weights.missing(self.workdir, stage)
+    return params
+
+  def predict(
+    self, rows: Rows | TextRows, *, num_samples: int | None = None
+  ) -> dict[str, np.ndarray]:
+    """What the last stage predicts: `evaluation.predict`, all seeds.
+
+    Weights and programs stay in memory from the first call on.
+
+    Args:
+      rows: of the run's columns, without targets.
+      num_samples: instead of the run's.
+    """
+    mesh, params = self._loaded
+    if num_samples is None:
+      num_samples = self.experiment.evaluation.num_samples
+    if num_samples not in self._predictors:
+      options = dataclasses.asdict(self.experiment.evaluation)
+      self._predictors[num_samples] = evaluation.predictor(
+        self.model,
+        stages.evaluation_keys(self.seeds),
+        **(options | {'num_samples': num_samples}),
+      )
+    block_size = -(-self.experiment.block_size // mesh.size) * mesh.size
+    return evaluation.predict(
+      self._predictors[num_samples],
+      params,
+      self.model.features.transform(rows),
+      block_size=block_size,
+      sharding=sharding.batch_sharding(mesh),
+      widths=self.model.widths,
+    )
+
+  def files(self) -> dict[str, bytes]:
+    """{path: content} of what predicts: JSON and the last stage's weights."""
+    folder = self.workdir / weights.FOLDER
+    parts = [folder / self.stages[-1], weights.frozen_folder(self.workdir)]
+    if not parts[0].exists():  # From before there were weights.
+      parts = [self.workdir / 'checkpoints']
+    paths = [self.workdir / name for name in _JSON_FILES]
+    paths += [p for part in parts for p in sorted(part.rglob('*'))]
+    root = self.workdir.absolute()
+    return {
+      path.absolute().relative_to(root).as_posix(): path.read_bytes()
+      for path in paths
+      if path.is_file()
+    }
+
+  @classmethod
+  def of_files(cls, files: Mapping[str, bytes]) -> Self:
+    """The run of `files`, in memory: it needs no folder any more."""
+    with tempfile.TemporaryDirectory() as folder:
+      write_files(folder, files)
+      run = open_run(folder)
+      _ = run._loaded
+    return run
+
+  @functools.cached_property
+  def _loaded(self):
+    """(mesh, weights of the last stage): the devices at hand."""
+    mesh = sharding.mesh_at_hand()
+    return mesh, self.weights(mesh=mesh)
+
+  @functools.cached_property
+  def _predictors(self):
+    """Number of samples -> program."""
+    return {}
+
+
+def write_files(
+  workdir: str | os.PathLike[str], files: Mapping[str, bytes]
+) -> None:
+  """Writes what `FinishedRun.files` gave; run.json last: then it is whole."""
+  for name in sorted(files, key=lambda name: name == 'run.json'):
+    writers.write_bytes(pathlib.Path(workdir, name), files[name])
+
+
+def open_run(workdir: str | os.PathLike[str]) -> FinishedRun:
+  """Reads a finished run back.
+
+  Raises:
+    InputError: it is not there, not finished, or its files are damaged.
+  """
+  workdir = pathlib.Path(workdir)
+  if not (workdir / 'config.json').exists():
+    raise InputError(f'{workdir} is no workdir: it has no config.json')
+  if not (workdir / 'run.json').exists():
+    raise InputError(
+      f'the run in {workdir} is not finished: run its command again first'
+    )
+  fields, saved, run = (read_json(workdir / name) for name in _JSON_FILES)
+  try:
+    return FinishedRun(
+      workdir=workdir,
+      experiment=experiment.reopened(
+        fields,
+        networks.features_from_json(saved['features']),
+        targets.from_json(saved['scaler']),
+      ),
+      stages=tuple(run['stages']),
+      seeds=tuple(run['seeds']),
+      target_name=saved['target_name'],
+    )
+  except (AttributeError, KeyError, TypeError) as error:
+    raise InputError(
+      f'{workdir} has a damaged config.json, model.json or run.json '
+      f'({error}): train again'
+    ) from error
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """The JSON object in a file.
+
+  Raises:
+    InputError: it is not there, or holds anything else.
+  """
+  try:
+    value = json.loads(path.read_text(encoding='utf-8'))
+  except (OSError, ValueError) as error:
+    raise InputError(f'cannot read {path} ({error})') from error
+  if not isinstance(value, dict):
+    raise InputError(f'{path} is damaged: it holds no JSON object')
+  return value

@@ -1,0 +1,132 @@
+"""The weights that a stage ends with: `weights/<stage>/`, enough to predict.
+
+The best parameters alone, without an optimizer's moments: checkpoints are for
+going on, and may be deleted once a run is finished. What a network never trains
+lies in `weights/frozen/`, once for all stages. They are Orbax's files, so that
+every process writes and reads the part that its devices hold, and a fingerprint
+finds damage.
+"""
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from genre2_jax.devices import processes
+from genre2_jax.errors import InputError
+from genre2_jax.experiment.experiment import Experiment
+from genre2_jax.models import language_model
+from genre2_jax.training import stages, train_state
+from genre2_jax.training.checkpoints import Checkpoints, StageCheckpoints
+from genre2_jax.training.programs import abstract_state
+from genre2_jax.training.stages import Stage
+
+FOLDER = 'weights'
+# What a pretrained language model is called before it is trained.
+ZERO_SHOT = 'zero_shot'
+_FROZEN = 'frozen'
+
+
+def frozen_folder(workdir: str | os.PathLike[str]) -> pathlib.Path:
+  """Where the parameters lie that no stage trains."""
+  return pathlib.Path(workdir).absolute() / FOLDER / _FROZEN
+
+
+def write(
+  workdir: str | os.PathLike[str], stage_name: str, params: dict[str, Any]
+) -> None:
+  """Writes a stage's best parameters, as `Trained.params` has them.
+
+  Args:
+    workdir: of the run.
+    stage_name: of the stage.
+    params: stacked [S, ...], None where a parameter is frozen.
+  """
+  folder = pathlib.Path(workdir).absolute() / FOLDER / stage_name
+  with Checkpoints(folder, keep=1) as saved:
+    saved.save(0, _predicting(params))
+
+
+def read(
+  workdir: str | os.PathLike[str],
+  stage: Stage,
+  experiment: Experiment,
+  mesh: jax.sharding.Mesh,
+) -> dict[str, Any] | None:
+  """A stage's best parameters, whole, stacked [S, ...]; None if not there.
+
+  Of a run from before there were weights, those in its last checkpoint.
+
+  Args:
+    workdir: of the run.
+    stage: whose they are.
+    experiment: of the run.
+    mesh: where they will live.
+  """
+  abstract = abstract_state(
+    stage, experiment.model, seeds=experiment.seeds, mesh=mesh
+  )
+  workdir = pathlib.Path(workdir).absolute()
+  folder = workdir / FOLDER / stage.name
+  if not processes.from_first(folder.exists()):
+    return _of_checkpoint(workdir, stage, abstract)
+  trained = _restored(folder, _predicting(abstract.best_params))
+  if trained is None or abstract.frozen is None:
+    return trained
+  frozen = _restored(frozen_folder(workdir), abstract.frozen)
+  return None if frozen is None else train_state.merge(trained, frozen)
+
+
+def is_written(workdir: str | os.PathLike[str], stage_name: str) -> bool:
+  """Whether a stage came to its end: the same in every process."""
+  folder = pathlib.Path(workdir) / FOLDER / stage_name
+  return bool(processes.from_first(folder.exists()))
+
+
+def pretrained(
+  experiment: Experiment, seeds: Sequence[int], mesh: jax.sharding.Mesh
+) -> Any:
+  """A pretrained network's parameters [S, ...]; None without one."""
+  if not experiment.pretrained:
+    return None
+  return language_model.load_params(
+    experiment.pretrained,
+    experiment.model.network,
+    experiment.model.example_inputs(),
+    stages.seed_keys(seeds, 'pretrain'),
+    mesh,
+  )
+
+
+def _predicting(params):
+  """What predictions look at: a critic served the training alone."""
+  return {name: x for name, x in params.items() if name != 'critic'}
+
+
+def _restored(folder, abstract):
+  if not processes.from_first(folder.exists()):
+    return None
+  with Checkpoints(folder, read_only=True) as saved:
+    return saved.restore(abstract)
+
+
+def _of_checkpoint(workdir, stage, abstract):
+  folder = workdir / 'checkpoints' / stage.name
+  if not processes.from_first(folder.exists()):
+    return None
+  beside = folder.with_name(f'{folder.name}_frozen')
+  with StageCheckpoints(folder, beside, read_only=True) as checkpoints:
+    state = checkpoints.restore(abstract)
+  if state is None:
+    return None
+  return _predicting(train_state.merge(state.best_params, state.frozen))
+
+
+def missing(workdir: str | os.PathLike[str], stage_name: str) -> InputError:
+  """What to say where `read` finds nothing."""
+  return InputError(
+    f'{pathlib.Path(workdir) / FOLDER / stage_name} holds no whole weights: '
+    'train again'
+  )

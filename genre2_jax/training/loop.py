@@ -1,0 +1,261 @@
+"""The loop of a stage: dispatches, validations and checkpoints until it ends.
+
+Every stage of every run goes through `train`, language models that are
+pretrained on texts among them. Seeds are stacked and go through one program.
+Several processes run the loop side by side; process 0 alone writes and talks.
+"""
+
+import contextlib
+import dataclasses
+import io
+import logging
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import tqdm
+
+from genre2_jax.data.batches import Examples
+from genre2_jax.devices import memory, processes, profiling
+from genre2_jax.errors import InterruptedRunError, NonFiniteError
+from genre2_jax.files import writers
+from genre2_jax.models.model import Model
+from genre2_jax.training import train_state
+from genre2_jax.training.checkpoints import StageCheckpoints
+from genre2_jax.training.programs import (
+  Programs,
+  abstract_state,
+  compile_stage,
+)
+from genre2_jax.training.stages import Stage
+
+_logger = logging.getLogger('genre2_jax')
+
+# A dispatch aims at this long: short enough to leave within seconds of a
+# signal, long enough that the host's part in it does not show.
+_DISPATCH_SECONDS = 0.5
+_SHOWN = ('train/loss', 'train/reward', 'val/loss', 'val/reward')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+  """What the loops of a run's stages share.
+
+  Attributes:
+    workdir: where its files go.
+    seeds: S integers.
+    mesh: the devices.
+    batch_size: B, rows of a step.
+    block_size: rows that are validated at once.
+    checkpoint: options of `Checkpoints`.
+    frozen_folder: where parameters are saved that no stage trains.
+    profile_steps: (first, last) to trace, or None.
+    steps_per_dispatch: 0: chosen as it goes.
+    interrupts: true once the run is asked to leave, in all processes.
+    verbose: 0: draws no progress bar.
+    need: told what the programs need.
+  """
+
+  workdir: pathlib.Path
+  seeds: tuple[int, ...]
+  mesh: jax.sharding.Mesh
+  batch_size: int
+  block_size: int
+  checkpoint: Mapping[str, Any]
+  frozen_folder: pathlib.Path
+  profile_steps: tuple[int, int] | None
+  steps_per_dispatch: int
+  interrupts: Any
+  verbose: int
+  need: memory.Need
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trained:
+  """What a stage ends with.
+
+  Attributes:
+    params: the best parameters, stacked [S, ...]; None where one is frozen.
+    frozen: the parameters that are never trained, or None.
+  """
+
+  params: dict[str, Any]
+  frozen: Any
+
+  def merged(self) -> dict[str, Any]:
+    """All parameters in one tree."""
+    return train_state.merge(self.params, self.frozen)
+
+
+def train(
+  stage: Stage,
+  model: Model,
+  examples: Mapping[str, Examples],
+  start: Callable[[], Any],
+  options: Options,
+) -> Trained:
+  """Trains a stage, or what is left of it.
+
+  Args:
+    stage: with its number of epochs settled.
+    model: features, codec and network.
+    examples: of the splits 'train' and 'val', on the host.
+    start: gives the network's stacked parameters, or None to draw them; asked
+      before the first step only.
+    options: of the run.
+
+  Raises:
+    InterruptedRunError: progress is saved; the same call goes on.
+    NonFiniteError: the last good checkpoint is kept.
+  """
+  abstract = abstract_state(
+    stage, model, seeds=options.seeds, mesh=options.mesh
+  )
+  options.need.of_state(abstract)
+  with StageCheckpoints(
+    (options.workdir / 'checkpoints' / stage.name).absolute(),
+    options.frozen_folder,
+    **options.checkpoint,
+  ) as checkpoints:
+    # Resuming: 1. the newest checkpoint that is whole, or the beginning;
+    # 2. the log without what comes after it; 3. the same loop as ever.
+    state = checkpoints.restore(abstract)
+    at = None if state is None else _counters(state)
+    if at is not None and stage.is_finished(at):
+      return Trained(params=state.best_params, frozen=state.frozen)
+    step = -1 if at is None else int(at.step[0])
+    if processes.is_first():
+      writers.truncate(options.workdir, stage.name, step)
+    programs = _compile(stage, model, examples, options)
+    if state is None:
+      state = programs.init(start())
+    with (
+      _metric_writer(options) as writer,
+      _progress_bar(stage, programs, step, options.verbose) as progress,
+      _profile(stage, programs, options) as profile,
+    ):
+      if step < 0:
+        state = _validate(stage, programs, state, options, writer, progress)
+      at = _counters(state)
+      chunk = options.steps_per_dispatch or 1
+      while not stage.is_finished(at):
+        now = int(at.step[0])
+        if options.interrupts:
+          checkpoints.save(now, state)
+          raise InterruptedRunError(
+            f'interrupted at step {now} of stage {stage.name}, saved'
+          )
+        left = (int(at.epoch[0]) + 1) * programs.epoch_steps - now
+        num_steps = min(chunk, left, profile.limit(now))
+        profile.begin(now)
+        began = time.monotonic()
+        state = programs.run(state, num_steps)
+        at = _counters(state)  # Waits for the device.
+        seconds = time.monotonic() - began
+        profile.end(int(at.step[0]), programs.compiled.as_text)
+        _check_finite(at, stage, options.seeds)
+        progress.update(num_steps)
+        if num_steps == left:
+          state = _validate(stage, programs, state, options, writer, progress)
+          at = _counters(state)
+        checkpoints.save_if_due(int(at.step[0]), state)
+        if not options.steps_per_dispatch:
+          chunk = processes.from_first(
+            max(1, min(2 * chunk, int(num_steps * _DISPATCH_SECONDS / seconds)))
+          )
+      checkpoints.save(int(at.step[0]), state)
+  return Trained(params=state.best_params, frozen=state.frozen)
+
+
+def _counters(state):
+  return processes.fetch(train_state.counters(state))
+
+
+def _compile(stage, model, examples, options) -> Programs:
+  _logger.info('compiling stage %s', stage.name)
+  began = time.monotonic()
+  programs = compile_stage(
+    stage,
+    model,
+    examples,
+    seeds=options.seeds,
+    batch_size=options.batch_size,
+    block_size=options.block_size,
+    mesh=options.mesh,
+  )
+  options.need.of_program(programs.compiled)
+  _logger.info(
+    'compiled in %.1f s: per device %s of state and rows, %s beside',
+    time.monotonic() - began,
+    memory.readable(options.need.arguments),
+    memory.readable(options.need.temporaries),
+  )
+  return programs
+
+
+def _validate(stage, programs, state, options, writer, progress):
+  """Ends an epoch: validates, keeps the best, writes one record per seed."""
+  state, metrics = programs.validate(state)
+  metrics, step, epoch = processes.fetch((metrics, state.step, state.epoch))
+  for index, seed in enumerate(options.seeds if writer else ()):
+    writer.write(
+      stage=stage.name,
+      seed=seed,
+      epoch=int(epoch[index]),
+      step=int(step[index]),
+      seconds=round(progress.format_dict['elapsed'], 3),
+      **{
+        name: float(values[index])
+        for name, values in metrics.items()
+        # Before the first step there is nothing to say of training.
+        if epoch[index] > 0 or not name.startswith('train/')
+      },
+    )
+  progress.set_postfix(
+    {name: f'{metrics[name].mean():.4f}' for name in _SHOWN if name in metrics}
+  )
+  return state
+
+
+def _metric_writer(options):
+  """Process 0's writer of metrics.jsonl; None for the others."""
+  if not processes.is_first():
+    return contextlib.nullcontext()
+  return writers.MetricWriter(options.workdir, len(options.seeds))
+
+
+def _profile(stage, programs, options):
+  return profiling.Profile(
+    options.profile_steps,
+    options.workdir,
+    stage.name,
+    stage.epochs * programs.epoch_steps,
+    processes.is_first(),
+  )
+
+
+def _progress_bar(stage, programs, step, verbose):
+  terminal = sys.stderr.isatty()
+  return tqdm.tqdm(
+    total=stage.epochs * programs.epoch_steps,
+    initial=max(step, 0),
+    desc=stage.name,
+    unit='step',
+    mininterval=0.2 if terminal else 10,
+    dynamic_ncols=terminal,
+    # One that is disabled would not count the seconds.
+    file=None if verbose else io.StringIO(),
+  )
+
+
+def _check_finite(at, stage, seeds):
+  for seed, step in zip(seeds, at.bad_step, strict=True):
+    if step >= 0:
+      raise NonFiniteError(
+        f'the loss of stage {stage.name}, seed {seed} is not finite at step '
+        f'{step}: the last checkpoint before it is kept; lower the learning '
+        'rate or set optimizer.max_grad_norm, in a new workdir'
+      )
