@@ -36,6 +36,7 @@ def run_main(start_main, *arguments, **options):
     (['--config=tallent:remax'], ["'tallent'", "did you mean 'talent'"]),
     (['--config=configs/base.py:x'], ['get_config() takes 0']),
     (['--config=talent:remax', '--config.seeed=1'], ['seeed']),
+    (['--config=talent_twenty'], ['no recipe', 'genre2_jax.benchmark']),
     ([], ['--config=configs/remax_talent.py']),
     (['--epochs=3'], ["'epochs'"]),
     (['epochs=3'], ["'epochs=3'", 'begin with --']),

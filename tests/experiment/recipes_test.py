@@ -87,6 +87,26 @@ def test_every_recipe_has_one_sentence():
       assert len(said.says) < 160, said
 
 
+def shown_names():
+  """(family, name) of every command in prose, docstrings and notebooks."""
+  folders = ('.', 'benchmarks', 'colab', 'configs', 'docs', 'launch')
+  paths = [path for folder in folders for path in (ROOT / folder).glob('*')]
+  paths += (ROOT / 'genre2_jax').rglob('*.py')
+  for path in paths:
+    if path.suffix in ('.md', '.py', '.ipynb', '.sh', '.sbatch', '.txt'):
+      text = path.read_text(encoding='utf-8')
+      for family, name in re.findall(r'\b(\w+)\.py:(\w+)', text):
+        if family in recipes.FAMILIES:
+          yield family, name
+
+
+def test_commands_that_are_shown_name_recipes_that_are_there():
+  shown = set(shown_names())
+  assert {('talent', 'crps'), ('stsb', 'raft')} <= shown
+  for family, name in shown - {(f, 'NAME') for f in recipes.FAMILIES}:
+    assert name in recipes.FAMILIES[family].recipes, f'{family}.py:{name}'
+
+
 def test_recipes_of_a_family_differ():
   for family, table in recipes.FAMILIES.items():
     made = {
