@@ -1,4 +1,4 @@
-"""Every field of a run, at its default: `genre2_jax/default_config.py`.
+"""Every field of a run, at its default: `genre2_jax/experiment/defaults.py`.
 
 It lies in the package, so that an installed package has it too.
 """

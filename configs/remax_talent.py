@@ -7,10 +7,8 @@ test, base -> ReMax: R² of the mean 0.47 -> 0.57, CRPS 0.45 -> 0.52, coverage o
 the central 90 % 0.90 -> 0.27. 89 test rows.
 """
 
-from configs import base
+from genre2_jax.experiment import recipes
 
 
 def get_config():
-  config = base.get_config()
-  config.finetune.objective = (('remax', 1.0, {}),)
-  return config
+  return recipes.get_config('talent', 'remax')

@@ -1,21 +1,58 @@
 """The command line of every program here: two flags, logging, exit codes.
 
 A program reads `CONFIG.value` and `WORKDIR.value`, defines what other flags it
-has, and ends in `command_line.run(main)`.
+has, and ends in `command_line.run(main)`. `--config` takes a file, as in
+configs/talent.py:crps, or a name of the package's own tables, as in talent:crps
+and talent_twenty: an installed package has no configs/.
 """
 
+import functools
 import logging
 import os
 import sys
 
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
+from genre2_jax.benchmark import protocols
 from genre2_jax.errors import InputError, RunError
+from genre2_jax.experiment import recipes
+
+# What `--config` knows without a file: get_config of what is after the colon.
+_NAMED = {
+  family: functools.partial(recipes.get_config, family)
+  for family in recipes.FAMILIES
+} | dict(protocols.PROTOCOLS)
+
+
+class _RecipeParser(flags.ArgumentParser):
+  """Reads a file that has `get_config`, or knows a name of the package."""
+
+  def __init__(self, files: flags.ArgumentParser):
+    self._files = files
+
+  def parse(self, argument: str) -> ConfigDict:
+    name = argument.partition(':')[0]
+    if '/' not in name and not name.endswith('.py'):
+      found = recipes.find(name, _NAMED, 'recipes and benchmarks')
+      return found(*argument.split(':', 1)[1:])
+    try:
+      return self._files.parse(argument)
+    except (TypeError, ValueError) as error:
+      # What it raises has a traceback in its message, its context has none.
+      reason = error.__context__ or error
+      raise InputError(str(reason)) from reason
+
+  def flag_type(self) -> str:
+    return self._files.flag_type()
+
 
 # Defined once, for programs that import each other.
-CONFIG = config_flags.DEFINE_config_file('config', None, 'A recipe.')
+CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'A recipe: FILE.py, FILE.py:NAME or, as in talent:crps, NAME.'
+)
+flags.FLAGS[CONFIG.name].parser = _RecipeParser(flags.FLAGS[CONFIG.name].parser)
 WORKDIR = flags.DEFINE_string('workdir', '', 'Where everything goes.')
 
 

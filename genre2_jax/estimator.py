@@ -26,7 +26,7 @@ from genre2_jax import train
 from genre2_jax.data import tables
 from genre2_jax.data.features import Features
 from genre2_jax.errors import InputError
-from genre2_jax.experiment import defaults
+from genre2_jax.experiment import defaults, recipes
 from genre2_jax.files import writers
 from genre2_jax.metrics import exact, recalibration, results
 from genre2_jax.objectives.catalog import LEVELS
@@ -63,15 +63,6 @@ _FIELDS = {
   'num_samples': 'eval.num_samples',
   'n_seeds': 'num_seeds',
 }
-# Names of objectives that are more than a term of weight 1: as in the recipes.
-_OBJECTIVES = {
-  'ntl_was': (('ce', 1.0, {}), ('ntl_was', 0.3, {})),
-  'ntl_mse': (('ce', 1.0, {}), ('ntl_mse', 0.3, {})),
-  'dist2': (('ce', 1.0, {}), ('dist2', 0.1, {})),
-  'genre2': (('remax', 1.0, {}), ('expert', 0.05, {})),
-  'log_loss': (('log_loss', 1.0, {'low': -4.0, 'high': 4.0}),),
-  'soft_ce': (('soft_ce', 1.0, {'kind': 'density'}),),
-}
 # Coverages whose conformal margins are kept: others are rounded up to one.
 _COVERAGES = (*(np.arange(1, 100) / 100).tolist(), 0.995, 0.999)
 _OWN_FILE = 'estimator.json'
@@ -101,10 +92,11 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
   `exact_`: whether all numbers are scored, rather than some sampled.
 
   Args:
-    objective: a name ('ce', 'remax', 'grpo', 'crps', 'raft', ...), or a list
-      of (name, weight, options). Those that look at tokens ('ce', 'ntl_was',
-      'ntl_mse', 'dist2', 'soft_ce') and 'mse' are trained from scratch, all
-      others from the best weights of cross-entropy.
+    objective: a recipe for tables ('ce', 'remax', 'genre2', 'crps', 'raft',
+      ...), which stands for its terms, or one term ('mse', 'reinforce', ...),
+      or a list of (name, weight, options). Those that look at tokens ('ce',
+      'ntl_was', 'ntl_mse', 'dist2', 'soft_ce') and 'mse' are trained from
+      scratch, all others from the best weights of cross-entropy.
     tokenizer: 'normalized', 'bins', 'p10', ...; 'bins' is a histogram.
     base: of the digits.
     digits: of a number.
@@ -268,7 +260,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     """The whole config, which `experiment` checks."""
     objective = self.objective
     if isinstance(objective, str):
-      objective = _OBJECTIVES.get(objective, ((objective, 1.0, {}),))
+      objective = recipes.objective(objective)
     try:
       objective = _terms(objective)
     except (TypeError, ValueError) as error:

@@ -80,6 +80,10 @@ def _run():
     return
   if config.value is None:
     raise InputError('give a recipe, as in --config=configs/remax_talent.py')
+  if 'stages' not in config.value:
+    raise InputError(
+      'the config is no recipe: python -m genre2_jax.benchmark runs benchmarks'
+    )
   if _MODE.value == 'compile':
     from genre2_jax import ahead_of_time
 

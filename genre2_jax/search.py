@@ -91,7 +91,7 @@ def search(
   it: one process, interrupted or not, always makes the same search.
 
   Args:
-    config: of `configs/base.py`; `space` names fields of it.
+    config: of a recipe; `space` names fields of it.
     workdir: of the search. Several processes of one machine may share it.
     num_trials: of all processes together, failed trials included.
     space: field -> choices or `LogUniform`.

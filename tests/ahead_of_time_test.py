@@ -20,6 +20,7 @@ from conftest import ROOT, assert_refused
 
 from genre2_jax import ahead_of_time
 from genre2_jax.ahead_of_time import Collective
+from genre2_jax.experiment import recipes
 
 GOLDEN = ROOT / 'tests' / 'golden' / 'compile' / 'bounds.json'
 # Where libtpu lies by itself: importable for all, it would write to the stderr
@@ -187,14 +188,14 @@ SIZES = {
 }  # fmt: skip
 # name -> (recipe, topology, changed fields, what is broken)
 CASES = {
-  'ce': ('ce_talent', 'v5e:2x4', MIXED, ''),
-  'remax': ('remax_talent', 'v5e:2x4', MIXED, ''),
-  'grpo': ('grpo_talent', 'v5e:2x4', MIXED, ''),
-  'raft': ('raft_talent', 'v5e:2x4', MIXED, ''),
-  'raft on texts': ('raft_stsb', 'v5e:2x4', MIXED, ''),
-  'raft on 256 chips': ('raft_talent', 'v5e:16x16', POD, ''),
-  'without fsdp': ('ce_talent', 'v5e:2x4', MIXED, 'rule'),
-  'without activations': ('raft_talent', 'v5e:2x4', MIXED, 'activations'),
+  'ce': ('talent:ce', 'v5e:2x4', MIXED, ''),
+  'remax': ('talent:remax', 'v5e:2x4', MIXED, ''),
+  'grpo': ('talent:grpo', 'v5e:2x4', MIXED, ''),
+  'raft': ('talent:raft', 'v5e:2x4', MIXED, ''),
+  'raft on texts': ('stsb:raft', 'v5e:2x4', MIXED, ''),
+  'raft on 256 chips': ('talent:raft', 'v5e:16x16', POD, ''),
+  'without fsdp': ('talent:ce', 'v5e:2x4', MIXED, 'rule'),
+  'without activations': ('talent:raft', 'v5e:2x4', MIXED, 'activations'),
 }
 # Of what is measured, when bounds are written.
 SLACK = 1.25
@@ -212,7 +213,7 @@ def texts(folder):
 def figures(name):
   """What a case compiles to: {figure: number}. Needs libtpu."""
   recipe, topology, fields, broken = CASES[name]
-  config = importlib.import_module(f'configs.{recipe}').get_config()
+  config = recipes.get_config(*recipe.split(':'))
   config.update_from_flattened_dict(fields)
   if 'finetune' in config.stages:  # Compiles the one stage, from nothing.
     config.stages = ('pretrain',)
@@ -291,7 +292,7 @@ def test_a_step_for_tpus_stays_within_its_golden_bounds(compiled, name):
   ],
 )
 def test_a_lost_sharding_breaks_the_bounds(compiled, name, shows):
-  recipe = CASES[name][0].removesuffix('_talent')
+  recipe = CASES[name][0].removeprefix('talent:')
   bounds = json.loads(GOLDEN.read_text(encoding='utf-8'))[recipe]
   assert shows <= breaches(compiled[name], bounds).keys()
 

@@ -24,6 +24,7 @@ from sklearn.utils.estimator_checks import (
 )
 
 from genre2_jax import DecodingRegressor, estimator
+from genre2_jax.experiment import recipes
 from genre2_jax.runs import prediction
 
 pytestmark = [
@@ -416,6 +417,25 @@ def test_an_objective_says_what_is_trained(objective, stages, terms):
   assert config.stages == stages
   found = config[stages[-1]].objective
   assert {name: weight for name, weight, _ in found} == terms
+
+
+@pytest.mark.parametrize('name', recipes.TALENT.recipes)
+def test_a_recipes_objective_is_the_same_by_both_doors(name):
+  recipe = recipes.get_config('talent', name)
+  if recipe.baseline.name:
+    assert_refused(
+      lambda: DecodingRegressor(objective=name, random_state=0).fit(
+        np.zeros((4, 1)), np.arange(4.0)
+      ),
+      f'objective {name!r} is not one of',
+    )
+    return
+  tokenizer = recipe.tokenizer.name
+  config = DecodingRegressor(objective=name, tokenizer=tokenizer)._config(0)
+  assert config.stages == recipe.stages
+  for stage in recipe.stages:
+    assert config[stage].objective == recipe[stage].objective
+  assert config.model.head == recipe.model.head
 
 
 def test_arguments_are_config_fields():

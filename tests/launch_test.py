@@ -54,7 +54,7 @@ CASES = {
     | {
       'DISTRIBUTED': '0',
       'NAME': 'first',
-      'CONFIG': 'configs/crps_talent.py',
+      'CONFIG': 'configs/talent.py:crps',
       'WORKDIR': '/mnt/genre2/my runs/1',
       'BUCKET': 'gs://my-bucket',
       'RUNTIME_VERSION': 'some-image',
@@ -588,7 +588,9 @@ def test_the_readme_names_files_and_variables_that_are_there():
 
 def test_flags_of_the_benchmark_are_its_flags():
   golden = (GOLDEN / 'slurm_benchmark.txt').read_text(encoding='utf-8')
-  program = (ROOT / 'genre2_jax' / 'benchmark.py').read_text(encoding='utf-8')
+  program = (ROOT / 'genre2_jax' / 'benchmark' / '__main__.py').read_text(
+    encoding='utf-8'
+  )
   (line,) = (x for x in golden.splitlines() if x.startswith('srun'))
   flags = set(re.findall(r' --(index|count|methods|seeds)=', line))
   assert flags == {'index', 'count', 'methods', 'seeds'}

@@ -1,6 +1,6 @@
 """What `pip install .` brings, and what `import genre2_jax` does not."""
 
-import fnmatch
+import json
 import os
 import pathlib
 import re
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 
+import numpy as np
 import pytest
 
 import genre2_jax
@@ -71,14 +72,14 @@ def test_every_file_of_the_package_is_packaged():
   """Modules by themselves, all else by a pattern; `configs` stays behind."""
   tool = PROJECT['tool']['setuptools']
   patterns = tool['package-data']['genre2_jax']
-  others = [
-    path.relative_to(PACKAGE).as_posix()
+  others = {
+    path
     for path in PACKAGE.rglob('*')
     if path.is_file() and path.suffix not in ('.py', '.pyc')
-  ]
-  assert 'py.typed' in others
-  for name in others:
-    assert any(fnmatch.fnmatch(name, pattern) for pattern in patterns), name
+  }
+  assert PACKAGE / 'py.typed' in others
+  packaged = {path for pattern in patterns for path in PACKAGE.glob(pattern)}
+  assert others <= packaged
   for folder in PACKAGE.rglob('*'):
     if folder.is_dir() and any(folder.glob('*.py')):
       assert (folder / '__init__.py').exists(), folder
@@ -103,12 +104,72 @@ def test_there_is_nothing_else_to_import():
     _ = genre2_jax.Regressor2
 
 
+def copy_package(folder):
+  """The package alone: neither `configs` nor the rest of a checkout."""
+  shutil.copytree(
+    PACKAGE, folder / 'genre2_jax', ignore=shutil.ignore_patterns('__py*')
+  )
+
+
+def write_task(folder):
+  """A TALENT task of 24 rows: y is its one number."""
+  folder.mkdir(parents=True)
+  for split in ('train', 'val', 'test'):
+    numbers = np.arange(8.0)
+    np.save(folder / f'N_{split}.npy', numbers[:, None])
+    np.save(folder / f'y_{split}.npy', numbers)
+  (folder / 'info.json').write_text('{"task_type": "regression"}')
+
+
+def run_module(module, *arguments, folder):
+  done = subprocess.run(
+    [sys.executable, '-m', f'genre2_jax.{module}', *arguments],
+    cwd=folder,
+    env=os.environ | {'PYTHONPATH': str(folder)},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  return done.returncode, done.stdout, done.stderr
+
+
+def test_the_package_alone_runs_its_benchmark(tmp_path):
+  copy_package(tmp_path)
+  write_task(tmp_path / 'TALENT' / 'line')
+  code, out, err = run_module(
+    'benchmark',
+    '--config=talent_twenty',
+    '--config.root=TALENT',
+    "--config.tasks=('line',)",
+    '--methods=random_forest',
+    '--workdir=runs',
+    folder=tmp_path,
+  )
+  assert code == 0, err
+  assert '1/1 line, random_forest: ' in out
+  run = json.loads((tmp_path / 'runs/line/random_forest/run.json').read_text())
+  assert run['stages'] == ['random_forest']
+  assert '| random_forest |' in (tmp_path / 'runs/table.md').read_text()
+
+
+def test_the_package_alone_knows_its_recipes_by_name(tmp_path):
+  copy_package(tmp_path)
+  code, _, err = run_module(
+    'main',
+    '--config=talent:crps',
+    "--config.finetune.objective=(('crsp', 1.0, {}),)",
+    folder=tmp_path,
+  )
+  assert code == 2
+  assert "objective 'crsp'" in err and err.count('\n') == 1
+  code, _, err = run_module('main', '--config=talent:crsp', folder=tmp_path)
+  assert code == 2
+  assert "did you mean 'crps'" in err and err.count('\n') == 1
+
+
 @pytest.mark.slow
 def test_the_package_alone_is_enough_to_fit(tmp_path):
-  """Nothing beside it: neither `configs` nor the rest of a checkout."""
-  shutil.copytree(
-    PACKAGE, tmp_path / 'genre2_jax', ignore=shutil.ignore_patterns('__py*')
-  )
+  copy_package(tmp_path)
   code = (
     'import numpy as np\n'
     'from genre2_jax import DecodingRegressor\n'

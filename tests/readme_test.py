@@ -4,6 +4,7 @@ import pathlib
 import re
 
 from configs import base, pretrain_text, talent_twenty
+from genre2_jax.experiment import recipes
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
@@ -13,8 +14,7 @@ def test_every_recipe_is_named():
   start = README.index('Recipes, in')
   table = README[start : README.index('Every field', start)]
   named = set(re.findall(r'`(\w+)`', table))
-  paths = (ROOT / 'configs').glob('*_talent.py')
-  assert named == {path.stem.removesuffix('_talent') for path in paths}
+  assert named == set(recipes.TALENT.recipes)
 
 
 def has(config, field):

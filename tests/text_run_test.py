@@ -1,7 +1,6 @@
 """Runs on texts, from recipe to predictions."""
 
 import csv
-import importlib
 import json
 
 import flax.linen as nn
@@ -16,10 +15,9 @@ from conftest import (
   read_log,
 )
 
-from configs import stsb
 from genre2_jax import train
 from genre2_jax.data import subwords
-from genre2_jax.experiment import experiment, networks, tasks
+from genre2_jax.experiment import experiment, networks, recipes, tasks
 from genre2_jax.experiment.stages import build_stages
 from genre2_jax.models import pretrained
 from genre2_jax.models.gemma.backbone import PRESETS
@@ -32,11 +30,12 @@ pytest.importorskip('transformers')
 pytestmark = pytest.mark.usefixtures('quick_compiles')
 
 RECIPES = [
-  *(('stsb', method) for method in stsb.METHODS),
-  ('raft_stsb',), ('remax_stsb',), ('ce_stsb',), ('raft_movielens',),
-  ('raft_amazon',), ('raft_synthetic',),
-  ('ce_code',), ('remax_code',), ('genre2_code',),
-]  # fmt: skip
+  *(('stsb', name) for name in recipes.STSB.recipes),
+  ('movielens', 'raft'),
+  ('amazon', 'raft'),
+  ('synthetic', 'raft'),
+  *(('code_metrics', name) for name in recipes.CODE_METRICS.recipes),
+]
 
 
 @pytest.fixture(scope='module')
@@ -49,11 +48,10 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def make(home):
-  """`(recipe, *its argument, {field: value}) -> config`: tiny, on reviews."""
+  """`(family, name, {field: value}) -> config`: tiny, on reviews."""
 
-  def make(name, *argument, fields=()):
-    recipe = importlib.import_module(f'configs.{name}')
-    config = recipe.get_config(*argument)
+  def make(family, name, fields=()):
+    config = recipes.get_config(family, name)
     config.update_from_flattened_dict(
       tiny_text.tiny_fields(home) | dict(fields)
     )
@@ -212,7 +210,9 @@ def test_zero_shot_is_the_checkpoint_as_it_is(make, checkpoint, tmp_path):
 @pytest.mark.slow
 def test_code_is_learnt_in_quantiles_and_judged_in_its_unit(make, tmp_path):
   """T5Gemma: a frozen encoder, cross-entropy, ReMax and the expert."""
-  config = make('genre2_code', fields={'num_seeds': 2, 'text.buckets': 1})
+  config = make(
+    'code_metrics', 'genre2', fields={'num_seeds': 2, 'text.buckets': 1}
+  )
   workdir = train.train_and_evaluate(config, tmp_path / 'run')
   stages = json.loads((workdir / 'run.json').read_text())['stages']
   assert stages == ['ce', 'remax_expert']

@@ -4,6 +4,9 @@
       --config.root=TALENT --methods=ce,remax --tasks=all --seeds=0,1 \
       --workdir=runs/talent_twenty
 
+An installed package, which has no configs/, knows `--config=talent_twenty` and
+`--config=ablations:reward` (`benchmark/protocols.py`).
+
 On several machines, or as an array job, give each process its part of the
 tasks, `--index=0 --count=4`; they share the workdir. `--collect` alone writes
 the tables again: results.csv, table.md and report.html (`benchmark/page.py`).
@@ -54,7 +57,7 @@ def main():
   failures = []
   if not _COLLECT.value:
     if command_line.CONFIG.value is None:
-      raise InputError('give --config=configs/talent_twenty.py, or --collect')
+      raise InputError('give --config=talent_twenty, or --collect')
     config = suite.select(
       command_line.CONFIG.value,
       methods=_METHODS.value,

@@ -10,7 +10,6 @@ Checkpoints of all methods but `ce` are deleted once their run is finished.
 
 import contextlib
 import dataclasses
-import importlib
 import json
 import os
 import pathlib
@@ -28,6 +27,7 @@ from genre2_jax.benchmark.page import (
 from genre2_jax.benchmark.statistics import BASE
 from genre2_jax.data import tables
 from genre2_jax.errors import InputError, InterruptedRunError
+from genre2_jax.experiment import recipes
 from genre2_jax.files import writers
 
 # Two methods share a base if these sections of their configs are the same.
@@ -51,9 +51,13 @@ def select(config, *, methods='all', tasks='all', seeds=''):
   """The config with only these methods and tasks, the base first.
 
   Raises:
-    InputError: a name that the config lacks, or seeds that are not
-      consecutive.
+    InputError: a config of a single run, a name that the config lacks, or
+      seeds that are not consecutive.
   """
+  if 'methods' not in config:
+    raise InputError(
+      'the config is no benchmark: give one, as in --config=talent_twenty'
+    )
   config = config.copy_and_resolve_references()
   with config.unlocked():
     chosen = _chosen('method', methods, config.methods)
@@ -213,12 +217,9 @@ def _recipe(config, task, method):
     )
   name, overrides = config.recipes[method]
   try:
-    module = importlib.import_module(f'configs.{name}')
-  except ModuleNotFoundError as error:
-    raise InputError(
-      f'method {method}: there is no recipe configs/{name}.py ({error.name})'
-    ) from error
-  run_config = module.get_config()
+    run_config = recipes.get_config('talent', name)
+  except InputError as error:
+    raise InputError(f'method {method}: {error}') from error
   fields = {
     **dict(config.fields),
     **dict(overrides),
@@ -232,7 +233,7 @@ def _recipe(config, task, method):
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     reason = ' '.join(str(error).split())
     raise InputError(
-      f'method {method}: a field does not fit configs/{name}.py ({reason})'
+      f'method {method}: a field does not fit the recipe {name} ({reason})'
     ) from error
   return run_config
 

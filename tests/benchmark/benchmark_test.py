@@ -1,9 +1,7 @@
-import importlib
 import json
 import pathlib
 import subprocess
 import sys
-import types
 
 import numpy as np
 import pandas as pd
@@ -11,57 +9,13 @@ import pytest
 from comparison_report_test import write_run
 from ml_collections import ConfigDict
 
-from configs import talent_twenty
+from configs import ablations, talent_twenty
 from genre2_jax import errors
-from genre2_jax.benchmark import __main__ as benchmark_command
-from genre2_jax.benchmark import figures, suite
+from genre2_jax.benchmark import __main__ as doors
+from genre2_jax.benchmark import figures, protocols, suite
 
 ROOT = pathlib.Path(__file__).parents[2]
 DATA = ROOT.parent / 'shared/data/talent'
-
-
-def fake_recipe(stages, **changes):
-  """A module with get_config, of the sections that a benchmark reads."""
-
-  def get_config():
-    config = ConfigDict(
-      {
-        'seed': 0,
-        'num_seeds': 1,
-        'stages': stages,
-        'init_from': '',
-        'data': {'root': '', 'name': 'diabetes'},
-        'tokenizer': {'base': 2},
-        'model': {'width': 256},
-        'pretrain': {'epochs': 200, 'objective': 'ce'},
-        'finetune': {'epochs': 40, 'objective': 'remax'},
-        'baseline': {'name': ''},
-      }
-    )
-    config.update_from_flattened_dict(changes)
-    return config.lock()
-
-  return types.SimpleNamespace(get_config=get_config)
-
-
-RECIPES = {
-  'fake_ce': fake_recipe(('pretrain',)),
-  'fake_remax': fake_recipe(('pretrain', 'finetune')),
-  'fake_crps': fake_recipe(
-    ('pretrain', 'finetune'), **{'finetune.objective': 'crps'}
-  ),
-  'fake_wide': fake_recipe(('pretrain', 'finetune'), **{'model.width': 512}),
-  'fake_point': fake_recipe(('pretrain',), **{'pretrain.objective': 'mse'}),
-  'fake_trees': fake_recipe(
-    ('pretrain', 'finetune'), **{'baseline.name': 'catboost'}
-  ),
-}
-
-
-@pytest.fixture(autouse=True)
-def recipes(monkeypatch):
-  for name, module in RECIPES.items():
-    monkeypatch.setitem(sys.modules, f'configs.{name}', module)
 
 
 @pytest.fixture(autouse=True)
@@ -84,17 +38,17 @@ def make_config(root, tasks=('a', 'b', 'c'), methods=('ce', 'remax', 'wide')):
       'methods': methods,
       'seed': 0,
       'num_seeds': 2,
-      'fields': (('tokenizer.base', 4),),
+      'fields': (('tokenizer.base', 4), ('tokenizer.digits', 4)),
     }
   )
   config.recipes = ConfigDict(
     {
-      'ce': ('fake_ce', ()),
-      'remax': ('fake_remax', ()),
-      'crps': ('fake_crps', (('finetune.epochs', 7),)),
-      'wide': ('fake_wide', ()),
-      'point': ('fake_point', ()),
-      'catboost': ('fake_trees', ()),
+      'ce': ('ce', ()),
+      'remax': ('remax', ()),
+      'crps': ('crps', (('finetune.epochs', 7),)),
+      'wide': ('remax', (('model.width', 512),)),
+      'point': ('pointwise', ()),
+      'catboost': ('catboost', ()),
     }
   )
   return config.lock()
@@ -333,7 +287,7 @@ def test_tasks_and_methods_may_be_added_but_not_changed(config, tmp_path):
   for change, words in (
     ({'num_seeds': 3}, 'seeds'),
     ({'fields': (('tokenizer.base', 8),)}, 'fields'),
-    ({'recipes.remax': ('fake_crps', ())}, 'the recipe of remax'),
+    ({'recipes.remax': ('crps', ())}, 'the recipe of remax'),
   ):
     other = more.copy_and_resolve_references()
     other.update_from_flattened_dict(change)
@@ -373,7 +327,7 @@ def test_unusable_selections_are_refused(config, flags, words):
   [
     ({'root': ''}, {}, '--config.root='),
     ({'root': '/nowhere'}, {}, 'nowhere'),
-    ({'recipes.remax': ('no_such', ())}, {}, r'configs/no_such\.py'),
+    ({'recipes.remax': ('remx', ())}, {}, "method remax: 'remx'.*'remax'"),
     ({'fields': (('model.widht', 4),)}, {}, 'widht'),
     ({'fields': (('model.width', 'much'),)}, {}, 'method ce'),
     ({'methods': ('ce', 'mbr')}, {}, "no 'mbr'"),
@@ -405,6 +359,11 @@ def command(*arguments):
   ('arguments', 'words'),
   [
     (['--config=configs/talent_twenty.py'], 'give a --workdir'),
+    (['--config=talent_twenty', '--workdir=W'], "config.root=''"),
+    (['--config=configs/ablations.py:rewrd'], "did you mean 'reward'"),
+    (['--config=ablations:rewrd'], "did you mean 'reward'"),
+    (['--config=talent_twent'], "did you mean 'talent_twenty'"),
+    (['--config=talent:ce', '--workdir=W'], 'no benchmark'),
     (
       ['--config=configs/talent_twenty.py', '--workdir=W', '--methods=cee'],
       "did you mean 'ce'",
@@ -436,12 +395,12 @@ def test_collect_command(config, tmp_path):
 
 
 def test_the_command_is_the_same_for_every_part():
-  assert benchmark_command._command(
+  assert doors._command(
     ['--config=c.py', '--index=1', '--count', '4', '--seeds=0,1', '--collect']
   ) == ('python -m genre2_jax.benchmark --config=c.py --seeds=0,1')
 
 
-# ------------------------------------------------------ configs/talent_twenty
+# ------------------------------------------------------------------ protocols
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason='no folder of TALENT tasks')
@@ -455,17 +414,40 @@ def test_the_twenty_tasks_follow_their_rule():
   small = sorted((n, task) for task, n in rows.items() if n <= 6500)
   assert len(small) == 26
   chosen = [small[round(i * 25 / 19)][1] for i in range(20)]
-  assert list(talent_twenty.TASKS) == chosen
+  assert list(protocols.TASKS) == chosen
 
 
-@pytest.mark.parametrize('method', talent_twenty.METHODS)
+@pytest.mark.parametrize('method', protocols.METHODS)
 def test_recipes_of_the_twenty_tasks_take_its_fields(method, tmp_path):
-  config = talent_twenty.get_config()
-  name, _ = config.recipes[method]
-  importlib.import_module(f'configs.{name}')
+  config = protocols.talent_twenty()
   made = suite.configure(config, config.tasks[0], method, tmp_path)
   assert made.data.name == config.tasks[0]
   assert (made.model.width, made.tokenizer.base) == (64, 4)
   shares = {'raft', 'crps', 'remax', 'grpo', 'rloo', 'exact', 'genre2'}
   base = str(tmp_path / config.tasks[0] / 'ce')
   assert made.init_from == (base if method in shares else '')
+
+
+def same(a, b):
+  return a.to_dict() == b.to_dict()
+
+
+def test_files_of_benchmarks_are_the_packages():
+  assert same(talent_twenty.get_config(), protocols.talent_twenty())
+  assert same(ablations.get_config(), protocols.ablation('reward'))
+  for name in protocols.ABLATIONS:
+    assert same(ablations.get_config(name), protocols.ablation(name))
+
+
+@pytest.mark.parametrize('name', protocols.ABLATIONS)
+def test_variants_of_an_ablation_differ_from_each_other(name, tmp_path):
+  config = protocols.ablation(name)
+  made = {
+    method: suite.configure(config, config.tasks[0], method, tmp_path)
+    for method in config.methods
+  }
+  told = {str(run.copy_and_resolve_references()) for run in made.values()}
+  assert len(told) == len(made) > 1
+  if name != 'tokenizer':
+    base = str(tmp_path / config.tasks[0] / 'ce')
+    assert {run.init_from for run in made.values()} == {'', base}

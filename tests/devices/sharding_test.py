@@ -8,7 +8,6 @@ compare.
 import csv
 import dataclasses
 import functools
-import importlib
 import json
 import os
 import pathlib
@@ -25,7 +24,7 @@ from conftest import ROOT, TINY, assert_refused, read_log
 from genre2_jax import tokenizers, train
 from genre2_jax.devices import sharding
 from genre2_jax.errors import InterruptedRunError
-from genre2_jax.experiment import experiment, meshes, networks, tasks
+from genre2_jax.experiment import experiment, meshes, networks, recipes, tasks
 from genre2_jax.experiment.stages import build_stages
 from genre2_jax.models.gemma import backbone
 from genre2_jax.models.gemma.policy import gemma_policy
@@ -58,26 +57,24 @@ TABLES = (
 SMALL = 2048
 
 RECIPES = sorted(
-  path.stem.removesuffix('_talent')
-  for path in (ROOT / 'configs').glob('*_talent.py')
-  if not importlib.import_module(f'configs.{path.stem}')
-  .get_config()
-  .baseline.name
+  name
+  for name in recipes.TALENT.recipes
+  if not recipes.get_config('talent', name).baseline.name
 )
 
 
 def config_of(name, fields=()):
-  config = importlib.import_module(f'configs.{name}_talent').get_config()
+  config = recipes.get_config('talent', name)
   config.update_from_flattened_dict(dict(fields))
   return experiment.resolve(config)
 
 
 # Of each kind of network that reads texts, and of objective.
-TEXT_RECIPES = ('raft_stsb', 'remax_stsb', 'genre2_code')
+TEXT_RECIPES = ('stsb:raft', 'stsb:remax', 'code_metrics:genre2')
 
 
 def tiny_text_config(name, home):
-  config = importlib.import_module(f'configs.{name}').get_config()
+  config = recipes.get_config(*name.split(':'))
   config.update_from_flattened_dict(tiny_text.tiny_fields(home))
   config.stages = ('pretrain', 'finetune')  # No checkpoint to begin with.
   return experiment.resolve(config)
@@ -462,7 +459,7 @@ def train_on(sizes, num_devices, config, workdir, interrupts=()):
   )
   with config.unlocked():
     config.mesh.update(mesh.shape)
-  experiment.build_mesh = lambda config, devices: mesh
+  meshes.build_mesh = lambda config, devices: mesh
   try:
     train.train_and_evaluate(config, workdir, interrupts, verbose=0)
   except InterruptedRunError:

@@ -5,8 +5,8 @@ import csv
 import pytest
 from conftest import assert_refused
 
-from configs import base, ce_talent, genre2_talent, grpo_talent, remax_talent
-from genre2_jax.experiment import experiment
+from configs import base
+from genre2_jax.experiment import experiment, recipes
 from genre2_jax.experiment.stages import build_stages
 from genre2_jax.objectives.objective import Enumeration
 
@@ -26,14 +26,15 @@ def finetune(*parts, **fields):
 @pytest.mark.parametrize(
   ('recipe', 'stages', 'weights'),
   [
-    (ce_talent, ['ce'], [1.0]),
-    (remax_talent, ['ce', 'remax'], [1.0]),
-    (grpo_talent, ['ce', 'grpo'], [1.0]),
-    (genre2_talent, ['ce', 'remax_expert'], [1.0, 0.05]),
+    ('ce', ['ce'], [1.0]),
+    ('remax', ['ce', 'remax'], [1.0]),
+    ('grpo', ['ce', 'grpo'], [1.0]),
+    ('genre2', ['ce', 'remax_expert'], [1.0, 0.05]),
   ],
 )
 def test_recipes_name_their_stages(recipe, stages, weights):
-  built = build_stages(experiment.resolve(recipe.get_config()))
+  config = recipes.get_config('talent', recipe)
+  built = build_stages(experiment.resolve(config))
   assert [stage.name for stage in built] == stages
   assert [term.name for term in built[0].objective.terms] == ['ce']
   assert [term.weight for term in built[-1].objective.terms] == weights

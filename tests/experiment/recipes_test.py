@@ -1,24 +1,28 @@
 """Every recipe: what it makes, and runs of some of each kind."""
 
 import csv
-import importlib
 import json
-import pathlib
+import re
+import runpy
 
 import jax
 import numpy as np
 import pytest
-from conftest import TINY, assert_refused, assert_takes_a_step, read_log
+from conftest import (
+  ROOT,
+  TINY,
+  assert_refused,
+  assert_takes_a_step,
+  read_log,
+)
 
 from genre2_jax import train
-from genre2_jax.experiment import experiment, networks, tasks
+from genre2_jax.experiment import defaults, experiment, networks, recipes, tasks
 from genre2_jax.experiment.stages import build_stages
 from genre2_jax.policy import Pointwise
 
-CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
-RECIPES = sorted(
-  path.stem.removesuffix('_talent') for path in CONFIGS.glob('*_talent.py')
-)
+CONFIGS = ROOT / 'configs'
+RECIPES = tuple(recipes.TALENT.recipes)
 # What each trains, where its name does not say.
 STAGES = {
   'best': ['ce', 'crps'],
@@ -41,7 +45,7 @@ def make_recipe(data_file):
   """`(name, {field: value}) -> config`: a recipe, tiny, on `data_file`."""
 
   def make(name, fields=()):
-    config = importlib.import_module(f'configs.{name}_talent').get_config()
+    config = recipes.get_config('talent', name)
     tiny = dict(TINY)
     if config.model.head == 'histogram':
       tiny['tokenizer.bins'] = 16
@@ -54,11 +58,95 @@ def make_recipe(data_file):
 
 def test_there_are_recipes():
   assert {'ce', 'remax', 'crps', 'pointwise', 'linear'} <= set(RECIPES)
+  assert len(RECIPES) == 30
+
+
+@pytest.mark.parametrize('family', recipes.FAMILIES)
+def test_files_read_the_table(family):
+  get_config = runpy.run_path(CONFIGS / f'{family}.py')['get_config']
+  table = recipes.FAMILIES[family]
+  for name in ('', *table.recipes):
+    ours = recipes.get_config(family, name)
+    assert get_config(name).to_dict() == ours.to_dict()
+    assert ours.is_locked
+  default = recipes.get_config(family, table.default)
+  assert get_config().to_dict() == default.to_dict()
+
+
+@pytest.mark.parametrize('name', ['ce', 'remax'])
+def test_files_with_a_name_of_their_own_read_it_too(name):
+  get_config = runpy.run_path(CONFIGS / f'{name}_talent.py')['get_config']
+  ours = recipes.get_config('talent', name)
+  assert get_config().to_dict() == ours.to_dict()
+
+
+def test_every_recipe_has_one_sentence():
+  for family in recipes.FAMILIES.values():
+    assert family.default in family.recipes
+    for said in (family, *family.recipes.values()):
+      assert re.fullmatch(r'[A-Z].+[^.]\.', said.says), said
+      assert len(said.says) < 160, said
+
+
+def shown_names():
+  """(family, name) of every command in prose, docstrings and notebooks."""
+  folders = ('.', 'benchmarks', 'colab', 'configs', 'docs', 'launch')
+  paths = [path for folder in folders for path in (ROOT / folder).glob('*')]
+  paths += (ROOT / 'genre2_jax').rglob('*.py')
+  for path in paths:
+    if path.suffix in ('.md', '.py', '.ipynb', '.sh', '.sbatch', '.txt'):
+      text = path.read_text(encoding='utf-8')
+      for family, name in re.findall(r'\b(\w+)\.py:(\w+)', text):
+        if family in recipes.FAMILIES:
+          yield family, name
+
+
+def test_commands_that_are_shown_name_recipes_that_are_there():
+  shown = set(shown_names())
+  assert {('talent', 'crps'), ('stsb', 'raft')} <= shown
+  for family, name in shown - {(f, 'NAME') for f in recipes.FAMILIES}:
+    assert name in recipes.FAMILIES[family].recipes, f'{family}.py:{name}'
+
+
+def test_recipes_of_a_family_differ():
+  for family, table in recipes.FAMILIES.items():
+    made = {
+      name: str(recipes.get_config(family, name)) for name in table.recipes
+    }
+    assert len(set(made.values())) == len(made)
+
+
+def test_a_config_does_not_change_the_table():
+  config = recipes.get_config('talent', 'log_loss')
+  config.finetune.objective[0][2]['low'] = 0.0
+  again = recipes.get_config('talent', 'log_loss')
+  assert again.finetune.objective == (
+    ('log_loss', 1.0, {'low': -4.0, 'high': 4.0}),
+  )
+  assert again.to_dict().keys() == defaults.get_config().to_dict().keys()
+
+
+def test_unknown_names_are_refused_with_the_nearest():
+  assert_refused(
+    lambda: recipes.get_config('talent', 'genr2'), "'genr2'", "'genre2'"
+  )
+  assert_refused(
+    lambda: recipes.get_config('stsbb', 'raft'), "'stsbb'", "'stsb'"
+  )
+
+
+def test_synthetic_recipes_have_no_weights_to_start_from():
+  for name in recipes.SYNTHETIC.recipes:
+    config = recipes.get_config('synthetic', name)
+    assert config.stages != ('finetune',)
+  raft = recipes.get_config('synthetic', 'raft')
+  assert raft.stages == ('pretrain',)
+  assert raft.pretrain.objective == (('raft', 1.0, {}),)
 
 
 @pytest.mark.parametrize('name', RECIPES)
 def test_a_recipe_gives_its_stages_and_a_model(make_recipe, name):
-  config = importlib.import_module(f'configs.{name}_talent').get_config()
+  config = recipes.get_config('talent', name)
   built = build_stages(experiment.resolve(config))
   if not config.baseline.name:
     expected = STAGES.get(name, ['ce', name])
@@ -76,9 +164,7 @@ def test_a_recipe_gives_its_stages_and_a_model(make_recipe, name):
   [
     name
     for name in RECIPES
-    if not importlib.import_module(f'configs.{name}_talent')
-    .get_config()
-    .baseline.name
+    if not recipes.get_config('talent', name).baseline.name
   ],
 )
 def test_a_recipe_takes_a_step(make_recipe, name):
