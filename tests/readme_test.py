@@ -128,6 +128,14 @@ def test_modules_and_tests_that_pages_name_are_there():
       assert name in tests, f'{page}: {name}'
 
 
+def test_every_folder_of_the_package_has_its_floor():
+  named = re.findall(r'^\| \d \| `(\w+)/` \|', PAGES['CONTRIBUTING.md'], re.M)
+  package = ROOT / 'genre2_jax'
+  assert set(named) == {
+    path.parent.name for path in package.glob('*/__init__.py')
+  }
+
+
 def test_the_table_of_results_is_the_measured_one():
   results = pd.read_csv(ROOT / 'benchmarks/results/talent_twenty.csv')
   values = results.groupby(['method', 'estimator', 'metric'])['value'].mean()
