@@ -196,7 +196,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path):
     shutil.copytree(
       ROOT / name, source / name, ignore=shutil.ignore_patterns('__pycache__')
     )
-  for name in ('pyproject.toml', 'README.md'):
+  for name in ('pyproject.toml', 'README.md', 'LICENSE'):
     shutil.copy(ROOT / name, source)
   subprocess.run(
     [
@@ -209,6 +209,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path):
   names = {path.name for path in (tmp_path / 'site').iterdir()}
   info = f'genre2_jax-{genre2_jax.__version__}.dist-info'
   assert names == {'genre2_jax', info}
+  licence = tmp_path / 'site' / info / 'licenses' / 'LICENSE'
+  assert licence.read_bytes() == (ROOT / 'LICENSE').read_bytes()
   installed, ours = (
     {
       path.relative_to(folder)

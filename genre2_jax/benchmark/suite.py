@@ -5,7 +5,7 @@ A run is a (task, method): all seeds go through one program. It lives in
 was stopped. Methods that fine-tune start from the weights of the method `ce` on
 their task, where theirs would be trained alike. A run that fails is noted in
 `<workdir>/failures` and tried again by the next start; the others go on.
-Checkpoints of all methods but `ce` are deleted once their run is finished.
+Checkpoints are deleted once their run is finished; its weights stay.
 """
 
 import contextlib
@@ -161,8 +161,7 @@ def run(
       if failure is not None:
         continue
     note.unlink(missing_ok=True)
-    if method != BASE:  # The base's are what the others start from.
-      shutil.rmtree(folder / 'checkpoints', ignore_errors=True)
+    shutil.rmtree(folder / 'checkpoints', ignore_errors=True)
   return failures
 
 
