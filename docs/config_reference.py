@@ -1,4 +1,4 @@
-"""Writes docs/config.md from genre2_jax/default_config.py and its comments.
+"""Writes docs/config.md from genre2_jax/experiment/defaults.py and its comments.
 
     python docs/config_reference.py
 
@@ -10,7 +10,7 @@ import pathlib
 import textwrap
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SOURCE = ROOT / 'genre2_jax' / 'default_config.py'
+SOURCE = ROOT / 'genre2_jax' / 'experiment' / 'defaults.py'
 PAGE = ROOT / 'docs' / 'config.md'
 INTRO = """\
 # Config fields
@@ -18,11 +18,11 @@ INTRO = """\
 Set a field on the command line with `--config.FIELD=VALUE`, in a recipe with
 `config.FIELD = VALUE`, or with `DecodingRegressor(config={'FIELD': VALUE})`. A
 field that is not here is an error. The numbers are those of GenRe² (arXiv
-2512.06533) unless it says otherwise. A recipe, `configs/<name>_talent.py`,
+2512.06533) unless it says otherwise. A recipe, `configs/talent.py:NAME`,
 changes a few of them; `config.json` in a workdir has all that a run used.
 
 Written by `python docs/config_reference.py` from
-[`genre2_jax/default_config.py`](../genre2_jax/default_config.py).
+[`genre2_jax/experiment/defaults.py`](../genre2_jax/experiment/defaults.py).
 """
 
 

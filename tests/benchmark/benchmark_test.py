@@ -91,12 +91,10 @@ def test_every_run_is_done_once_with_its_config(config, tmp_path):
     assert seconds['seconds'] >= 0
 
 
-def test_checkpoints_of_the_base_are_kept(config, tmp_path):
+def test_finished_runs_keep_no_checkpoints(config, tmp_path):
   suite.run(config, tmp_path / 'runs', FakeTraining())
-  kept = {
-    path.parent.name for path in (tmp_path / 'runs').glob('*/*/checkpoints')
-  }
-  assert kept == {'ce'}
+  assert list((tmp_path / 'runs').glob('*/*/run.json'))
+  assert not list((tmp_path / 'runs').glob('*/*/checkpoints'))
 
 
 def test_methods_that_would_train_the_same_base_share_it(config, tmp_path):
