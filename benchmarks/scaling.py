@@ -264,7 +264,8 @@ def gemma_stage(case):
   from genre2_jax.models.gemma import backbone
   from genre2_jax.models.gemma.policy import gemma_policy
   from genre2_jax.objectives.catalog import build_term
-  from genre2_jax.objectives.objective import Enumeration, Objective, Rollouts
+  from genre2_jax.objectives.objective import Objective, Rollouts
+  from genre2_jax.policy.enumeration import Enumeration
   from genre2_jax.tokenizers.codec import Codec
   from genre2_jax.training.stages import Stage
 

@@ -87,7 +87,8 @@ def model_of(args):
 def stage_of(args):
   """RAFT on the whole grid, as published: Adafactor, a constant rate."""
   from genre2_jax.objectives.catalog import build_term
-  from genre2_jax.objectives.objective import Enumeration, Objective
+  from genre2_jax.objectives.objective import Objective
+  from genre2_jax.policy.enumeration import Enumeration
   from genre2_jax.training.stages import Stage
 
   return Stage(

@@ -11,12 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from genre2_jax.objectives.objective import (
-  roll_out,
-  sequence_losses,
-  supervised,
-  total,
-)
+from genre2_jax.objectives.objective import supervised, total
+from genre2_jax.objectives.rollouts import roll_out, sequence_losses
 from genre2_jax.training.train_state import merge
 
 

@@ -16,8 +16,9 @@ from genre2_jax.models.gemma import backbone as gemma
 from genre2_jax.models.gemma.head import HEADS, gemma_head
 from genre2_jax.models.gemma.policy import gemma_policy
 from genre2_jax.objectives.catalog import build_term
-from genre2_jax.objectives.objective import Enumeration, Objective, supervised
-from genre2_jax.policy import sampling, trie
+from genre2_jax.objectives.objective import Objective, supervised
+from genre2_jax.policy import sampling, scoring, trie
+from genre2_jax.policy.enumeration import Enumeration
 from genre2_jax.tokenizers.codec import Codec
 from genre2_jax.training import train_state
 
@@ -141,7 +142,7 @@ def test_all_ways_to_a_number_agree(vocabulary):
 
   def everything(params, normalized):
     context = policy.encode(params, INPUTS)
-    scored = sampling.score(
+    scored = scoring.score(
       policy, params, context, jnp.asarray(rows), normalized=normalized
     )
     exact = trie.log_probs(policy, params, context, normalized=normalized)
@@ -176,7 +177,7 @@ def test_all_ways_to_a_number_agree(vocabulary):
       policy, params, context, keys, num_samples=6, greedy=True
     )
   )(params, context)
-  again = sampling.score(policy, params, context, rollout.tokens)
+  again = scoring.score(policy, params, context, rollout.tokens)
   np.testing.assert_allclose(
     rollout.token_log_probs(), again.token_log_probs(), atol=1e-4
   )
