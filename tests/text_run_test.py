@@ -21,9 +21,9 @@ from genre2_jax import train
 from genre2_jax.data import subwords
 from genre2_jax.experiment import experiment
 from genre2_jax.models import pretrained
-from genre2_jax.models.gemma.backbone import PRESETS
 from genre2_jax.models.gemma.head import HEADS
 from genre2_jax.models.gemma.policy import gemma_policy
+from genre2_jax.models.gemma.sizes import PRESETS
 from genre2_jax.policy import Pointwise, trie
 from genre2_jax.runs import export, prediction, workdirs
 

@@ -12,7 +12,7 @@ from conftest import assert_refused
 
 from genre2_jax import tokenizers
 from genre2_jax.models import pretrained
-from genre2_jax.models.gemma.backbone import Lora
+from genre2_jax.models.gemma.layers import Lora
 from genre2_jax.models.t5gemma import t5gemma_policy
 from genre2_jax.policy import sampling, scoring, trie
 from genre2_jax.training import train_state

@@ -41,8 +41,11 @@ def test_estimators_learn_from_the_group_that_they_declare_and_none_less(name):
   assert np.isfinite(advantages(least)).all()
   assert np.any(advantages(least) != 0)
   for group in range(1, least):
-    found = np.asarray(advantages(group))
-    assert np.isnan(found).all() or not found.any()
+    try:
+      found = advantages(group)
+    except ZeroDivisionError:  # A mean of the others where there are none.
+      continue
+    assert not found.any()
 
 
 def test_credit_in_a_set_takes_three():
@@ -151,5 +154,5 @@ def test_losses_from_elsewhere_may_declare_theirs(monkeypatch):
   monkeypatch.setitem(catalog.SEQUENCE, 'of_five', OfFive)
   check('plain', K1, group_size=1, num_updates=2)
   check('of_five', group_size=5)
-  with pytest.raises(ValueError, match='of_five needs .* of 5 or more'):
+  with pytest.raises(ValueError, match='of_five needs'):
     check('plain', 'of_five', group_size=4)
