@@ -27,8 +27,9 @@ from configs import base
 from genre2_jax.data import batches, tables
 from genre2_jax.experiment import experiment, meshes, networks, tasks
 from genre2_jax.experiment.stages import build_stages
-from genre2_jax.objectives import objective
+from genre2_jax.objectives import objective, rollouts
 from genre2_jax.objectives.catalog import build_term
+from genre2_jax.policy.enumeration import Enumeration
 from genre2_jax.training.programs import compile_stage
 
 TOKENIZERS = ((2, 8), (4, 4), (6, 4), (8, 3), (10, 3))
@@ -39,20 +40,20 @@ def gradient_function(name, model, batch, num_tokens):
   """(params, key) -> (flat gradient, loss) of one estimator."""
   goal = objective.Objective(
     terms=(build_term(name),),
-    enumeration=objective.Enumeration(depth=num_tokens),
+    enumeration=Enumeration(depth=num_tokens),
   )
 
   def gradient(params, key):
     keys = jax.random.split(key, len(batch.target))
     shared = {'codec': model.codec, 'objective': goal}
     if goal.is_sequence:
-      tokens, judgement, _ = objective.roll_out(
+      tokens, judgement, _ = rollouts.roll_out(
         params, None, batch, keys, policy=model.network, **shared
       )
 
     def loss(params):
       if goal.is_sequence:
-        losses, _ = objective.sequence_losses(
+        losses, _ = rollouts.sequence_losses(
           params,
           batch,
           tokens,

@@ -197,7 +197,7 @@ class Case(NamedTuple):
     topology: its name.
     mesh: axis -> size, 1 where it has none.
     objective: 'remax' or 'raft'.
-    size: a preset of `gemma.PRESETS`, or '' for the tabular decoder.
+    size: a preset of `PRESETS`, or '' for the tabular decoder.
     seeds: side by side.
     rows: of a batch, of each seed.
   """
@@ -263,17 +263,18 @@ def gemma_stage(case):
 
   from genre2_jax import tokenizers
   from genre2_jax.data.batches import Examples
-  from genre2_jax.models.gemma import backbone
   from genre2_jax.models.gemma.policy import gemma_policy
+  from genre2_jax.models.gemma.sizes import PRESETS
   from genre2_jax.objectives.catalog import build_term
-  from genre2_jax.objectives.objective import Enumeration, Objective, Rollouts
+  from genre2_jax.objectives.objective import Objective, Rollouts
+  from genre2_jax.policy.enumeration import Enumeration
   from genre2_jax.tokenizers.codec import Codec
   from genre2_jax.training.stages import Stage
 
   tokenizer = tokenizers.build('normalized', base=10, digits=2)
   network = gemma_policy(
     tokenizer,
-    backbone.PRESETS[case.size],
+    PRESETS[case.size],
     number_tokens=np.arange(1000, 1000 + tokenizer.vocab_size),
     remat=True,
   )

@@ -67,13 +67,12 @@ def model_of(args):
   import numpy as np
 
   from genre2_jax import tokenizers
-  from genre2_jax.models.gemma import backbone
+  from genre2_jax.models.gemma.layers import Lora
   from genre2_jax.models.gemma.policy import gemma_policy
+  from genre2_jax.models.gemma.sizes import PRESETS
   from genre2_jax.tokenizers.codec import Codec
 
-  config = dataclasses.replace(
-    backbone.PRESETS['gemma2_2b'], num_layers=args.layers
-  )
+  config = dataclasses.replace(PRESETS['gemma2_2b'], num_layers=args.layers)
   tokenizer = tokenizers.build('normalized', base=10, digits=1)
   network = gemma_policy(
     tokenizer,
@@ -81,7 +80,7 @@ def model_of(args):
     number_tokens=np.arange(1000, 1000 + tokenizer.vocab_size),
     param_dtype=args.param_dtype,
     remat=True,
-    lora=backbone.Lora() if args.lora else None,
+    lora=Lora() if args.lora else None,
   )
   return config, Model(network, Codec(tokenizer, -1.0, 1.0), args.length)
 
@@ -89,7 +88,8 @@ def model_of(args):
 def stage_of(args):
   """RAFT on the whole grid, as published: Adafactor, a constant rate."""
   from genre2_jax.objectives.catalog import build_term
-  from genre2_jax.objectives.objective import Enumeration, Objective
+  from genre2_jax.objectives.objective import Objective
+  from genre2_jax.policy.enumeration import Enumeration
   from genre2_jax.training.stages import Stage
 
   return Stage(

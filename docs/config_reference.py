@@ -1,4 +1,4 @@
-"""Writes docs/config.md from genre2_jax/experiment/defaults.py and its comments.
+"""Writes docs/config.md from `experiment/defaults.py` and its comments.
 
     python docs/config_reference.py
 

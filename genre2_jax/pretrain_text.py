@@ -34,8 +34,8 @@ from genre2_jax.devices.interrupts import deferred
 from genre2_jax.errors import InputError, InterruptedRunError, NonFiniteError
 from genre2_jax.files import writers
 from genre2_jax.models import pretrained
-from genre2_jax.models.gemma.backbone import GemmaConfig
 from genre2_jax.models.gemma.causal import causal_language_model
+from genre2_jax.models.gemma.sizes import GemmaConfig
 from genre2_jax.training import optimizers
 from genre2_jax.training.checkpoints import Checkpoints
 

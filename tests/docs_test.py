@@ -17,8 +17,9 @@ from genre2_jax.experiment import defaults
 from genre2_jax.objectives import catalog
 from genre2_jax.objectives.advantages import ADVANTAGES
 from genre2_jax.objectives.catalog import build_term
-from genre2_jax.objectives.objective import Enumeration, Objective, Rollouts
+from genre2_jax.objectives.objective import Objective, Rollouts
 from genre2_jax.policy import sampling
+from genre2_jax.policy.enumeration import Enumeration
 from genre2_jax.tokenizers import Normalized
 from genre2_jax.tokenizers.codec import Codec
 from genre2_jax.training import train_state

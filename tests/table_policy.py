@@ -12,12 +12,11 @@ from genre2_jax.objectives.catalog import build_term
 from genre2_jax.objectives.objective import (
   Objective,
   Rollouts,
-  judge,
-  sequence_losses,
   supervised,
   total,
 )
-from genre2_jax.policy import Policy, sampling
+from genre2_jax.objectives.rollouts import judge, sequence_losses
+from genre2_jax.policy import Policy, scoring
 
 
 def _ignore(*_):
@@ -140,7 +139,7 @@ def loss_of(
   temperature = objective.rollouts.temperature
 
   def score(params):
-    return sampling.score(
+    return scoring.score(
       policy, params['policy'], batch.inputs, tokens, temperature
     )
 
@@ -151,7 +150,7 @@ def loss_of(
   if objective.is_sequence:
     values = None
     if 'critic' in objective.needs:
-      logits = sampling.logits_along(policy, at['critic'], batch.inputs, tokens)
+      logits = scoring.logits_along(policy, at['critic'], batch.inputs, tokens)
       values = jnp.mean(logits, -1, where=codec.tokenizer.allowed)
     judgement, metrics = judge(
       score(at),

@@ -20,9 +20,9 @@ from genre2_jax.data import subwords
 from genre2_jax.experiment import experiment, networks, recipes, tasks
 from genre2_jax.experiment.stages import build_stages
 from genre2_jax.models import pretrained
-from genre2_jax.models.gemma.backbone import PRESETS
 from genre2_jax.models.gemma.head import HEADS
 from genre2_jax.models.gemma.policy import gemma_policy
+from genre2_jax.models.gemma.sizes import PRESETS
 from genre2_jax.policy import Pointwise, trie
 from genre2_jax.runs import export, finished, prediction, weights
 

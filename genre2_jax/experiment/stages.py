@@ -5,8 +5,13 @@ from ml_collections import ConfigDict
 from genre2_jax.errors import InputError
 from genre2_jax.experiment.networks import build_tokenizer
 from genre2_jax.objectives.catalog import build_term
-from genre2_jax.objectives.objective import Enumeration, Objective, Rollouts
+from genre2_jax.objectives.objective import (
+  Objective,
+  Rollouts,
+  check_objective,
+)
 from genre2_jax.policy import trie
+from genre2_jax.policy.enumeration import Enumeration
 from genre2_jax.training.stages import Stage
 
 
@@ -82,7 +87,7 @@ def _terms_name(fields):
 
 
 def _terms(section, parts, config):
-  """The terms of `(name, weight, options)` parts, checked against the model."""
+  """The terms of `(name, weight, options)` parts, checked."""
   field = f'{section}.objective'
   terms = []
   for part in parts:
@@ -97,54 +102,38 @@ def _terms(section, parts, config):
           "(('remax', 1.0, {}),)"
         )
       raise InputError(f'{field}: {reason}') from error
-  names = [term.name for term in terms]
-  if not terms or len(set(names)) < len(names):
-    raise InputError(
-      f'{field}={names}: give every objective once, at least one'
-    )
-  levels, head = {term.level for term in terms}, config.model.head
+  objective = Objective(
+    terms=tuple(terms),
+    rollouts=Rollouts(**config.rollouts),
+    dropout=config[section].dropout,
+  )
+  try:
+    check_objective(objective, config.tokenizer.name)
+  except ValueError as error:
+    raise InputError(f'{section}.{error}') from error
+  _check_head(field, objective, config)
+  return objective.terms
+
+
+def _check_head(field, objective, config):
+  """Raises InputError unless an objective is one for the network's head."""
+  names = [term.name for term in objective.terms]
+  levels, head = {term.level for term in objective.terms}, config.model.head
   if config.language_model.name:
     head = 'pointwise' if config.language_model.head else 'decoder'
-  if (levels == {'point'}) != (head == 'pointwise') or (
-    'point' in levels and len(levels) > 1
+  if (levels == {'point'}) == (head == 'pointwise') and (
+    'point' not in levels or len(levels) == 1
   ):
-    if config.language_model.name:
-      raise InputError(
-        f'{field}={names} does not fit language_model.head='
-        f'{config.language_model.head!r}: mse belongs to a head, all others to '
-        "''"
-      )
+    return
+  if config.language_model.name:
     raise InputError(
-      f'{field}={names} does not fit model.head={head}: mse belongs to '
-      'pointwise, all others to decoder and histogram'
+      f'{field}={names} does not fit language_model.head='
+      f"{config.language_model.head!r}: mse belongs to a head, all others to ''"
     )
-  if 'soft_ce' in names and config.tokenizer.name != 'bins':
-    raise InputError(f'{field}: soft_ce needs tokenizer.name=bins')
-  if names == ['kl']:
-    raise InputError(f'{field}: kl alone keeps the weights as they are')
-  unrewarded = sorted({'dar', 'real'} & set(names))
-  if unrewarded and config.rollouts.num_updates > 1:
-    raise InputError(
-      f'rollouts.num_updates must be 1 with {unrewarded[0]}: it has no ratio'
-    )
-  in_reward = any(getattr(t.loss, 'in_reward', False) for t in terms)
-  if in_reward and set(names) <= {'kl', 'dar', 'real', 'expert'}:
-    raise InputError(
-      f'{field}: kl with estimator k1 is taken from a reward, and none of '
-      f'{", ".join(names)} looks at one: use k2 or k3'
-    )
-  group_size = config.rollouts.group_size
-  for name, least in (('rloo', 2), ('real', 2), ('dar', 3)):
-    if name in names and group_size < least:
-      raise InputError(
-        f'objective {name} needs rollouts.group_size of {least} or more'
-      )
-  if 'sequence' in levels and config[section].dropout:
-    raise InputError(
-      f'{section}.dropout must be False with {", ".join(names)}: numbers are '
-      'sampled and scored without it'
-    )
-  return tuple(terms)
+  raise InputError(
+    f'{field}={names} does not fit model.head={head}: mse belongs to '
+    'pointwise, all others to decoder and histogram'
+  )
 
 
 def _enumeration(section, config):
@@ -167,7 +156,7 @@ def _enumeration(section, config):
     while depth and trie.num_nodes(tokenizer, depth + 1) > fields.max_nodes:
       depth -= 1
     return Enumeration(depth=depth)
-  if any(term.level == 'grid' and not term.subset for term in parts):
+  if any(term.enumerates for term in parts):
     model = config.model
     size = nodes * config.batch_size * model.num_layers
     size *= 4 * (10 * model.width + 2 * model.feedforward)

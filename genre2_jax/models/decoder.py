@@ -14,11 +14,14 @@ from genre2_jax.models.layers import (
   dense,
   join_heads,
   layer_norm,
+  parameter,
   split_heads,
 )
 
+Pair = tuple[jax.Array, jax.Array]  # keys and values
 
-def sinusoidal_positions(length, width):
+
+def sinusoidal_positions(length: int, width: int) -> np.ndarray:
   """sin and cos of position / 10000^(2i/D) (Vaswani et al. 2017): [T, D]."""
   rates = 1e4 ** (-np.arange(0, width, 2) / width)
   angles = np.arange(length)[:, None] * rates  # [T, ceil(D / 2)]
@@ -32,7 +35,9 @@ class SelfAttention(nn.Module):
   num_heads: int
 
   @nn.compact
-  def __call__(self, x, visible, cache):
+  def __call__(
+    self, x: jax.Array, visible: np.ndarray, cache: Pair | None
+  ) -> tuple[jax.Array, Pair]:
     """Attends from x [B, U, Q, D] to the cached nodes and to x itself.
 
     Args:
@@ -49,8 +54,13 @@ class SelfAttention(nn.Module):
     if cache is not None:
       key = jnp.concatenate([cache[0], key], axis=-2)
       value = jnp.concatenate([cache[1], value], axis=-2)
-    heads = (split_heads(part, self.num_heads) for part in (query, key, value))
-    x = join_heads(attend(*heads, None if visible.all() else visible))
+    x = attend(
+      split_heads(query, self.num_heads),
+      split_heads(key, self.num_heads),
+      split_heads(value, self.num_heads),
+      None if visible.all() else visible,
+    )
+    x = join_heads(x)
     return dense(width, ('heads', 'embed'), name='out')(x), (key, value)
 
 
@@ -60,7 +70,9 @@ class CrossAttention(nn.Module):
   num_heads: int
 
   @nn.compact
-  def __call__(self, x, memory, mask=None):
+  def __call__(
+    self, x: jax.Array, memory: jax.Array, mask: jax.Array | None = None
+  ) -> jax.Array:
     """Attends from x [B, U, Q, D] to memory [B, M, D], where mask [B, M] is.
 
     With one memory slot the softmax runs over one key and is 1: the answer,
@@ -79,10 +91,13 @@ class CrossAttention(nn.Module):
       key = dense(width, ('embed', 'heads'), name='key')(memory)
       # Nodes of one input share the memory: one row of U · Q queries.
       query = query.reshape(len(x), 1, -1, width)
-      heads = (
-        split_heads(part, self.num_heads) for part in (query, key, value)
+      value = attend(
+        split_heads(query, self.num_heads),
+        split_heads(key, self.num_heads),
+        split_heads(value, self.num_heads),
+        mask,
       )
-      value = join_heads(attend(*heads, mask)).reshape(x.shape)
+      value = join_heads(value).reshape(x.shape)
     return dense(width, ('heads', 'embed'), name='out')(value)
 
 
@@ -94,7 +109,15 @@ class Block(nn.Module):
   dropout: float
 
   @nn.compact
-  def __call__(self, x, memory, visible, cache, memory_mask=None):
+  def __call__(
+    self,
+    x: jax.Array,
+    memory: jax.Array,
+    visible: np.ndarray,
+    cache: Pair | None,
+    memory_mask: jax.Array | None = None,
+  ) -> tuple[jax.Array, Pair]:
+    """x [B, U, Q, D] and the keys and values [B, U, N + Q, D] of the layer."""
     drop = Dropout(self.dropout)
     y, cache = SelfAttention(self.num_heads, name='self_attention')(
       layer_norm(name='self_norm')(x), visible, cache
@@ -133,16 +156,22 @@ class NumberDecoder(nn.Module):
 
   @nn.compact
   def __call__(
-    self, memory, tokens, positions, visible, cache=None, memory_mask=None
-  ):
+    self,
+    memory: jax.Array,
+    tokens: jax.Array,
+    positions: np.ndarray,
+    visible: np.ndarray,
+    cache: tuple[Pair, ...] | None = None,
+    memory_mask: jax.Array | None = None,
+  ) -> tuple[jax.Array, tuple[Pair, ...]]:
     """`Policy.decode` on memory [B, M, D], where memory_mask [B, M] is."""
     allowed = np.array(self.allowed)
     length, vocabulary = allowed.shape
-    embedding = self.param(
+    embedding = parameter(
+      self,
       'embedding',
-      nn.with_logical_partitioning(
-        nn.initializers.normal(1.0), ('vocab', 'embed')
-      ),
+      nn.initializers.normal(1.0),
+      ('vocab', 'embed'),
       (vocabulary + 1, self.width),
     )
     # A product with one-hot rows: its gradient is a matrix product, where a
@@ -157,7 +186,9 @@ class NumberDecoder(nn.Module):
       block = Block(
         self.num_heads, self.feedforward, self.dropout, name=f'layer_{layer}'
       )
-      x, kept = block(x, memory, visible, cache and cache[layer], memory_mask)
+      x, kept = block(
+        x, memory, visible, None if cache is None else cache[layer], memory_mask
+      )
       caches.append(kept)
     x = layer_norm(name='final_norm')(x)
     logits = dense(vocabulary, ('embed', 'vocab'), name='logits')(x)

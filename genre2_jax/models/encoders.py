@@ -1,13 +1,15 @@
 """From a table's row to the memory that the decoder reads."""
 
 import math
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genre2_jax.models.layers import Dropout, by_rows, dense
+from genre2_jax.models.layers import Dropout, by_rows, dense, parameter
+from genre2_jax.policy import Inputs
 
 NUMERIC_EMBEDDINGS = ('none', 'piecewise_linear', 'periodic')
 CATEGORY_EMBEDDINGS = ('ordinal', 'one_hot', 'learned')
@@ -50,7 +52,7 @@ class FeatureEmbedding(nn.Module):
   embedding_width: int
 
   @nn.compact
-  def __call__(self, inputs):
+  def __call__(self, inputs: Inputs) -> jax.Array:
     """Maps `numeric` [B, F] and `categories` [B, C] to [B, E]."""
     numeric, codes = inputs['numeric'], inputs['categories']
     if codes.shape[-1] != len(self.cardinalities):
@@ -74,7 +76,7 @@ class FeatureEmbedding(nn.Module):
       codes = 2 * codes.astype(jnp.float32) / last - 1
     return jnp.concatenate([numeric, codes], axis=-1)
 
-  def _periodic(self, x):
+  def _periodic(self, x: jax.Array) -> jax.Array:
     num_columns = x.shape[-1]
     frequencies = self._table(
       'frequencies',
@@ -94,14 +96,14 @@ class FeatureEmbedding(nn.Module):
     x = jax.nn.relu(jnp.einsum('bfk,fke->bfe', waves, kernel) + bias)
     return x.reshape(len(x), -1)
 
-  def _one_hot(self, codes):
+  def _one_hot(self, codes: jax.Array) -> jax.Array:
     """Indicators of all columns side by side: [B, sum of cardinalities]."""
     counts = np.array(self.cardinalities, int)
     column = np.repeat(np.arange(len(counts)), counts)
     code = np.concatenate([np.arange(n) for n in (*counts, 0)])
     return (codes[:, column] == code).astype(jnp.float32)
 
-  def _learned(self, codes):
+  def _learned(self, codes: jax.Array) -> jax.Array:
     total, width = sum(self.cardinalities), self.embedding_width
     table = self._table(
       'categories', nn.initializers.normal(width**-0.5), (total, width)
@@ -117,22 +119,23 @@ class FeatureEmbedding(nn.Module):
     parts = [jnp.matmul(a, b, precision='highest') for a, b in rows]
     return jnp.concatenate(parts, axis=-1)
 
-  def _table(self, name, init, shape):
+  def _table(
+    self, name: str, init: Callable[..., jax.Array], shape: tuple[int, ...]
+  ) -> jax.Array:
     """A parameter per column: small, whole on every device."""
-    axes = (None,) * len(shape)
-    return self.param(name, nn.with_logical_partitioning(init, axes), shape)
+    return parameter(self, name, init, (None,) * len(shape), shape)
 
 
 def feature_embedding(
   *,
-  cardinalities,
-  quantiles=(),
-  numeric_embedding='none',
-  category_embedding='ordinal',
-  num_frequencies=48,
-  frequency_scale=0.01,
-  embedding_width=24,
-):
+  cardinalities: Sequence[int],
+  quantiles: Sequence[Sequence[float]] = (),
+  numeric_embedding: str = 'none',
+  category_embedding: str = 'ordinal',
+  num_frequencies: int = 48,
+  frequency_scale: float = 0.01,
+  embedding_width: int = 24,
+) -> FeatureEmbedding:
   """A `FeatureEmbedding`; its attributes say what the arguments are.
 
   The defaults of the numbers are those of the authors' package
@@ -142,13 +145,13 @@ def feature_embedding(
     ValueError: no such embedding, a size that is not positive, or edges that
       do not ascend.
   """
-  for name, value, choices in (
+  for name, choice, choices in (
     ('numeric_embedding', numeric_embedding, NUMERIC_EMBEDDINGS),
     ('category_embedding', category_embedding, CATEGORY_EMBEDDINGS),
   ):
-    if value not in choices:
+    if choice not in choices:
       raise ValueError(
-        f'unknown {name} {value!r}: choose from {", ".join(choices)}'
+        f'unknown {name} {choice!r}: choose from {", ".join(choices)}'
       )
   for name, value in (
     ('num_frequencies', num_frequencies),
@@ -171,7 +174,9 @@ def feature_embedding(
   )
 
 
-def piecewise_linear(x, quantiles):
+def piecewise_linear(
+  x: jax.Array, quantiles: Sequence[Sequence[float]]
+) -> jax.Array:
   """Places of numbers in bins (equation 1 of arXiv 2203.05556).
 
   Args:
@@ -226,29 +231,35 @@ class EnsembleDense(nn.Module):
   is_first: bool
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x: jax.Array) -> jax.Array:
     """Maps [B, k, I] to [B, k, O]."""
     into, out = self.axes
 
-    def parameter(name, init, shape, axes):
-      return self.param(name, nn.with_logical_partitioning(init, axes), shape)
-
-    def signs(key, shape):
+    def signs(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
       return jax.random.rademacher(key, shape, jnp.float32)
 
     ones, k = nn.initializers.ones_init(), self.num_members
     r = parameter(
-      'r', signs if self.is_first else ones, (k, x.shape[-1]), (None, into)
+      self,
+      'r',
+      signs if self.is_first else ones,
+      (None, into),
+      (k, x.shape[-1]),
     )
     kernel = parameter(
+      self,
       'kernel',
       nn.initializers.xavier_uniform(),
-      (x.shape[-1], self.features),
       self.axes,
+      (x.shape[-1], self.features),
     )
-    s = parameter('s', ones, (k, self.features), (None, out))
+    s = parameter(self, 's', ones, (None, out), (k, self.features))
     bias = parameter(
-      'bias', nn.initializers.zeros_init(), (k, self.features), (None, out)
+      self,
+      'bias',
+      nn.initializers.zeros_init(),
+      (None, out),
+      (k, self.features),
     )
     return (x * r) @ kernel * s + bias
 
@@ -281,7 +292,7 @@ class MLPEncoder(nn.Module):
   out_axis: str | None = 'embed'
 
   @nn.compact
-  def __call__(self, inputs):
+  def __call__(self, inputs: Inputs) -> jax.Array:
     """Maps `numeric` [B, F] and `categories` [B, C] to memory [B, k, D]."""
     if self.num_members < 1:
       raise ValueError(f'{self.num_members} ensemble members: give at least 1')
@@ -290,7 +301,8 @@ class MLPEncoder(nn.Module):
       x = jnp.broadcast_to(x[:, None], (len(x), self.num_members, x.shape[-1]))
     # Split by columns, then by rows (Megatron-LM, arXiv 1909.08053): devices
     # of the 'model' axis exchange activations after every second layer only.
-    into, out = None, 'mlp'
+    into: str | None = None
+    out: str | None = 'mlp'
     for layer in range(self.num_layers):
       x = jax.nn.relu(self._linear(self.hidden, (into, out), layer)(x))
       x = by_rows(Dropout(self.dropout)(x), 'mlp' if out == 'mlp' else None)
@@ -299,7 +311,9 @@ class MLPEncoder(nn.Module):
     x = by_rows(self._linear(self.width, (into, out), self.num_layers)(x))
     return x if self.num_members > 1 else x[:, None]
 
-  def _linear(self, features, axes, layer):
+  def _linear(
+    self, features: int, axes: tuple[str | None, str | None], layer: int
+  ) -> nn.Module:
     if self.num_members == 1:
       return dense(features, axes)
     return EnsembleDense(features, axes, self.num_members, layer == 0)

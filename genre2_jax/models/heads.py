@@ -4,24 +4,29 @@ A histogram is a decoder of one token, so it is a `Policy` and every objective,
 estimator and metric works with it. A pointwise head predicts one number.
 """
 
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from genre2_jax.models.encoders import MLPEncoder, feature_embedding
 from genre2_jax.models.layers import MASKED
-from genre2_jax.policy import Pointwise, Policy
+from genre2_jax.policy import Cache, Inputs, Params, Pointwise, Policy
+from genre2_jax.tokenizers import Tokenizer
 
 
 def histogram_policy(
-  tokenizer,
+  tokenizer: Tokenizer,
   *,
-  hidden=2048,
-  num_layers=3,
-  dropout=0.1,
-  ensemble_members=1,
-  **features,
-):
+  hidden: int = 2048,
+  num_layers: int = 3,
+  dropout: float = 0.1,
+  ensemble_members: int = 1,
+  **features: Any,
+) -> Policy:
   """An MLP to the logits of V bins: GenRe²'s Riemann head (arXiv 2512.06533).
 
   With k members p = (1/k) Σ_m p_m, as TabM (arXiv 2410.24210) predicts classes;
@@ -61,7 +66,9 @@ def histogram_policy(
   )
   allowed = np.array(tokenizer.allowed[0])
 
-  def encode(params, inputs, dropout_key=None):
+  def encode(
+    params: Params, inputs: Inputs, dropout_key: jax.Array | None = None
+  ) -> jax.Array:
     logits = apply(params, inputs, dropout_key).astype(jnp.float32)
     logits = jnp.where(allowed, logits, MASKED)  # [B, k, V]
     if ensemble_members == 1:
@@ -71,8 +78,14 @@ def histogram_policy(
     return jnp.where(allowed, mixture, MASKED)
 
   def decode(
-    params, context, tokens, positions, visible, cache=None, dropout_key=None
-  ):
+    params: Params,
+    context: jax.Array,
+    tokens: jax.Array,
+    positions: np.ndarray,
+    visible: np.ndarray,
+    cache: Cache = None,
+    dropout_key: jax.Array | None = None,
+  ) -> tuple[jax.Array, Cache]:
     # Nothing is left to compute: every node is the root.
     del params, positions, visible, cache, dropout_key
     shape = (*tokens.shape, context.shape[-1])
@@ -83,12 +96,12 @@ def histogram_policy(
 
 def pointwise_head(
   *,
-  hidden=2048,
-  num_layers=3,
-  dropout=0.1,
-  ensemble_members=1,
-  **features,
-):
+  hidden: int = 2048,
+  num_layers: int = 3,
+  dropout: float = 0.1,
+  ensemble_members: int = 1,
+  **features: Any,
+) -> Pointwise:
   """An MLP to one number: GenRe²'s pointwise head (arXiv 2512.06533), for MSE.
 
   The paper gives its width, activation and dropout; the number of layers is
@@ -120,21 +133,27 @@ def pointwise_head(
     )
   )
 
-  def predict(params, inputs, dropout_key=None):
+  def predict(
+    params: Params, inputs: Inputs, dropout_key: jax.Array | None = None
+  ) -> jax.Array:
     members = apply(params, inputs, dropout_key)[..., 0]  # [B, k]
     return members.astype(jnp.float32).mean(axis=-1)
 
   return Pointwise(init, predict)
 
 
-def _functions(model):
+def _functions(
+  model: nn.Module,
+) -> tuple[Callable[..., Params], Callable[..., jax.Array]]:
   """A module's `init(key, inputs)` and `apply(params, inputs, dropout_key)`."""
 
-  def init(key, inputs):
+  def init(key: jax.Array, inputs: Inputs) -> Params:
     one = jax.tree.map(lambda x: x[:1], inputs)
     return model.init(key, one)['params']
 
-  def apply(params, inputs, dropout_key):
+  def apply(
+    params: Params, inputs: Inputs, dropout_key: jax.Array | None
+  ) -> Any:
     rngs = None if dropout_key is None else {'dropout': dropout_key}
     return model.apply({'params': params}, inputs, rngs=rngs)
 

@@ -1,44 +1,51 @@
 """Language models as policies, and the weights that they begin with."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from genre2_jax.data import subwords
+from genre2_jax.data.subwords import TextFeatures
 from genre2_jax.devices import sharding
 from genre2_jax.errors import InputError
 from genre2_jax.models import pretrained
-from genre2_jax.models.gemma import backbone
 from genre2_jax.models.gemma.head import gemma_head
+from genre2_jax.models.gemma.layers import Lora
 from genre2_jax.models.gemma.policy import gemma_policy
+from genre2_jax.models.gemma.sizes import PRESETS as SIZES
+from genre2_jax.models.gemma.sizes import GemmaConfig
 from genre2_jax.models.t5gemma import t5gemma_policy
+from genre2_jax.policy import Inputs, Params, Pointwise, Policy
+from genre2_jax.tokenizers import Tokenizer
 
 NAMES = ('gemma2', 't5gemma')
 DTYPES = ('bfloat16', 'float32')
-PRESETS = tuple(backbone.PRESETS)
+PRESETS = tuple(SIZES)
 _DECODER = ('width', 'num_layers', 'num_heads', 'feedforward', 'dropout')
 
 
 def build(
-  number_tokenizer,
-  features,
+  number_tokenizer: Tokenizer,
+  features: TextFeatures,
   *,
-  name,
-  pretrained,
-  preset,
-  sizes,
-  head,
-  special_token,
-  new_tokens,
-  vocabulary,
-  attention,
-  frozen,
-  lora,
-  decoder,
-  tokenizer='',
-  **numerics,
-):
+  name: str,
+  pretrained: str,
+  preset: str,
+  sizes: Mapping[str, int],
+  head: str,
+  special_token: str,
+  new_tokens: str,
+  vocabulary: str,
+  attention: str,
+  frozen: bool,
+  lora: Mapping[str, Any],
+  decoder: Mapping[str, Any],
+  tokenizer: str = '',
+  **numerics: Any,
+) -> Policy | Pointwise:
   """The network of a language model on prompts.
 
   Args:
@@ -122,7 +129,8 @@ def build(
     raise InputError(f'language_model: {error}') from error
 
 
-def _check_t5gemma(head, vocabulary, new_tokens):
+def _check_t5gemma(head: str, vocabulary: str, new_tokens: str) -> None:
+  """Raises InputError of options that T5Gemma does not have."""
   for field, value, only in (
     ('head', head, ''),
     ('vocabulary', vocabulary, 'numbers'),
@@ -135,7 +143,13 @@ def _check_t5gemma(head, vocabulary, new_tokens):
       )
 
 
-def load_params(name, network, inputs, keys, mesh):
+def load_params(
+  name: str,
+  network: Policy | Pointwise,
+  inputs: Inputs,
+  keys: jax.Array,
+  mesh: jax.sharding.Mesh,
+) -> Params:
   """A checkpoint's parameters for S seeds, stacked [S, ...] and sharded.
 
   What the checkpoint does not have is drawn, for each seed by itself.
@@ -153,14 +167,13 @@ def load_params(name, network, inputs, keys, mesh):
   folder = pretrained.folder_of(name)
   boxed = jax.eval_shape(network.init, keys[0], inputs)
   abstract = sharding.abstract_params(boxed, mesh)
-  members = [
-    pretrained.load(
-      folder,
-      abstract,
-      init=lambda given, key=key: network.init(key, inputs, given),
+
+  def load(key: jax.Array) -> Params:
+    return pretrained.load(
+      folder, abstract, init=lambda given: network.init(key, inputs, given)
     )
-    for key in keys
-  ]
+
+  members = [load(key) for key in keys]
   stacked = sharding.abstract_params(boxed, mesh, 'seed')
   return jax.jit(
     lambda *trees: jax.tree.map(lambda *x: jnp.stack(x), *trees),
@@ -168,19 +181,25 @@ def load_params(name, network, inputs, keys, mesh):
   )(*members)
 
 
-def lora_of(fields):
+def lora_of(fields: Mapping[str, Any]) -> Lora | None:
   """The `Lora` of rank, alpha and targets; None of rank 0."""
-  return backbone.Lora(**fields) if fields['rank'] else None
+  return Lora(**fields) if fields['rank'] else None
 
 
-def config_of(checkpoint, preset, sizes):
-  """The `GemmaConfig` of a checkpoint, or of a preset with other sizes."""
+def config_of(
+  checkpoint: str, preset: str, sizes: Mapping[str, int]
+) -> GemmaConfig:
+  """The `GemmaConfig` of a checkpoint, or of a preset with other sizes.
+
+  Raises:
+    InputError: no such checkpoint, or sizes that do not fit together.
+  """
   if checkpoint:
     return pretrained.read_config(pretrained.folder_of(checkpoint))
-  given = {name: size for name, size in sizes.items() if size}
+  given: dict[str, Any] = {name: size for name, size in sizes.items() if size}
   if 'head_dim' in given:
     given['query_scale'] = given['head_dim']
   try:
-    return dataclasses.replace(backbone.PRESETS[preset], **given)
+    return dataclasses.replace(SIZES[preset], **given)
   except ValueError as error:
     raise InputError(f'language_model.sizes: {error}') from error

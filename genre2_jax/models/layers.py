@@ -1,14 +1,46 @@
 """Layers that the models share: named projections, attention, dropout."""
 
+from collections.abc import Callable
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from genre2_jax.policy import Cache, Context, Inputs, Params
 
 # exp(-1e9) is 0 in float32, and 0 * -1e9 is 0, where -inf would give NaN.
 MASKED = -1e9
 
+Axes = tuple[str | None, ...]
 
-def dense(features, axes, name=None):
+
+def parameter(
+  module: nn.Module,
+  name: str,
+  init: Callable[..., jax.Array],
+  axes: Axes,
+  *args: Any,
+) -> jax.Array:
+  """A parameter of a module that carries logical axis names.
+
+  Args:
+    module: that has it.
+    name: of it.
+    init: `(key, *args) -> array`.
+    axes: a name per axis, or None.
+    *args: shape, and dtype where `init` takes one.
+  """
+  boxed = nn.with_logical_partitioning(init, axes)
+  # Flax annotates the box that `boxed` gives, and returns what is in it.
+  value: Any = module.param(name, boxed, *args)
+  return value
+
+
+def dense(
+  features: int, axes: tuple[str | None, str | None], name: str | None = None
+) -> nn.Dense:
   """A linear layer whose kernel carries logical axis names (in, out)."""
   return nn.Dense(
     features,
@@ -39,25 +71,21 @@ class StackedDense(nn.Module):
   axes: tuple[str | None, str | None]
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x: jax.Array) -> jax.Array:
     into, out = self.axes
     shape = (x.shape[-1], self.count, self.features)
 
-    def xavier(key, shape):
+    def xavier(key: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
       flat = (shape[0], shape[1] * shape[2])
       return nn.initializers.xavier_uniform()(key, flat).reshape(shape)
 
-    kernel = self.param(
-      'kernel', nn.with_logical_partitioning(xavier, (into, None, out)), shape
-    )
+    kernel = parameter(self, 'kernel', xavier, (into, None, out), shape)
     zeros = nn.initializers.zeros_init()
-    bias = self.param(
-      'bias', nn.with_logical_partitioning(zeros, (None, out)), shape[1:]
-    )
+    bias = parameter(self, 'bias', zeros, (None, out), shape[1:])
     return jnp.einsum('...i,ino->...no', x, kernel) + bias
 
 
-def layer_norm(name=None):
+def layer_norm(name: str | None = None) -> nn.LayerNorm:
   """Layer normalisation with logical axis names."""
   return nn.LayerNorm(
     epsilon=1e-5,
@@ -71,30 +99,35 @@ def layer_norm(name=None):
   )
 
 
-def by_rows(x, last=None):
+def by_rows(x: jax.Array, last: str | None = None) -> jax.Array:
   """Names the axes of an activation [B, ..., D], of decodings [B, U, Q, D].
 
   Its rows and their samples are spread over devices and the rest is whole, but
-  for the last axis where it has a name; `sharding.constrained` says how.
+  for the last axis where it has a name (`devices.sharding.constrained`).
   """
-  names = ('batch', 'group') if x.ndim == 4 else ('batch',)
+  names: Axes = ('batch', 'group') if x.ndim == 4 else ('batch',)
   names += (None,) * (x.ndim - len(names) - 1)
   return nn.with_logical_constraint(x, (*names, last))
 
 
-def split_heads(x, num_heads):
+def split_heads(x: jax.Array, num_heads: int) -> jax.Array:
   """[..., Q, D] as [..., H, Q, D/H]: attention is then matrix products."""
   x = x.reshape(*x.shape[:-1], num_heads, -1)
   return jnp.swapaxes(x, -2, -3)
 
 
-def join_heads(x):
+def join_heads(x: jax.Array) -> jax.Array:
   """[..., H, Q, D/H] as [..., Q, D]."""
   x = jnp.swapaxes(x, -2, -3)
   return x.reshape(*x.shape[:-2], -1)
 
 
-def attend(queries, keys, values, mask=None):
+def attend(
+  queries: jax.Array,
+  keys: jax.Array,
+  values: jax.Array,
+  mask: jax.Array | np.ndarray | None = None,
+) -> jax.Array:
   """Scaled dot-product attention, softmax in float32.
 
   Args:
@@ -121,7 +154,7 @@ class Dropout(nn.Module):
   rate: float
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x: jax.Array) -> jax.Array:
     if self.rate == 0.0 or not self.has_rng('dropout'):
       return x
     keep = jax.random.bernoulli(
@@ -130,22 +163,37 @@ class Dropout(nn.Module):
     return jnp.where(keep, x / (1 - self.rate), 0)
 
 
-def encode_and_decode(model):
+def encode_and_decode(
+  model: nn.Module,
+) -> tuple[Callable[..., Context], Callable[..., tuple[jax.Array, Cache]]]:
   """`Policy.encode` and `Policy.decode` of a module with such methods.
 
   Dropout, where the module has any, only with a key.
   """
 
-  def apply(params, method, *args, dropout_key=None):
+  def apply(
+    params: Params,
+    method: str,
+    *args: Any,
+    dropout_key: jax.Array | None = None,
+  ) -> Any:
     rngs = None if dropout_key is None else {'dropout': dropout_key}
     return model.apply({'params': params}, *args, method=method, rngs=rngs)
 
-  def encode(params, inputs, dropout_key=None):
+  def encode(
+    params: Params, inputs: Inputs, dropout_key: jax.Array | None = None
+  ) -> Context:
     return apply(params, 'encode', inputs, dropout_key=dropout_key)
 
   def decode(
-    params, context, tokens, positions, visible, cache=None, dropout_key=None
-  ):
+    params: Params,
+    context: Context,
+    tokens: jax.Array,
+    positions: np.ndarray,
+    visible: np.ndarray,
+    cache: Cache = None,
+    dropout_key: jax.Array | None = None,
+  ) -> tuple[jax.Array, Cache]:
     return apply(
       params,
       'decode',

@@ -1,36 +1,29 @@
-"""Weights of pretrained language models: Hugging Face's safetensors, both ways.
+"""Weights of pretrained language models: Hugging Face's names for ours.
 
-A checkpoint is a folder of `config.json` and safetensors files, one or several
-with an index. A file is a header in JSON with every tensor's type, shape and
-place, then the bytes; tensors are mapped into memory and read slice by slice,
-so that of a model no more is on the host than the part of one parameter that
-goes to one device.
+A checkpoint is a folder of `config.json` and safetensors files. Tensors are
+read slice by slice, so that of a model no more is on the host than the part of
+one parameter that goes to one device.
 """
 
 import json
 import logging
-import math
 import pathlib
-import struct
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import ml_dtypes
 import numpy as np
 
 from genre2_jax.errors import InputError
-from genre2_jax.models.gemma.backbone import GemmaConfig
+from genre2_jax.models import safetensors
+from genre2_jax.models.gemma.layers import Lora
+from genre2_jax.models.gemma.sizes import GemmaConfig
+from genre2_jax.models.safetensors import Stored
+from genre2_jax.policy import Params
 
-_DTYPES = {
-  'F64': np.float64,
-  'F32': np.float32,
-  'F16': np.float16,
-  'BF16': ml_dtypes.bfloat16,
-}
-_SINGLE = 'model.safetensors'
-_INDEX = 'model.safetensors.index.json'
-_NAMED = 4  # tensors that an error message lists
+# {'a/b/c': leaf} of nested dicts.
+Flat = dict[str, Any]
 
 # Within a layer: our path, Hugging Face's name. Linear layers are [in, out]
 # here and [out, in] there.
@@ -81,13 +74,13 @@ class _Source(NamedTuple):
   stacked: bool
   transposed: bool
 
-  def shape(self, ours):
+  def shape(self, ours: tuple[int, ...]) -> tuple[int, ...]:
     """Of one tensor, given that of our parameter."""
     shape = ours[1:] if self.stacked else ours
     return shape[::-1] if self.transposed else shape
 
 
-def folder_of(name):
+def folder_of(name: str) -> pathlib.Path:
   """The folder of a checkpoint that is given as a folder or by a hub's name.
 
   Args:
@@ -126,7 +119,7 @@ def folder_of(name):
     ) from error
 
 
-def read_config(folder):
+def read_config(folder: str | pathlib.Path) -> GemmaConfig:
   """The `GemmaConfig` of a checkpoint, a T5Gemma's that of its encoder.
 
   Args:
@@ -145,7 +138,12 @@ def read_config(folder):
     raise InputError(f'{path}: {error}') from error
 
 
-def load(folder, abstract, *, init=None):
+def load(
+  folder: str | pathlib.Path,
+  abstract: Params,
+  *,
+  init: Callable[[Params], Params] | None = None,
+) -> Params:
   """Parameters of a network, the pretrained ones read from a checkpoint.
 
   Args:
@@ -165,7 +163,7 @@ def load(folder, abstract, *, init=None):
   """
   folder = pathlib.Path(folder)
   kind = _read_json(folder)[1]
-  tensors = _open(folder)
+  tensors = safetensors.read(folder)
   leaves = _flat(abstract)
   prefix = next(
     (p for p in _PREFIXES[kind] if p + _EMBEDDING in tensors),
@@ -181,11 +179,12 @@ def load(folder, abstract, *, init=None):
   if rest:
     if init is None:
       raise InputError(
-        f'{folder} has no weights for {_listed(rest)}: they have to be drawn'
+        f'{folder} has no weights for {safetensors.listed(rest)}: they have to '
+        'be drawn'
       )
     shardings = {path: getattr(leaves[path], 'sharding', None) for path in rest}
 
-    def draw(given):
+    def draw(given: Flat) -> Flat:
       drawn = _flat(nn.unbox(init(_nested(given))))
       return {path: drawn[path].astype(leaves[path].dtype) for path in rest}
 
@@ -194,8 +193,14 @@ def load(folder, abstract, *, init=None):
 
 
 def save(
-  folder, params, config, *, lora=None, dtype=None, shard_bytes=5 * 10**9
-):
+  folder: str | pathlib.Path,
+  params: Params,
+  config: GemmaConfig,
+  *,
+  lora: Lora | None = None,
+  dtype: str | None = None,
+  shard_bytes: int = 10**9,
+) -> pathlib.Path:
   """Writes a Gemma-2 as Hugging Face's Gemma2ForCausalLM reads it.
 
   Low-rank updates are added to their matrices. Embeddings of new number tokens
@@ -207,7 +212,8 @@ def save(
     config: its `GemmaConfig`.
     lora: its `Lora`, if it has one.
     dtype: 'float32' or 'bfloat16'; None: as the parameters are.
-    shard_bytes: a file holds no more, unless a single tensor does.
+    shard_bytes: a file holds no more, unless a single tensor does; while it is
+      written its tensors are in memory once more.
 
   Returns:
     The folder.
@@ -217,7 +223,8 @@ def save(
   leaves = _flat(params)
   sources = _sources(leaves, 'gemma2', _PREFIXES['gemma2'][0])
   more = len(params.get('new_embedding', ()))
-  described, getters = {}, {}
+  described: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
+  getters: dict[str, tuple[str, _Source, int]] = {}
   for path, source in sources.items():
     shape = source.shape(leaves[path].shape)
     if path == f'{_BACKBONE}/embedding':
@@ -226,12 +233,12 @@ def save(
       described[name] = (shape, np.dtype(dtype or leaves[path].dtype))
       getters[name] = (path, source, layer)
 
-  def tensor(name):
+  def tensor(name: str) -> np.ndarray:
     path, source, layer = getters[name]
-    index = layer if source.stacked else slice(None)
+    index: Any = layer if source.stacked else slice(None)
     value = np.asarray(leaves[path][index])
     low_rank = path.replace('/kernel', '/lora_a')
-    if low_rank != path and low_rank in leaves:
+    if lora is not None and low_rank != path and low_rank in leaves:
       a = np.asarray(leaves[low_rank][index])
       b = np.asarray(leaves[low_rank.replace('lora_a', 'lora_b')][index])
       value = value.astype(np.float32) + lora.scale * (a @ b)
@@ -240,7 +247,7 @@ def save(
       value = np.concatenate([value, new.astype(value.dtype)])
     return value.T if source.transposed else value
 
-  _write(folder, described, tensor, shard_bytes)
+  safetensors.write(folder, described, tensor, shard_bytes)
   written = config.to_hf()
   written['vocab_size'] = config.vocab_size + more
   written['dtype'] = str(
@@ -252,7 +259,7 @@ def save(
   return folder
 
 
-def _read_json(folder):
+def _read_json(folder: pathlib.Path) -> tuple[dict[str, Any], str]:
   """The dict in config.json, and which of the known models it is."""
   path = folder / 'config.json'
   try:
@@ -271,7 +278,7 @@ def _read_json(folder):
   return config, kind
 
 
-def _sources(leaves, kind, prefix):
+def _sources(leaves: Flat, kind: str, prefix: str) -> dict[str, _Source]:
   """{our path: `_Source`} of the parameters that a checkpoint has."""
   fixed = {
     f'{_BACKBONE}/embedding': _EMBEDDING,
@@ -293,9 +300,17 @@ def _sources(leaves, kind, prefix):
   return sources
 
 
-def _check_agreement(folder, prefix, tensors, leaves, sources):
+def _check_agreement(
+  folder: pathlib.Path,
+  prefix: str,
+  tensors: Mapping[str, Stored],
+  leaves: Flat,
+  sources: Mapping[str, _Source],
+) -> None:
   """Raises InputError unless the files have just what the parameters are."""
-  missing, wrong, known = [], [], set()
+  missing: list[str] = []
+  wrong: list[str] = []
+  known: set[str] = set()
   for path, source in sources.items():
     shape = source.shape(leaves[path].shape)
     for name in source.names:
@@ -312,11 +327,11 @@ def _check_agreement(folder, prefix, tensors, leaves, sources):
   ]
   faults = []
   if wrong:
-    faults.append(f'other shapes: {_listed(wrong, "; ")}')
+    faults.append(f'other shapes: {safetensors.listed(wrong, "; ")}')
   if missing:
-    faults.append(f'missing: {_listed(missing)}')
+    faults.append(f'missing: {safetensors.listed(missing)}')
   if extra:
-    faults.append(f'not in the model: {_listed(extra)}')
+    faults.append(f'not in the model: {safetensors.listed(extra)}')
   if faults:
     raise InputError(
       f'{folder}: the weights disagree with the config, {"; ".join(faults)}; '
@@ -332,18 +347,21 @@ def _check_agreement(folder, prefix, tensors, leaves, sources):
     )
 
 
-def _place(leaf, source, tensors):
+def _place(leaf: Any, source: _Source, tensors: Sequence[Stored]) -> jax.Array:
   """A parameter on its devices, one device's part on the host at a time."""
   sharding = leaf.sharding
   if sharding is None:
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
-  def part(index):
+  def part(index: tuple[slice, ...]) -> np.ndarray:
     if not source.stacked:
       return _slice(tensors[0], index, source.transposed, leaf.dtype)
-    layers, *index = index
+    layers, *within = index
     return np.stack(
-      [_slice(t, index, source.transposed, leaf.dtype) for t in tensors[layers]]
+      [
+        _slice(tensor, within, source.transposed, leaf.dtype)
+        for tensor in tensors[layers]
+      ]
     )
 
   where = sharding.addressable_devices_indices_map(leaf.shape)
@@ -351,125 +369,16 @@ def _place(leaf, source, tensors):
   return jax.make_array_from_single_device_arrays(leaf.shape, sharding, parts)
 
 
-def _slice(tensor, index, transposed, dtype):
+def _slice(
+  tensor: Stored, index: Iterable[slice], transposed: bool, dtype: Any
+) -> np.ndarray:
   """tensor[index], or of its transpose: a copy of that part only."""
-  part = tensor.T[tuple(index)] if transposed else tensor[tuple(index)]
+  index = tuple(index)
+  part = tensor[index[::-1]].T if transposed else tensor[index]
   return np.ascontiguousarray(part, dtype=dtype)
 
 
-def _open(folder):
-  """{name: array mapped into memory} of all files of a checkpoint."""
-  index, single = folder / _INDEX, folder / _SINGLE
-  if index.exists():
-    try:
-      places = json.loads(index.read_text(encoding='utf-8'))['weight_map']
-      files = sorted(set(places.values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-      raise InputError(f'{index} is no index of safetensors files') from error
-  else:
-    places, files = None, [single.name]
-  missing = [name for name in files if not (folder / name).exists()]
-  if missing:
-    of = f'{len(missing)} of {len(files)} files ' if places else ''
-    raise InputError(
-      f'{folder}: {of}missing: {_listed(missing)}; download it again, or '
-      'convert the weights to safetensors'
-    )
-  tensors = {}
-  for name in files:
-    tensors |= _open_file(folder / name)
-  absent = [name for name in places or () if name not in tensors]
-  if absent:
-    raise InputError(
-      f'{index} names tensors that no file has: {_listed(absent)}'
-    )
-  return tensors
-
-
-def _open_file(path):
-  """{name: array mapped into memory} of one safetensors file."""
-  try:
-    with path.open('rb') as file:
-      (length,) = struct.unpack('<Q', file.read(8))
-      size = path.stat().st_size
-      if length > size:
-        raise ValueError('its header is longer than the file')
-      header = json.loads(file.read(length))
-    header.pop('__metadata__', None)
-    tensors = {}
-    for name, entry in header.items():
-      start, stop = entry['data_offsets']
-      dtype, shape = entry['dtype'], tuple(entry['shape'])
-      if dtype not in _DTYPES:
-        raise ValueError(
-          f'{name} has type {dtype}, known are {", ".join(_DTYPES)}'
-        )
-      if 8 + length + stop > size:
-        raise ValueError(f'it ends before {name} does')
-      dtype = np.dtype(_DTYPES[dtype])
-      if stop - start != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f'{name} of shape {shape} has {stop - start} bytes')
-      raw = np.memmap(path, np.uint8, 'r', 8 + length + start, (stop - start,))
-      tensors[name] = raw.view(dtype).reshape(shape)
-  except (struct.error, ValueError, KeyError, TypeError) as error:
-    raise InputError(
-      f'{path} is not a whole safetensors file: {error}'
-    ) from error
-  return tensors
-
-
-def _write(folder, described, tensor, shard_bytes):
-  """Writes tensors to files, one at a time on the host.
-
-  Args:
-    folder: to write to.
-    described: {name: (shape, dtype)}.
-    tensor: `(name) -> array`.
-    shard_bytes: most bytes of a file.
-  """
-
-  def num_bytes(name):
-    shape, dtype = described[name]
-    return math.prod(shape) * dtype.itemsize
-
-  shards, filled = [[]], 0
-  for name in described:
-    if shards[-1] and filled + num_bytes(name) > shard_bytes:
-      shards.append([])
-      filled = 0
-    shards[-1].append(name)
-    filled += num_bytes(name)
-  count, places = len(shards), {}
-  codes = {np.dtype(dtype): code for code, dtype in _DTYPES.items()}
-  for number, names in enumerate(shards, 1):
-    file_name = _SINGLE
-    if count > 1:
-      file_name = f'model-{number:05d}-of-{count:05d}.safetensors'
-    places |= dict.fromkeys(names, file_name)
-    header, stop = {'__metadata__': {'format': 'pt'}}, 0
-    for name in names:
-      shape, dtype = described[name]
-      start, stop = stop, stop + num_bytes(name)
-      header[name] = {
-        'dtype': codes[dtype],
-        'shape': list(shape),
-        'data_offsets': [start, stop],
-      }
-    text = json.dumps(header).encode()
-    text += b' ' * (-len(text) % 8)
-    with (folder / file_name).open('wb') as file:
-      file.write(struct.pack('<Q', len(text)) + text)
-      for name in names:
-        dtype = described[name][1]
-        file.write(np.ascontiguousarray(tensor(name), dtype=dtype).tobytes())
-  (folder / _INDEX).unlink(missing_ok=True)
-  if count > 1:
-    total = sum(map(num_bytes, described))
-    index = {'metadata': {'total_size': total}, 'weight_map': places}
-    (folder / _INDEX).write_text(json.dumps(index, indent=2), encoding='utf-8')
-
-
-def _flat(tree):
+def _flat(tree: Params) -> Flat:
   """{'a/b/c': leaf} of nested dicts."""
   flat = {}
   for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
@@ -477,9 +386,9 @@ def _flat(tree):
   return flat
 
 
-def _nested(flat):
+def _nested(flat: Flat) -> Params:
   """Nested dicts of {'a/b/c': leaf}."""
-  tree = {}
+  tree: Params = {}
   for path, leaf in flat.items():
     *parents, name = path.split('/')
     node = tree
@@ -487,11 +396,3 @@ def _nested(flat):
       node = node.setdefault(parent, {})
     node[name] = leaf
   return tree
-
-
-def _listed(names, separator=', '):
-  """The first names, and how many more there are."""
-  names = list(names)
-  shown = separator.join(names[:_NAMED])
-  left = len(names) - _NAMED
-  return f'{shown} and {left} more' if left > 0 else shown

@@ -5,19 +5,21 @@ metric, digit by digit, with a small decoder of its own.
 """
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from genre2_jax.models.decoder import NumberDecoder
 from genre2_jax.models.gemma.backbone import (
   Backbone,
-  GemmaConfig,
-  Numerics,
   below_low_rank,
   initializer,
 )
+from genre2_jax.models.gemma.layers import Lora, Numerics
+from genre2_jax.models.gemma.sizes import GemmaConfig
 from genre2_jax.models.layers import dense, encode_and_decode
-from genre2_jax.policy import Policy
+from genre2_jax.policy import Cache, Inputs, Policy
+from genre2_jax.tokenizers import Tokenizer
 
 # Sizes of the encoder of google/t5gemma-s-s-*, 'small' as in the T5 paper.
 T5GEMMA_SMALL = GemmaConfig(
@@ -43,12 +45,13 @@ class TextEncoderDecoder(nn.Module):
   numerics: Numerics
   decoder: NumberDecoder
 
-  def setup(self):
+  def setup(self) -> None:
     self.backbone = Backbone(self.config, self.numerics)
     if self.decoder.width != self.config.width:
       self.bridge = dense(self.decoder.width, ('embed', None))
 
-  def encode(self, inputs):
+  def encode(self, inputs: Inputs) -> tuple[jax.Array, jax.Array]:
+    """Memory [B, L, D] and which of it is text, bool [B, L]."""
     hidden, _ = self.backbone.read(inputs, bidirectional=True)
     hidden = hidden.astype(jnp.float32)
     if self.decoder.width != self.config.width:
@@ -56,11 +59,19 @@ class TextEncoderDecoder(nn.Module):
     place = np.arange(hidden.shape[1])
     return hidden, place < inputs['length'][:, None]
 
-  def decode(self, context, tokens, positions, visible, cache=None):
+  def decode(
+    self,
+    context: tuple[jax.Array, jax.Array],
+    tokens: jax.Array,
+    positions: np.ndarray,
+    visible: np.ndarray,
+    cache: Cache = None,
+  ) -> tuple[jax.Array, Cache]:
+    """`Policy.decode`."""
     memory, mask = context
     return self.decoder(memory, tokens, positions, visible, cache, mask)
 
-  def __call__(self, inputs):
+  def __call__(self, inputs: Inputs) -> tuple[jax.Array, Cache]:
     """Touches every parameter, for `init`."""
     tokens = jnp.zeros((1, 1, 1), jnp.int32)
     visible = np.ones((1, 1), bool)
@@ -68,21 +79,21 @@ class TextEncoderDecoder(nn.Module):
 
 
 def t5gemma_policy(
-  tokenizer,
-  config,
+  tokenizer: Tokenizer,
+  config: GemmaConfig,
   *,
-  width=512,
-  num_layers=2,
-  num_heads=8,
-  feedforward=2048,
-  dropout=0.0,
-  encoder_dropout=0.0,
-  frozen=True,
-  compute_dtype='bfloat16',
-  param_dtype='float32',
-  remat=False,
-  lora=None,
-):
+  width: int = 512,
+  num_layers: int = 2,
+  num_heads: int = 8,
+  feedforward: int = 2048,
+  dropout: float = 0.0,
+  encoder_dropout: float = 0.0,
+  frozen: bool = True,
+  compute_dtype: str = 'bfloat16',
+  param_dtype: str = 'float32',
+  remat: bool = False,
+  lora: Lora | None = None,
+) -> Policy:
   """The `Policy` of a T5Gemma encoder and a number decoder.
 
   Args:
@@ -128,13 +139,9 @@ def t5gemma_policy(
   is_frozen = _encoder if frozen else None
   if lora is not None:
     is_frozen = below_low_rank
-  return Policy(
-    tokenizer,
-    initializer(model),
-    *encode_and_decode(model),
-    frozen=is_frozen,
-  )
+  encode, decode = encode_and_decode(model)
+  return Policy(tokenizer, initializer(model), encode, decode, frozen=is_frozen)
 
 
-def _encoder(path):
+def _encoder(path: tuple[str, ...]) -> bool:
   return path[0] == 'backbone'

@@ -1,5 +1,7 @@
 """GenRe²'s model for tables: an MLP encoder and a number decoder."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,8 @@ import numpy as np
 from genre2_jax.models.decoder import NumberDecoder
 from genre2_jax.models.encoders import MLPEncoder, feature_embedding
 from genre2_jax.models.layers import encode_and_decode
-from genre2_jax.policy import Policy
+from genre2_jax.policy import Cache, Inputs, Params, Policy
+from genre2_jax.tokenizers import Tokenizer
 
 
 class TabularModel(nn.Module):
@@ -17,13 +20,22 @@ class TabularModel(nn.Module):
   encoder: nn.Module
   decoder: nn.Module
 
-  def encode(self, inputs):
+  def encode(self, inputs: Inputs) -> jax.Array:
+    """Memory [B, k, D]."""
     return self.encoder(inputs)
 
-  def decode(self, memory, tokens, positions, visible, cache=None):
+  def decode(
+    self,
+    memory: jax.Array,
+    tokens: jax.Array,
+    positions: np.ndarray,
+    visible: np.ndarray,
+    cache: Cache = None,
+  ) -> tuple[jax.Array, Cache]:
+    """`Policy.decode`."""
     return self.decoder(memory, tokens, positions, visible, cache)
 
-  def __call__(self, inputs):
+  def __call__(self, inputs: Inputs) -> tuple[jax.Array, Cache]:
     """Touches every parameter, for `init`."""
     tokens = jnp.zeros((1, 1, 1), jnp.int32)
     visible = np.ones((1, 1), bool)
@@ -31,18 +43,18 @@ class TabularModel(nn.Module):
 
 
 def tabular_policy(
-  tokenizer,
+  tokenizer: Tokenizer,
   *,
-  width,
-  num_layers,
-  num_heads,
-  feedforward,
-  encoder_hidden,
-  encoder_layers,
-  dropout,
-  ensemble_members=1,
-  **features,
-):
+  width: int,
+  num_layers: int,
+  num_heads: int,
+  feedforward: int,
+  encoder_hidden: int,
+  encoder_layers: int,
+  dropout: float,
+  ensemble_members: int = 1,
+  **features: Any,
+) -> Policy:
   """The `Policy` of GenRe² (arXiv 2512.06533, section 4) for tables.
 
   Args:
@@ -86,8 +98,9 @@ def tabular_policy(
     ),
   )
 
-  def init(key, inputs):
+  def init(key: jax.Array, inputs: Inputs) -> Params:
     one = jax.tree.map(lambda x: x[:1], inputs)
     return model.init(key, one)['params']
 
-  return Policy(tokenizer, init, *encode_and_decode(model))
+  encode, decode = encode_and_decode(model)
+  return Policy(tokenizer, init, encode, decode)

@@ -3,27 +3,31 @@
 import dataclasses
 import difflib
 import functools
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from genre2_jax.objectives import grid, point, sequence, token
+from genre2_jax.objectives import grid, point, requirements, sequence, token
 from genre2_jax.objectives.advantages import ADVANTAGES
+from genre2_jax.objectives.requirements import Requirements
+
+Loss = Callable[..., Any]
 
 # By the level at which they look at a number.
-TOKEN = {
+TOKEN: dict[str, Callable[..., Loss]] = {
   'ce': token.CrossEntropy,
   'ntl_mse': token.NTLMSE,
   'ntl_was': token.NTLWAS,
   'dist2': token.DIST2,
   'soft_ce': token.SoftCrossEntropy,
 }
-GRID = {
+GRID: dict[str, Callable[..., Loss]] = {
   'exact': grid.ExpectedReward,
   'raft': grid.RAFT,
   'mbr': grid.MBR,
   'log_loss': grid.LogLoss,
   'crps': grid.CRPS,
 }
-SEQUENCE = {
+SEQUENCE: dict[str, Callable[..., Loss]] = {
   **{
     name: functools.partial(sequence.PolicyGradient, name)
     for name in ADVANTAGES
@@ -34,7 +38,7 @@ SEQUENCE = {
   'expert': sequence.Expert,
   'kl': sequence.KL,
 }
-POINT = {'mse': point.SquaredError}
+POINT: dict[str, Callable[..., Loss]] = {'mse': point.SquaredError}
 LEVELS = {'token': TOKEN, 'grid': GRID, 'sequence': SEQUENCE, 'point': POINT}
 
 
@@ -52,13 +56,30 @@ class Term(NamedTuple):
 
   name: str
   weight: float
-  loss: Any
+  loss: Loss
   level: str
   subset: int = 0
   learnable: bool = False
 
+  @property
+  def requires(self) -> Requirements:
+    """What the loss declares."""
+    return requirements.of(self.loss)
 
-def build_term(name, weight=1.0, options=()):
+  @property
+  def enumerates(self) -> bool:
+    """Whether it looks at the grid that the `Enumeration` says."""
+    return self.level == 'grid' and not self.subset
+
+  @property
+  def in_reward(self) -> bool:
+    """Whether it is taken from the reward instead of added to the loss."""
+    return getattr(self.loss, 'in_reward', False)
+
+
+def build_term(
+  name: str, weight: float = 1.0, options: Mapping[str, Any] | tuple = ()
+) -> Term:
   """A `Term` from what a config says.
 
   Args:
@@ -93,7 +114,7 @@ def build_term(name, weight=1.0, options=()):
       raise ValueError(
         f'objective {name}: learnable trains every number: drop subset'
       )
-  build = LEVELS[level][name]
+  build: Any = LEVELS[level][name]
   fields = {
     f.name: f for f in dataclasses.fields(getattr(build, 'func', build))
   }

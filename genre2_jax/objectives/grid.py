@@ -1,13 +1,13 @@
 """Objectives of a predictive distribution over numbers, without sampling.
 
-Every objective has one face: `(log_p [B, K], values [B, K] or [K],
-target [B]) -> [B]`, where number values[k] has probability exp(log_p[k]). The
+Every objective is a function `(log_p [B, K], values [B, K] or [K], target [B])
+-> [B]` of a grid, where number values[k] has probability exp(log_p[k]). The
 values stand in any order. Over a whole trie the probabilities sum to 1; over a
 subset of strings to less; weights of sampled numbers are estimates and may sum
-to anything. The functions take any leading axes: [..., K].
+to anything. The other functions take any leading axes: [..., K].
 
-Mass outside of the grid costs nothing in Σ p·loss, so a model may flee there:
-on a subset, normalise.
+Mass outside of the grid costs nothing in Σ p·loss, so a model may move its mass
+there: on a subset, normalise.
 """
 
 import dataclasses
@@ -20,20 +20,25 @@ import numpy as np
 
 from genre2_jax.objectives.rewards import REWARDS
 
-# Those that judge a number by itself.
+# Rewards that judge a number by itself.
 _REWARDS = ('squared', 'absolute', 'clipped')
 # log 0, with finite gradients.
 _NEVER = -1e9
-# Farther than rounding brings Σ p from 1.
+# Rounding brings Σ p less far from 1 than this.
 _MISSING = 1e-5
 
+# Of a grid's numbers; numpy where they are static.
+Values = np.ndarray | jax.Array
 
-def normalized(log_p):
+
+def normalized(log_p: jax.Array) -> jax.Array:
   """log p of the grid's numbers, given that it is one of them: [..., K]."""
   return jax.nn.log_softmax(log_p)
 
 
-def expected_value(log_p, values, normalize=False):
+def expected_value(
+  log_p: jax.Array, values: Values, normalize: bool = False
+) -> jax.Array:
   """ŷ = Σ_y p(y|x)·y (RAIL: Lukasik et al., EMNLP Findings 2024).
 
   Args:
@@ -49,7 +54,7 @@ def expected_value(log_p, values, normalize=False):
   return jnp.sum(jnp.exp(log_p) * _spread_out(values, log_p), -1)
 
 
-def crps(log_p, values, target):
+def crps(log_p: jax.Array, values: Values, target: jax.Array) -> jax.Array:
   """Σ p|v − y| − ½ ΣΣ p·p'·|v − v'| = ∫(F(t) − 1{t ≥ y})² dt, if Σ p = 1.
 
   Continuous ranked probability score (Gneiting & Raftery 2007), in
@@ -73,7 +78,9 @@ def crps(log_p, values, target):
   return distance - jnp.sum(below * above * jnp.diff(values), -1)
 
 
-def quantile(log_p, values, q):
+def quantile(
+  log_p: jax.Array, values: Values, q: float | np.ndarray | jax.Array
+) -> jax.Array:
   """Smallest number v with F(v) ≥ q, of those that have mass.
 
   F is that of p renormalised on the grid.
@@ -111,10 +118,16 @@ class RAFT:
 
   normalize: bool = False
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     _check_flag('normalize', self.normalize)
 
-  def __call__(self, log_p, values, target, weights=None):
+  def __call__(
+    self,
+    log_p: jax.Array,
+    values: Values,
+    target: jax.Array,
+    weights: jax.Array | None = None,
+  ) -> jax.Array:
     """[B], squared; `weights` [K] in place of values: learnable RAFT."""
     _check(log_p, values, target)
     if weights is not None:
@@ -136,10 +149,12 @@ class MBR:
 
   normalize: bool = False
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     _check_flag('normalize', self.normalize)
 
-  def __call__(self, log_p, values, target):
+  def __call__(
+    self, log_p: jax.Array, values: Values, target: jax.Array
+  ) -> jax.Array:
     _check(log_p, values, target)
     if self.normalize:
       log_p = normalized(log_p)
@@ -164,7 +179,7 @@ class LogLoss:
   high: float = 1.0
   normalize: bool = False
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     for name in ('low', 'high'):
       if not math.isfinite(getattr(self, name)):
         raise ValueError(f'{name}={getattr(self, name)!r}: give a number')
@@ -172,7 +187,9 @@ class LogLoss:
       raise ValueError(f'high={self.high!r}: give more than low={self.low!r}')
     _check_flag('normalize', self.normalize)
 
-  def __call__(self, log_p, values, target):
+  def __call__(
+    self, log_p: jax.Array, values: Values, target: jax.Array
+  ) -> jax.Array:
     """[B], nats."""
     _check(log_p, values, target)
     if self.normalize:
@@ -189,7 +206,7 @@ class LogLoss:
     share = self._scaled(target)
     return -share * log_one - (1 - share) * log_zero
 
-  def _scaled(self, x):
+  def _scaled(self, x: jax.Array) -> jax.Array:
     return jnp.clip((x - self.low) / (self.high - self.low), 0, 1)
 
 
@@ -207,10 +224,12 @@ class CRPS:
 
   normalize: bool = False
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     _check_flag('normalize', self.normalize)
 
-  def __call__(self, log_p, values, target):
+  def __call__(
+    self, log_p: jax.Array, values: Values, target: jax.Array
+  ) -> jax.Array:
     """[B], in the unit of the values."""
     _check(log_p, values, target)
     return crps(normalized(log_p) if self.normalize else log_p, values, target)
@@ -232,13 +251,15 @@ class ExpectedReward:
 
   reward: str = 'squared'
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if self.reward not in _REWARDS:
       raise ValueError(
         f'reward={self.reward!r}: choose from {", ".join(_REWARDS)}'
       )
 
-  def __call__(self, log_p, values, target):
+  def __call__(
+    self, log_p: jax.Array, values: Values, target: jax.Array
+  ) -> jax.Array:
     """[B], minus the unit of the reward."""
     _check(log_p, values, target)
     values = _spread_out(values, log_p)
@@ -251,12 +272,12 @@ class ExpectedReward:
     return -gain - baseline * jax.lax.stop_gradient(jnp.sum(p, -1))
 
 
-def _spread_out(values, log_p):
+def _spread_out(values: Values, log_p: jax.Array) -> jax.Array:
   """Values as [..., K], one per probability."""
   return jnp.broadcast_to(jnp.asarray(values, log_p.dtype), log_p.shape)
 
 
-def _by_value(p, values):
+def _by_value(p: jax.Array, values: Values) -> tuple[jax.Array, jax.Array]:
   """(p, values), both [..., K], by ascending value."""
   static = isinstance(values, np.ndarray)
   if static and (np.diff(values) >= 0).all():
@@ -268,7 +289,7 @@ def _by_value(p, values):
   return p, jnp.take_along_axis(_spread_out(values, p), order, axis=-1)
 
 
-def _log_mean(log_p, u):
+def _log_mean(log_p: jax.Array, u: jax.Array) -> jax.Array:
   """log Σ p·u for u ≥ 0, never below −1e9: [B]."""
   positive = u > 0
   terms = jnp.where(
@@ -277,7 +298,7 @@ def _log_mean(log_p, u):
   return jax.nn.logsumexp(terms, -1)
 
 
-def _check(log_p, values, target):
+def _check(log_p: jax.Array, values: Values, target: jax.Array) -> None:
   chex.assert_rank(log_p, 2)
   chex.assert_shape(target, log_p.shape[:1])
   if np.ndim(values) == 1:
@@ -286,6 +307,6 @@ def _check(log_p, values, target):
     chex.assert_shape(values, log_p.shape)
 
 
-def _check_flag(name, value):
+def _check_flag(name: str, value: object) -> None:
   if type(value) is not bool:
     raise ValueError(f'{name}={value!r}: give True or False')

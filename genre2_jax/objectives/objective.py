@@ -3,22 +3,33 @@
 Token level looks at the target's tokens under teacher forcing, grid level at
 log p of many numbers at once, sequence level at numbers that the policy wrote,
 point level at a regression head. `supervised` gives the first two and the
-last, for training and validation alike; `roll_out` and `sequence_losses` the
-third. Parameters are a dict: 'policy', and with some objectives 'critic' or
-'numbers'.
+last, for training and validation alike; `rollouts` the third.
 """
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from genre2_jax.objectives import rewards
+from genre2_jax.data.batches import Examples
 from genre2_jax.objectives.catalog import Term
-from genre2_jax.objectives.policy_gradient import kl_estimate
-from genre2_jax.objectives.sequence import Judgement, Samples
-from genre2_jax.policy import grammatical, sampling, teacher_forced, trie
+from genre2_jax.policy import (
+  Inputs,
+  Params,
+  Pointwise,
+  Policy,
+  teacher_forced,
+)
+from genre2_jax.policy.enumeration import (
+  Enumeration,
+  enumerate_numbers,
+  subset_numbers,
+)
+from genre2_jax.tokenizers.codec import Codec
+
+# Of a stage: 'policy', and with some objectives 'critic' or 'numbers'.
+StageParams = dict[str, Params]
+_SAMPLES = Enumeration(depth=0, samples=16)
 
 _ROLLOUT_METRICS = (
   'reward',  # mean of the samples
@@ -49,21 +60,6 @@ class Rollouts:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Enumeration:
-  """Which numbers stand for the whole distribution at the grid level.
-
-  Every prefix of `depth` tokens, each continued `samples` times. With depth T
-  that is the whole trie, exactly; with depth 0 it is `samples` samples.
-  Continuations carry the weight p(prefix) / samples, whose gradient has the
-  score-function term of what was sampled (Foerster et al. 2018, DiCE);
-  normalising the weights changes no value and centres that term.
-  """
-
-  depth: int
-  samples: int = 1
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Objective:
   """A weighted sum of `Term`s, with what they share.
 
@@ -77,36 +73,37 @@ class Objective:
 
   terms: tuple[Term, ...]
   rollouts: Rollouts = Rollouts()
-  enumeration: Enumeration = Enumeration(depth=0, samples=16)
+  enumeration: Enumeration = _SAMPLES
   dropout: bool = False
 
-  def at(self, level):
+  def at(self, level: str) -> list[Term]:
     """The terms of a level."""
     return [term for term in self.terms if term.level == level]
 
   @property
-  def is_sequence(self):
+  def is_sequence(self) -> bool:
     """Whether the policy's own numbers are looked at."""
     return bool(self.at('sequence'))
 
   @property
-  def needs(self):
-    """What the sequence level wants of `roll_out`."""
-    return frozenset().union(*(t.loss.needs for t in self.at('sequence')))
+  def needs(self) -> frozenset[str]:
+    """What the sequence level wants of `rollouts.roll_out`."""
+    wanted = (term.requires.rollout for term in self.at('sequence'))
+    return frozenset[str]().union(*wanted)
 
   @property
-  def name(self):
+  def name(self) -> str:
     """'ce', 'remax_expert', ...: in files and tables."""
     return '_'.join(term.name for term in self.terms)
 
   @property
-  def num_updates(self):
+  def num_updates(self) -> int:
     """Updates per batch."""
     return self.rollouts.num_updates if self.is_sequence else 1
 
   @property
-  def metrics(self):
-    """Names of what a training step says."""
+  def metrics(self) -> tuple[str, ...]:
+    """Names of the metrics of a training step."""
     names = ['loss', 'grad_norm', *(term.name for term in self.terms)]
     if self.is_sequence:
       names += [n for n in _ROLLOUT_METRICS if n not in names]
@@ -115,7 +112,66 @@ class Objective:
     return tuple(names)
 
 
-def init_params(key, inputs, *, network, codec, objective, start=None):
+def check_objective(objective: Objective, tokenizer: str) -> None:
+  """Raises a ValueError unless an objective can be learnt.
+
+  Args:
+    objective: with its rollouts.
+    tokenizer: the name of the number vocabulary.
+
+  Raises:
+    ValueError: one line, of terms that do not go together or of what one of
+      them requires and has not got.
+  """
+  terms, rollouts = objective.terms, objective.rollouts
+  names = [term.name for term in terms]
+  listed = ', '.join(names)
+  if not terms or len(set(names)) < len(names):
+    raise ValueError(
+      f'objective={names}: give every objective once, at least one'
+    )
+  for term in terms:
+    wanted = term.requires.tokenizer
+    if wanted and tokenizer != wanted:
+      raise ValueError(f'objective: {term.name} needs tokenizer.name={wanted}')
+  if not any(term.requires.moves_alone for term in terms):
+    raise ValueError(f'objective: {listed} alone keeps the weights as they are')
+  sequence = objective.at('sequence')
+  for term in sequence:
+    if term.requires.single_update and rollouts.num_updates > 1:
+      raise ValueError(
+        f'objective: rollouts.num_updates must be 1 with {term.name}: it has '
+        'no ratio'
+      )
+  if any(term.in_reward for term in sequence) and not any(
+    term.requires.reads_reward for term in sequence
+  ):
+    raise ValueError(
+      'objective: kl with estimator k1 is taken from a reward, and none of '
+      f'{listed} looks at one: use k2 or k3'
+    )
+  for term in sequence:
+    least = term.requires.least_group
+    if rollouts.group_size < least:
+      raise ValueError(
+        f'objective: {term.name} needs rollouts.group_size of {least} or more'
+      )
+  if sequence and objective.dropout:
+    raise ValueError(
+      f'dropout must be False with {listed}: numbers are sampled and scored '
+      'without it'
+    )
+
+
+def init_params(
+  key: jax.Array,
+  inputs: Inputs,
+  *,
+  network: Policy | Pointwise,
+  codec: Codec,
+  objective: Objective,
+  start: Params = None,
+) -> StageParams:
   """Parameters of a stage: the network's and what its objectives add.
 
   Args:
@@ -140,61 +196,16 @@ def init_params(key, inputs, *, network, codec, objective, start=None):
   return params
 
 
-def enumerate_numbers(policy, codec, params, context, keys, enumeration):
-  """The grid of an `Enumeration`: (log weights [B, R], z-scores).
-
-  Of an open policy the whole trie has p as it is, shared with other tokens, as
-  RAFT is published: a term that normalises takes p on the grid. What is
-  sampled is distributed over the grammar in any case.
-
-  Args:
-    policy: a `Policy`.
-    codec: between tokens and z-scores.
-    params: the policy's.
-    context: what `policy.encode` gave.
-    keys: [B], for what is sampled.
-    enumeration: an `Enumeration`.
-
-  Returns:
-    Log weights, whose weights sum to one but for the whole trie of an open
-    policy, and the numbers: numpy [K] of a whole trie,
-    [B, R] otherwise.
-  """
-  tokenizer = policy.tokenizer
-  if enumeration.depth == tokenizer.num_tokens:
-    log_p = trie.log_probs(policy, params, context, normalized=False)
-    return log_p, codec.values().astype(np.float32)
-  prefixes = trie.sequences(tokenizer, enumeration.depth)
-  prefixes = np.repeat(prefixes, enumeration.samples, axis=0)
-  tokens = sampling.sample(
-    policy,
-    jax.lax.stop_gradient(params),
-    jax.lax.stop_gradient(context),
-    keys,
-    num_samples=len(prefixes),
-    prefixes=prefixes,
-  ).tokens
-  scored = sampling.score(policy, params, context, tokens).token_log_probs()
-  prefix = jnp.sum(scored[..., : enumeration.depth], -1)
-  tail = jnp.sum(scored[..., enumeration.depth :], -1)
-  weights = prefix + tail - jax.lax.stop_gradient(tail)  # [B, R]
-  return jax.nn.log_softmax(weights), codec.decode(tokens)
-
-
-def subset_numbers(policy, codec, params, context, size):
-  """Log p [B, R] of evenly spaced numbers, and their z-scores [R]."""
-  tokens = codec.encode(np.linspace(codec.low, codec.high, size))
-  tokens = np.unique(tokens, axis=0)
-  batch = len(jax.tree.leaves(context)[0])
-  rows = jnp.broadcast_to(tokens, (batch, *tokens.shape))
-  scored = sampling.score(policy, params, context, rows, normalized=False)
-  values = codec.decode(tokens).astype(np.float32)
-  return jnp.sum(scored.token_log_probs(), -1), values
-
-
 def supervised(
-  params, batch, keys, *, network, codec, objective, dropout_key=None
-):
+  params: StageParams,
+  batch: Examples,
+  keys: jax.Array,
+  *,
+  network: Policy | Pointwise,
+  codec: Codec,
+  objective: Objective,
+  dropout_key: jax.Array | None = None,
+) -> dict[str, jax.Array]:
   """Losses of the token, grid and point level, row by row.
 
   Args:
@@ -213,8 +224,8 @@ def supervised(
   if dropout_key is not None:
     encode_key, decode_key = jax.random.split(dropout_key)
   own = params['policy']
-  losses = {}
-  if objective.at('point'):
+  losses: dict[str, jax.Array] = {}
+  if isinstance(network, Pointwise):
     predictions = network.predict(own, batch.inputs, encode_key)
     for term in objective.at('point'):
       losses[term.name] = term.loss(predictions, batch.target)
@@ -244,142 +255,10 @@ def supervised(
   return losses
 
 
-def total(losses, objective):
-  """Σ weight · mean of a term, over the terms in `losses`."""
-  return sum(
+def total(losses: dict[str, jax.Array], objective: Objective) -> jax.Array:
+  """Σ weight · mean of a term, over the terms in `losses`: a scalar."""
+  return sum(  # type: ignore[return-value]  # There are terms.
     term.weight * jnp.mean(losses[term.name])
     for term in objective.terms
     if term.name in losses
   )
-
-
-def roll_out(params, reference, batch, keys, *, policy, codec, objective):
-  """Samples groups of numbers and judges them, without gradient.
-
-  Args:
-    params: that write.
-    reference: parameters of the KL term, or None.
-    batch: `Examples` of B rows.
-    keys: [B].
-    policy: a `Policy`.
-    codec: between tokens and z-scores.
-    objective: an `Objective`.
-
-  Returns:
-    (tokens [B, G, T], `Judgement`, metrics).
-  """
-  rollouts = objective.rollouts
-  samples, greedy_tokens = sampling.without_greedy(
-    sampling.sample(
-      policy,
-      params['policy'],
-      policy.encode(params['policy'], batch.inputs),
-      keys,
-      num_samples=rollouts.group_size,
-      temperature=rollouts.temperature,
-      greedy=True,
-    )
-  )
-  if reference is not None:
-    reference = _score(reference, batch, samples.tokens, policy, objective)
-    reference = reference.token_log_probs
-  critic_values = None
-  if 'critic' in objective.needs:
-    critic_values = _critic_values(params, batch, samples.tokens, policy)
-  return samples.tokens, *judge(
-    samples, greedy_tokens, reference, critic_values, batch, codec, objective
-  )
-
-
-def judge(
-  samples, greedy_tokens, reference, critic_values, batch, codec, objective
-):
-  """What the losses need to know of a rollout: (`Judgement`, metrics)."""
-  log_probs = samples.token_log_probs()  # [B, G, T]
-  tokens = jnp.concatenate([samples.tokens, greedy_tokens[:, None]], axis=1)
-  predictions = codec.decode(tokens)  # [B, G + 1]
-  scores = rewards.REWARDS[objective.rollouts.reward](
-    predictions, batch.target[:, None]
-  )
-  given, greedy = scores[:, :-1], scores[:, -1]
-  kl, penalty = jnp.zeros(()), 0.0
-  if reference is not None:
-    kl = jnp.mean(jnp.sum(kl_estimate(log_probs, reference, 'k1'), -1))
-    for term in objective.at('sequence'):
-      if getattr(term.loss, 'in_reward', False):
-        penalty += term.weight * jnp.sum(log_probs - reference, -1)
-  best_tokens = last_values = None
-  if 'best_tokens' in objective.needs:
-    best_tokens = codec.tokenizer.best_tokens(
-      samples.tokens, batch.tokens[:, None]
-    )
-  if 'last_values' in objective.needs:
-    last_values = _last_values(samples.tokens, codec)
-  flat = jnp.max(given, -1) == jnp.min(given, -1)
-  metrics = {
-    'reward': jnp.mean(given),
-    'greedy_reward': jnp.mean(greedy),
-    'reward_std': jnp.mean(jnp.std(given, -1)),
-    'flat_groups': jnp.mean(flat.astype(jnp.float32)),
-    'entropy': jnp.mean(samples.entropy()),
-    'kl': kl,
-    'clipped': jnp.zeros(()),
-  }
-  judgement = Judgement(
-    target=batch.target,
-    predictions=predictions[:, :-1],
-    rewards=given - penalty,
-    greedy_rewards=greedy,
-    token_log_probs=log_probs,
-    num_updates=objective.rollouts.num_updates,
-    reference=reference,
-    best_tokens=best_tokens,
-    values=critic_values,
-    last_values=last_values,
-  )
-  return judgement, metrics
-
-
-def sequence_losses(params, batch, tokens, judgement, *, policy, objective):
-  """Losses of numbers already judged: ({name: scalar}, metrics)."""
-  samples = _score(params, batch, tokens, policy, objective)
-  if 'critic' in objective.needs:
-    values = _critic_values(params, batch, tokens, policy)
-    samples = samples._replace(values=values)
-  return judged_losses(samples, judgement, objective)
-
-
-def judged_losses(samples, judgement, objective):
-  """`sequence_losses` of `Samples`."""
-  losses, metrics = {}, {}
-  for term in objective.at('sequence'):
-    losses[term.name], more = term.loss(samples, judgement)
-    metrics |= more
-  return losses, metrics
-
-
-def _score(params, batch, tokens, policy, objective):
-  """`Samples` of tokens, without the critic's values."""
-  context = policy.encode(params['policy'], batch.inputs)
-  rollout = sampling.score(
-    policy, params['policy'], context, tokens, objective.rollouts.temperature
-  )
-  return Samples(rollout.log_probs, rollout.token_log_probs(), None)
-
-
-def _critic_values(params, batch, tokens, policy):
-  """The critic's value of every prefix of the numbers: [B, G, T]."""
-  context = policy.encode(params['critic'], batch.inputs)
-  logits = sampling.logits_along(policy, params['critic'], context, tokens)
-  logits = grammatical(policy, logits)
-  allowed = jnp.asarray(policy.tokenizer.allowed)
-  return jnp.mean(logits, axis=-1, where=allowed)
-
-
-def _last_values(tokens, codec):
-  """The numbers that each last token would make of [B, G, T]: [B, G, V]."""
-  choices = np.flatnonzero(codec.tokenizer.allowed[-1])
-  rows = jnp.repeat(tokens[..., None, :], len(choices), axis=-2)
-  rows = rows.at[..., -1].set(jnp.asarray(choices, tokens.dtype))
-  values = jnp.zeros((*tokens.shape[:-1], codec.tokenizer.vocab_size))
-  return values.at[..., choices].set(codec.decode(rows))

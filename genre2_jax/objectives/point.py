@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 
 
@@ -9,5 +10,5 @@ import jax.numpy as jnp
 class SquaredError:
   """(ŷ − y)² in z-scores: [B] of predictions [B] and target [B]."""
 
-  def __call__(self, predictions, target):
+  def __call__(self, predictions: jax.Array, target: jax.Array) -> jax.Array:
     return jnp.square(predictions - target)

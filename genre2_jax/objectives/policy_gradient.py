@@ -1,15 +1,19 @@
 """Policy-gradient losses of sampled numbers. T is fixed, so sums over tokens.
 
 GRPO's 1/|o| and a sum over T tokens differ by the constant T, which Adam does
-not see: one convention, the sum, serves every estimator here.
+not see: every estimator here takes the sum.
 """
+
+from collections.abc import Callable
 
 import chex
 import jax
 import jax.numpy as jnp
 
 
-def policy_gradient_loss(log_probs, advantages):
+def policy_gradient_loss(
+  log_probs: jax.Array, advantages: jax.Array
+) -> jax.Array:
   """−mean A · Σ_t log π_t (REINFORCE; ReMax, RLOO: their advantages).
 
   Args:
@@ -24,7 +28,13 @@ def policy_gradient_loss(log_probs, advantages):
   return -jnp.mean(advantages * jnp.sum(log_probs, -1))
 
 
-def clipped_loss(log_probs, old_log_probs, advantages, clip_low, clip_high):
+def clipped_loss(
+  log_probs: jax.Array,
+  old_log_probs: jax.Array,
+  advantages: jax.Array,
+  clip_low: float,
+  clip_high: float,
+) -> tuple[jax.Array, jax.Array]:
   """−mean Σ_t min(ρ_t A, clip(ρ_t, 1 − low, 1 + high) A), ρ_t = π_t / π_old,t.
 
   PPO's surrogate per token as in GRPO (arXiv 2402.03300), with DAPO's separate
@@ -51,13 +61,15 @@ def clipped_loss(log_probs, old_log_probs, advantages, clip_low, clip_high):
   return -jnp.mean(jnp.sum(gain, -1)), jnp.mean(cut.astype(jnp.float32))
 
 
-def kl_estimate(log_probs, reference_log_probs, estimator):
+def kl_estimate(
+  log_probs: jax.Array, reference_log_probs: jax.Array, estimator: str
+) -> jax.Array:
   """KL(π ‖ π_ref) per token from samples of π (Schulman 2020).
 
   With d = log π − log π_ref: k1 = d, unbiased; k2 = d²/2, whose gradient is
   that of the token's KL given its prefix; k3 = exp(−d) − 1 + d, unbiased and
-  never negative. As a loss k1 has an expected gradient of zero, so it belongs
-  into the reward: see `objective.py`.
+  never negative. As a loss k1 has an expected gradient of zero, so it is taken
+  from the reward instead (`rollouts.judge`).
 
   Args:
     log_probs: [...].
@@ -71,7 +83,7 @@ def kl_estimate(log_probs, reference_log_probs, estimator):
   return KL_ESTIMATORS[estimator](difference)
 
 
-KL_ESTIMATORS = {
+KL_ESTIMATORS: dict[str, Callable[[jax.Array], jax.Array]] = {
   'k1': lambda d: d,
   'k2': lambda d: jnp.square(d) / 2,
   'k3': lambda d: jnp.expm1(-d) + d,

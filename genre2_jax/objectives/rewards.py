@@ -1,32 +1,43 @@
 """Rewards of decoded numbers: how near they come to the target.
 
-Every reward has one face: `(predictions [..., R], target [..., 1]) -> [..., R]`
-for R numbers written for one input, in z-scores.
+Every reward is a function `(predictions [..., R], target [..., 1]) ->
+[..., R]` of R numbers written for one input, in z-scores.
 """
 
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
 
+Reward = Callable[[jax.Array, jax.Array], jax.Array]
 
-def negative_squared_error(predictions, target):
+
+def negative_squared_error(
+  predictions: jax.Array, target: jax.Array
+) -> jax.Array:
   """r = −(ŷ − y)²: GenRe²'s reward (arXiv 2512.06533, eq. 6)."""
   return -jnp.square(predictions - target)
 
 
-def negative_absolute_error(predictions, target):
+def negative_absolute_error(
+  predictions: jax.Array, target: jax.Array
+) -> jax.Array:
   """r = −|ŷ − y|: its optimum is the median, not the mean."""
   return -jnp.abs(predictions - target)
 
 
-def clipped_squared_error(predictions, target, limit=50.0):
+def clipped_squared_error(
+  predictions: jax.Array, target: jax.Array, limit: float = 50.0
+) -> jax.Array:
   """r = −min((ŷ − y)², 50), as GenRe² rewards code metrics.
 
-  For tokenizers of the real line: one wild exponent, and −(ŷ − y)² outweighs
-  all else in a batch.
+  For tokenizers of the real line, where one number with a large exponent would
+  outweigh all else in a batch.
   """
   return -jnp.minimum(jnp.square(predictions - target), limit)
 
 
-def negative_rank(predictions, target):
+def negative_rank(predictions: jax.Array, target: jax.Array) -> jax.Array:
   """r = −(share of the other numbers that come nearer, ties by half).
 
   In [−1, 0] whatever the target's scale; says nothing beyond its group.
@@ -38,7 +49,7 @@ def negative_rank(predictions, target):
   return -(jnp.sum(nearer, -1) - 0.5) / count
 
 
-REWARDS = {
+REWARDS: dict[str, Reward] = {
   'squared': negative_squared_error,
   'clipped': clipped_squared_error,
   'absolute': negative_absolute_error,
@@ -46,6 +57,6 @@ REWARDS = {
 }
 
 
-def comparable(name):
-  """The reward that compares policies: a rank knows its own group only."""
+def comparable(name: str) -> Reward:
+  """The reward to compare policies by: a rank knows its own group only."""
   return REWARDS['squared' if name == 'rank' else name]

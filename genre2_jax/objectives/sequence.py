@@ -1,23 +1,27 @@
 """Losses of whole numbers that the policy wrote itself.
 
-Every loss has one face: `loss(samples, judgement) -> (scalar, metrics)`, where
+Every loss is a function `(samples, judgement) -> (scalar, metrics)`, where
 `samples` is what the parameters to train say of the numbers written and
-`judgement` what is known of them and constant to the gradient.
+`judgement` what is known of them and constant to the gradient. What it asks of
+a rollout it declares as `requires`.
 """
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from genre2_jax.objectives.advantages import ADVANTAGES
+from genre2_jax.objectives.advantages import ADVANTAGES, least_group
 from genre2_jax.objectives.policy_gradient import (
   KL_ESTIMATORS,
   clipped_loss,
   kl_estimate,
   policy_gradient_loss,
 )
+from genre2_jax.objectives.requirements import Requirements
+
+Metrics = dict[str, jax.Array]
 
 
 class Samples(NamedTuple):
@@ -31,7 +35,7 @@ class Samples(NamedTuple):
 
   log_probs: jax.Array
   token_log_probs: jax.Array
-  values: Any
+  values: jax.Array | None
 
 
 class Judgement(NamedTuple):
@@ -57,10 +61,10 @@ class Judgement(NamedTuple):
   greedy_rewards: jax.Array
   token_log_probs: jax.Array
   num_updates: int = 1
-  reference: Any = None
-  best_tokens: Any = None
-  values: Any = None
-  last_values: Any = None
+  reference: jax.Array | None = None
+  best_tokens: jax.Array | None = None
+  values: jax.Array | None = None
+  last_values: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,14 +81,19 @@ class PolicyGradient:
   clip_low: float = 0.2
   clip_high: float = 0.2
 
-  needs: ClassVar[frozenset] = frozenset()
+  @property
+  def requires(self) -> Requirements:
+    """The group that the advantage compares."""
+    return Requirements(least_group=least_group(self.advantage))
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     for name in ('clip_low', 'clip_high'):
       if getattr(self, name) < 0:
         raise ValueError(f'{name} must not be negative')
 
-  def __call__(self, samples, judgement):
+  def __call__(
+    self, samples: Samples, judgement: Judgement
+  ) -> tuple[jax.Array, Metrics]:
     advantages = ADVANTAGES[self.advantage](
       judgement.rewards, judgement.greedy_rewards
     )
@@ -120,21 +129,22 @@ class PPO:
   value_weight: float = 0.5
   normalize: bool = True
 
-  needs: ClassVar[frozenset] = frozenset({'critic'})
+  requires: ClassVar[Requirements] = Requirements(rollout=frozenset({'critic'}))
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if not 0 <= self.gae_lambda <= 1:
       raise ValueError('gae_lambda must be in [0, 1]')
     if self.clip < 0 or self.value_weight < 0:
       raise ValueError('clip and value_weight must not be negative')
 
-  def __call__(self, samples, judgement):
+  def __call__(
+    self, samples: Samples, judgement: Judgement
+  ) -> tuple[jax.Array, Metrics]:
+    values, old_values = _given(samples.values), _given(judgement.values)
     advantages = jax.lax.stop_gradient(
-      generalized_advantages(
-        judgement.rewards, judgement.values, self.gae_lambda
-      )
+      generalized_advantages(judgement.rewards, old_values, self.gae_lambda)
     )
-    returns = advantages + judgement.values
+    returns = advantages + old_values
     if self.normalize:
       advantages -= jnp.mean(advantages)
       advantages /= jnp.std(advantages) + 1e-6
@@ -145,7 +155,7 @@ class PPO:
       self.clip,
       self.clip,
     )
-    errors = jnp.square(samples.values - jax.lax.stop_gradient(returns))
+    errors = jnp.square(values - jax.lax.stop_gradient(returns))
     value_loss = jnp.mean(errors) / 2
     return loss + self.value_weight * value_loss, {
       'clipped': clipped,
@@ -153,7 +163,9 @@ class PPO:
     }
 
 
-def generalized_advantages(rewards, values, gae_lambda):
+def generalized_advantages(
+  rewards: jax.Array, values: jax.Array, gae_lambda: float
+) -> jax.Array:
   """GAE of an episode with a single reward at its end, γ = 1.
 
   Args:
@@ -182,18 +194,27 @@ class DAR:
   A_i = (G − 1) · (CRPS(set without i) − CRPS(set)), of the fair score
   mean |x − y| − ΣΣ |x_i − x_j| / (2G(G−1)) (DAR, arXiv 2605.20740): a sample
   is worth what the set would lose without it, so samples keep apart as far as
-  the data do. G ≥ 3.
+  the data do.
   """
 
-  needs: ClassVar[frozenset] = frozenset()
+  requires: ClassVar[Requirements] = Requirements(
+    least_group=3, single_update=True, reads_reward=False
+  )
 
-  def __call__(self, samples, judgement):
+  def __call__(
+    self, samples: Samples, judgement: Judgement
+  ) -> tuple[jax.Array, Metrics]:
     credit = leave_one_out_credit(judgement.predictions, judgement.target)
     return policy_gradient_loss(samples.token_log_probs, credit), {}
 
 
-def leave_one_out_credit(predictions, target):
-  """(G − 1) · (CRPS(set without i) − CRPS(set)): [B, G] of numbers [B, G]."""
+def leave_one_out_credit(
+  predictions: jax.Array, target: jax.Array
+) -> jax.Array:
+  """(G − 1) · (CRPS(set without i) − CRPS(set)): [B, G] of numbers [B, G].
+
+  The target is [B].
+  """
   group = predictions.shape[-1]
   errors = jnp.abs(predictions - target[:, None])
   apart = jnp.abs(predictions[..., :, None] - predictions[..., None, :])
@@ -215,11 +236,18 @@ class REAL:
   this is RAFT.
   """
 
-  needs: ClassVar[frozenset] = frozenset({'last_values'})
+  requires: ClassVar[Requirements] = Requirements(
+    rollout=frozenset({'last_values'}),
+    least_group=2,
+    single_update=True,
+    reads_reward=False,
+  )
 
-  def __call__(self, samples, judgement):
+  def __call__(
+    self, samples: Samples, judgement: Judgement
+  ) -> tuple[jax.Array, Metrics]:
     weights = jnp.exp(samples.log_probs[..., -1, :])  # [B, G, V]
-    means = jnp.sum(weights * judgement.last_values, -1)
+    means = jnp.sum(weights * _given(judgement.last_values), -1)
     errors = jnp.square(means - judgement.target[:, None])
     advantages = ADVANTAGES['rloo'](
       jax.lax.stop_gradient(-errors), judgement.greedy_rewards
@@ -237,10 +265,14 @@ class Expert:
   target that still can be written (`Tokenizer.best_tokens`).
   """
 
-  needs: ClassVar[frozenset] = frozenset({'best_tokens'})
+  requires: ClassVar[Requirements] = Requirements(
+    rollout=frozenset({'best_tokens'}), reads_reward=False
+  )
 
-  def __call__(self, samples, judgement):
-    index = judgement.best_tokens[..., None]
+  def __call__(
+    self, samples: Samples, judgement: Judgement
+  ) -> tuple[jax.Array, Metrics]:
+    index = _given(judgement.best_tokens)[..., None]
     return -jnp.mean(jnp.take_along_axis(samples.log_probs, index, -1)), {}
 
 
@@ -255,21 +287,31 @@ class KL:
 
   estimator: str = 'k3'
 
-  needs: ClassVar[frozenset] = frozenset({'reference'})
+  requires: ClassVar[Requirements] = Requirements(
+    rollout=frozenset({'reference'}), reads_reward=False, moves_alone=False
+  )
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if self.estimator not in KL_ESTIMATORS:
       raise ValueError(f'estimator must be one of {", ".join(KL_ESTIMATORS)}')
 
   @property
-  def in_reward(self):
+  def in_reward(self) -> bool:
     """Whether the weighted divergence is taken from the reward."""
     return self.estimator == 'k1'
 
-  def __call__(self, samples, judgement):
+  def __call__(
+    self, samples: Samples, judgement: Judgement
+  ) -> tuple[jax.Array, Metrics]:
     if self.in_reward:
       return jnp.zeros(()), {}
     divergence = kl_estimate(
-      samples.token_log_probs, judgement.reference, self.estimator
+      samples.token_log_probs, _given(judgement.reference), self.estimator
     )
     return jnp.mean(jnp.sum(divergence, -1)), {}
+
+
+def _given(array: jax.Array | None) -> jax.Array:
+  """What the loss requires of the rollout, and therefore is there."""
+  assert array is not None
+  return array

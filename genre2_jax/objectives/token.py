@@ -1,14 +1,11 @@
 """Token-level objectives: next-token logits of the target number, all at once.
 
-Every objective has one face: `(logits [B, T, V], tokens [B, T], target [B],
+Every objective is a function `(logits [B, T, V], tokens [B, T], target [B],
 tokenizer) -> [B]`. Logits are teacher-forced and grammatical: forbidden tokens
 stand at −1e9. Those of an open policy have one column more, for all tokens of a
 language model that are not allowed: cross-entropy is then over the whole
 vocabulary; the other objectives leave that column out. Tokens are the target's,
-targets are z-scores. The tokenizer is static and known by its numpy arrays:
-`allowed` bool [T, V], `token_values` [V] (of a token within its kind),
-`token_kinds` int [V] (−1: without magnitude), and for bins `edges` [V + 1] and
-`centers` [V] in z-scores.
+targets are z-scores.
 
 The distances between tokens are terms beside cross-entropy, not instead of it:
 whoever builds the loss adds them with their papers' weights.
@@ -16,16 +13,40 @@ whoever builds the loss adds them with their papers' weights.
 
 import dataclasses
 import math
+from typing import ClassVar, Protocol
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from genre2_jax.objectives.requirements import Requirements
+
 _FORBIDDEN = -1e9
 
 
-def cross_entropy(logits, tokens):
+class TokenTable(Protocol):
+  """What these objectives know of a tokenizer: static numpy arrays.
+
+  One of bins has `edges` [V + 1] and `centers` [V] too, in z-scores.
+
+  Attributes:
+    allowed: bool [T, V].
+    token_values: [V], of a token within its kind.
+    token_kinds: int [V]; −1: without magnitude.
+  """
+
+  @property
+  def allowed(self) -> np.ndarray: ...
+
+  @property
+  def token_values(self) -> np.ndarray: ...
+
+  @property
+  def token_kinds(self) -> np.ndarray: ...
+
+
+def cross_entropy(logits: jax.Array, tokens: jax.Array) -> jax.Array:
   """Mean over positions of −log p(y_t | y_<t).
 
   Args:
@@ -45,7 +66,13 @@ def cross_entropy(logits, tokens):
 class CrossEntropy:
   """mean_t −log p(y_t | y_<t), nats per token."""
 
-  def __call__(self, logits, tokens, target, tokenizer):
+  def __call__(
+    self,
+    logits: jax.Array,
+    tokens: jax.Array,
+    target: jax.Array,
+    tokenizer: TokenTable,
+  ) -> jax.Array:
     _check(logits, tokens, target, tokenizer)
     return jax.vmap(cross_entropy)(logits, tokens)
 
@@ -58,7 +85,13 @@ class NTLMSE:
   whose target has no magnitude do not count. The paper adds 0.3 of it to CE.
   """
 
-  def __call__(self, logits, tokens, target, tokenizer):
+  def __call__(
+    self,
+    logits: jax.Array,
+    tokens: jax.Array,
+    target: jax.Array,
+    tokenizer: TokenTable,
+  ) -> jax.Array:
     _check(logits, tokens, target, tokenizer)
     log_p, counted, values, own = _within_kind(logits, tokens, tokenizer)
     mean = jnp.sum(jnp.exp(log_p) * values, -1)  # [B, T]
@@ -73,7 +106,13 @@ class NTLWAS:
   weight as in `NTLMSE`. Unlike a mean, it sees two errors that cancel.
   """
 
-  def __call__(self, logits, tokens, target, tokenizer):
+  def __call__(
+    self,
+    logits: jax.Array,
+    tokens: jax.Array,
+    target: jax.Array,
+    tokenizer: TokenTable,
+  ) -> jax.Array:
     _check(logits, tokens, target, tokenizer)
     log_p, counted, values, own = _within_kind(logits, tokens, tokenizer)
     distance = jnp.sum(jnp.exp(log_p) * jnp.abs(values - own), -1)  # [B, T]
@@ -94,10 +133,16 @@ class DIST2:
 
   temperature: float = 1.0
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     _check_positive('temperature', self.temperature)
 
-  def __call__(self, logits, tokens, target, tokenizer):
+  def __call__(
+    self,
+    logits: jax.Array,
+    tokens: jax.Array,
+    target: jax.Array,
+    tokenizer: TokenTable,
+  ) -> jax.Array:
     _check(logits, tokens, target, tokenizer)
     log_p, counted, values, own = _within_kind(logits, tokens, tokenizer)
     scores = -jnp.square(values - own) / self.temperature
@@ -125,12 +170,20 @@ class SoftCrossEntropy:
   sigma: float = 0.75
   kind: str = 'density'
 
-  def __post_init__(self):
+  requires: ClassVar[Requirements] = Requirements(tokenizer='bins')
+
+  def __post_init__(self) -> None:
     _check_positive('sigma', self.sigma)
     if self.kind not in ('density', 'cdf'):
       raise ValueError(f"kind={self.kind!r}: choose 'density' or 'cdf'")
 
-  def __call__(self, logits, tokens, target, tokenizer):
+  def __call__(
+    self,
+    logits: jax.Array,
+    tokens: jax.Array,
+    target: jax.Array,
+    tokenizer: TokenTable,
+  ) -> jax.Array:
     """[B], nats.
 
     Raises:
@@ -141,31 +194,36 @@ class SoftCrossEntropy:
     logits = logits[:, 0, : tokenizer.allowed.shape[-1]]
     return -jnp.sum(targets * jax.nn.log_softmax(logits), -1)
 
-  def _soft_targets(self, bins, target, tokenizer):
+  def _soft_targets(
+    self, bins: jax.Array, target: jax.Array, tokenizer: TokenTable
+  ) -> jax.Array:
     edges = getattr(tokenizer, 'edges', None)
-    if edges is None or len(edges) < 4:
+    centers = getattr(tokenizer, 'centers', None)
+    if edges is None or centers is None or len(edges) < 4:
       raise ValueError('soft targets need a tokenizer of three or more bins')
     widths = np.pad(np.diff(edges[1:-1]), 1, 'edge')  # [V]
     sigma = self.sigma * jnp.asarray(widths, jnp.float32)[bins][:, None]
 
-    def standardized(points):
+    def standardized(points: np.ndarray) -> jax.Array:
       return (jnp.asarray(points, jnp.float32) - target[:, None]) / sigma
 
     if self.kind == 'density':
-      scores = -jnp.square(standardized(tokenizer.centers[None])) / 2
+      scores = -jnp.square(standardized(centers[None])) / 2
       return jax.nn.softmax(scores)
     below = jax.scipy.special.ndtr(standardized(edges[None]))  # [B, V + 1]
     return jnp.diff(below)
 
 
-def _alike(tokens, tokenizer):
+def _alike(tokens: jax.Array, tokenizer: TokenTable) -> jax.Array:
   """Bool [B, T, V]: allowed, and of the target token's kind."""
   kinds = np.asarray(tokenizer.token_kinds)
   own = jnp.asarray(kinds)[tokens]  # [B, T]
   return tokenizer.allowed[None] & (kinds[None, None] == own[..., None])
 
 
-def _within_kind(logits, tokens, tokenizer):
+def _within_kind(
+  logits: jax.Array, tokens: jax.Array, tokenizer: TokenTable
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
   """Distributions within the target tokens' kinds.
 
   Returns:
@@ -180,19 +238,24 @@ def _within_kind(logits, tokens, tokenizer):
   return log_p, counted, values[None, None], values[tokens][..., None]
 
 
-def _mean(losses, counted):
+def _mean(losses: jax.Array, counted: jax.Array) -> jax.Array:
   """Mean over the counted positions of [B, T]; 0 where there are none."""
   total = jnp.sum(jnp.where(counted, losses, 0), -1)
   return total / jnp.maximum(jnp.sum(counted, -1), 1)
 
 
-def _check(logits, tokens, target, tokenizer):
+def _check(
+  logits: jax.Array,
+  tokens: jax.Array,
+  target: jax.Array,
+  tokenizer: TokenTable,
+) -> None:
   T, V = tokenizer.allowed.shape
   chex.assert_shape(logits, (None, T, {V, V + 1}))
   chex.assert_shape(tokens, logits.shape[:2])
   chex.assert_shape(target, logits.shape[:1])
 
 
-def _check_positive(name, value):
+def _check_positive(name: str, value: float) -> None:
   if not 0 < value < math.inf:
     raise ValueError(f'{name}={value!r}: give a number above 0')

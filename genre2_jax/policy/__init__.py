@@ -1,10 +1,23 @@
 """A policy is a distribution over numbers; the trie of its numbers."""
 
 from genre2_jax.policy.base import (
+  Cache,
+  Context,
+  Inputs,
+  Params,
   Pointwise,
   Policy,
   grammatical,
   teacher_forced,
 )
 
-__all__ = ['Pointwise', 'Policy', 'grammatical', 'teacher_forced']
+__all__ = [
+  'Cache',
+  'Context',
+  'Inputs',
+  'Params',
+  'Pointwise',
+  'Policy',
+  'grammatical',
+  'teacher_forced',
+]

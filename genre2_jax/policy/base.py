@@ -1,4 +1,4 @@
-"""A policy is a distribution over numbers, and all works against its face.
+"""A policy is a distribution over numbers, given as four pure functions.
 
 The numbers that a tokenizer can write form a trie: a node is a prefix, its
 children are the prefixes one token longer. `decode` gives next-token logits at
@@ -6,16 +6,16 @@ nodes, given the nodes already decoded and who of them is whose ancestor. So
 one function is a cached decoding step, teacher forcing (the T nodes along one
 number), and the scoring of many numbers, or of the whole trie, in one pass.
 
-The tabular encoder-decoder offers these functions, and so does any model that
-joins: with them every objective, estimator and metric of this project works
-with every model. Letters: B batch, U decodings of an input side by side, each
-with a cache of its own, Q nodes to decode in each, N nodes before them, V
-vocabulary.
+Every model is a policy, so every objective, estimator and metric of this
+project works with every model. Letters: B batch, U decodings of an input side
+by side, each with a cache of its own, Q nodes to decode in each, N nodes before
+them, V vocabulary.
 """
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -23,6 +23,7 @@ from genre2_jax.tokenizers import Tokenizer
 
 # What only a model can look into: arrays in any nesting.
 Params = Any
+Inputs = Any  # leading axis B
 Context = Any  # leading axis B
 Cache = Any  # leading axes [B, U, N]
 
@@ -32,8 +33,8 @@ class Policy(NamedTuple):
 
   Attributes:
     tokenizer: the number vocabulary.
-    init: `(key, inputs) -> params`, boxed with logical axis names for
-      `sharding.py` to read.
+    init: `(key, inputs) -> params`, boxed with logical axis names that
+      `devices.sharding` reads.
     encode: `(params, inputs, dropout_key=None) -> context`. Once per input,
       never once per sample. No dropout without a key.
     decode: `(params, context, tokens, positions, visible, cache=None,
@@ -59,7 +60,7 @@ class Policy(NamedTuple):
   tokenizer: Tokenizer
   init: Callable[..., Params]
   encode: Callable[..., Context]
-  decode: Callable[..., Any]
+  decode: Callable[..., tuple[jax.Array, Cache]]
   frozen: Callable[[tuple[str, ...]], bool] | None = None
   open: bool = False
 
@@ -75,16 +76,22 @@ class Pointwise(NamedTuple):
   """
 
   init: Callable[..., Params]
-  predict: Callable[..., Any]
+  predict: Callable[..., jax.Array]
   frozen: Callable[[tuple[str, ...]], bool] | None = None
 
 
-def grammatical(policy, logits):
+def grammatical(policy: Policy, logits: jax.Array) -> jax.Array:
   """Logits [..., V] without what an open policy says of other tokens."""
   return logits[..., : policy.tokenizer.vocab_size]
 
 
-def teacher_forced(policy, params, context, tokens, dropout_key=None):
+def teacher_forced(
+  policy: Policy,
+  params: Params,
+  context: Context,
+  tokens: jax.Array,
+  dropout_key: jax.Array | None = None,
+) -> jax.Array:
   """Logits [B, T, V] of a number's tokens [B, T], each given those before.
 
   [B, T, V + 1] of an open policy.

@@ -1,4 +1,4 @@
-"""Decoding groups of numbers that share their prefixes.
+"""Sampling groups of numbers that share their prefixes.
 
 All numbers start alike. While a level of the trie has no more nodes than there
 are numbers to write, the whole level is decoded, once, and every number walks
@@ -7,58 +7,31 @@ nodes of its own. Sixteen samples of eight binary digits cost 79 decoder
 positions instead of 128, 128 samples cost 255 instead of 1024, and asking for
 as many numbers as the tokenizer can write decodes exactly its trie.
 
-Sampling decodes level by level, with a cache. Given numbers are scored in two
-passes, one over the trunk and one along all branches: that is where gradients
-go through.
+Sampling decodes level by level, with a cache, and is not differentiated;
+`scoring` reads numbers that are already there.
 """
-
-from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genre2_jax.policy import grammatical, trie
-
-
-class Rollout(NamedTuple):
-  """Numbers written by a policy.
-
-  Attributes:
-    tokens: int32 [B, R, T].
-    log_probs: [B, R, T, V], of every token at every position, given the
-      number's own prefix, at the temperature that it was sampled at.
-  """
-
-  tokens: jax.Array
-  log_probs: jax.Array
-
-  def token_log_probs(self):
-    """log p of the tokens written: [B, R, T]."""
-    index = self.tokens[..., None]
-    return jnp.take_along_axis(self.log_probs, index, axis=-1)[..., 0]
-
-  def entropy(self):
-    """Σ_t H(p(· | prefix)) in nats: [B, R].
-
-    Its mean over samples is an unbiased estimate of the entropy of the
-    distribution over numbers.
-    """
-    return -jnp.sum(jnp.exp(self.log_probs) * self.log_probs, axis=(-2, -1))
+from genre2_jax.policy import trie
+from genre2_jax.policy.base import Context, Params, Policy, grammatical
+from genre2_jax.policy.scoring import Rollout
 
 
 def sample(
-  policy,
-  params,
-  context,
-  keys,
+  policy: Policy,
+  params: Params,
+  context: Context,
+  keys: jax.Array,
   *,
-  num_samples,
-  temperature=1.0,
-  greedy=False,
-  prefixes=None,
-):
+  num_samples: int,
+  temperature: float = 1.0,
+  greedy: bool = False,
+  prefixes: np.ndarray | None = None,
+) -> Rollout:
   """Samples numbers, i.i.d. given the input, and with them the greedy one.
 
   Args:
@@ -89,7 +62,9 @@ def sample(
   batch, depth = len(keys), trunk.depth
   given = np.zeros((num_samples, 0)) if prefixes is None else prefixes
   node = jnp.zeros((batch, num_rows), jnp.int32)
-  cache, tokens, log_probs = None, [], []
+  cache = None
+  tokens: list[jax.Array] = []
+  log_probs: list[jax.Array] = []
   for position in range(policy.tokenizer.num_tokens):
     if position < depth:
       nodes, seen = trunk.level(position)
@@ -124,69 +99,7 @@ def sample(
   return Rollout(jnp.stack(tokens, -1), jnp.stack(log_probs, -2))
 
 
-def without_greedy(rollout):
+def without_greedy(rollout: Rollout) -> tuple[Rollout, jax.Array]:
   """What `sample(greedy=True)` wrote: (samples, greedy tokens [B, T])."""
   samples = jax.tree.map(lambda x: x[:, :-1], rollout)
   return samples, rollout.tokens[:, -1]
-
-
-def score(policy, params, context, tokens, temperature=1.0, normalized=True):
-  """The `Rollout` of given numbers: what `sample` would have said of them.
-
-  Args:
-    policy: a `Policy`.
-    params: its parameters.
-    context: what `policy.encode` gave.
-    tokens: int [B, R, T], of the grammar.
-    temperature: divides the logits.
-    normalized: whether tokens are distributed over those that the grammar
-      allows, as in `sample`; otherwise, with an open policy, over all.
-
-  Returns:
-    A `Rollout`; where p is shared with other tokens its log-probabilities have
-    V + 1 columns.
-  """
-  logits = logits_along(policy, params, context, tokens)
-  if normalized:
-    logits = grammatical(policy, logits)
-  return Rollout(
-    tokens.astype(jnp.int32), jax.nn.log_softmax(logits / temperature)
-  )
-
-
-def logits_along(policy, params, context, tokens):
-  """Logits [B, R, T, V] at the prefixes of numbers [B, R, T], shared ones once.
-
-  Where gradients go through. [B, R, T, V + 1] of an open policy.
-  """
-  chex.assert_shape(tokens, (None, None, policy.tokenizer.num_tokens))
-  batch, num_rows, length = tokens.shape
-  allowed = policy.tokenizer.allowed
-  trunk = trie.trunk(allowed, max_width=num_rows)
-  depth = trunk.depth
-  logits, cache = policy.decode(
-    params,
-    context,
-    trie.broadcast(trunk.tokens, batch),
-    trunk.positions,
-    trunk.visible,
-  )
-  node, parts = jnp.zeros((batch, num_rows), jnp.int32), []
-  for position in range(depth):
-    nodes, _ = trunk.level(position)
-    parts.append(trie.take(logits[:, 0, nodes], node)[:, :, None])
-    if position + 1 < depth:
-      node = trie.child(node, tokens[..., position], allowed[position])
-  if depth < length:
-    branches = length - depth
-    visible = np.tri(branches, length, depth, dtype=bool)
-    logits, _ = policy.decode(
-      params,
-      context,
-      tokens[..., depth - 1 : -1],
-      np.arange(depth, length),
-      visible,
-      trie.path_caches(cache, trunk, node),
-    )
-    parts.append(logits)
-  return jnp.concatenate(parts, axis=2)

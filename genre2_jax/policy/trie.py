@@ -14,6 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from genre2_jax.policy.base import Cache, Context, Params, Policy
+from genre2_jax.tokenizers import Tokenizer
+
 # Levels are decoded together, in one pass with a mask, while they have fewer
 # nodes than this: few passes compile and run fast, and the mask's square is
 # still small. Below, siblings are decoded beside their own path only.
@@ -34,17 +37,22 @@ class Trunk(NamedTuple):
   visible: np.ndarray
 
   @property
-  def depth(self):
+  def depth(self) -> int:
     """Number of levels, at least the root's."""
-    return self.positions[-1] + 1
+    return int(self.positions[-1]) + 1
 
-  def level(self, position):
+  def level(self, position: int) -> tuple[slice, slice]:
     """Slices of a level's nodes, and of all nodes down to it."""
     start, stop = np.searchsorted(self.positions, [position, position + 1])
     return slice(start, stop), slice(stop)
 
 
-def trunk(allowed, *, max_width=None, max_nodes=None):
+def trunk(
+  allowed: np.ndarray,
+  *,
+  max_width: int | None = None,
+  max_nodes: int | None = None,
+) -> Trunk:
   """The levels of a grammar [T, V] that fit both bounds.
 
   Args:
@@ -72,13 +80,13 @@ def trunk(allowed, *, max_width=None, max_nodes=None):
   return Trunk(np.concatenate(tokens), positions, visible)
 
 
-def child(node, chosen, allowed):
+def child(node: jax.Array, chosen: jax.Array, allowed: np.ndarray) -> jax.Array:
   """Place in the next level of the child that `chosen` leads to."""
   rank = jnp.asarray(np.cumsum(allowed) - 1)
   return node * int(allowed.sum()) + rank[chosen]
 
 
-def path_caches(cache, trunk, node):
+def path_caches(cache: Cache, trunk: Trunk, node: jax.Array) -> Cache:
   """Of the trunk's cache [B, 1, N, ...] each number's own path [B, R, t, ...].
 
   Args:
@@ -87,8 +95,8 @@ def path_caches(cache, trunk, node):
     node: int [B, R], where in the trunk's last level each number stands.
   """
   nodes, _ = trunk.level(trunk.depth - 1)
-  paths = np.nonzero(trunk.visible[nodes])[1].reshape(-1, trunk.depth)
-  paths = jnp.asarray(paths)[node]  # [B, R, t]
+  ancestors = np.nonzero(trunk.visible[nodes])[1].reshape(-1, trunk.depth)
+  paths = jnp.asarray(ancestors)[node]  # [B, R, t]
   flat = paths.reshape(len(node), -1)
 
   def select(x):
@@ -98,20 +106,20 @@ def path_caches(cache, trunk, node):
   return jax.tree.map(select, cache)
 
 
-def take(values, node):
+def take(values: jax.Array, node: jax.Array) -> jax.Array:
   """values [B, U, ...] at node [B, R]: [B, R, ...]."""
   index = node.reshape(node.shape + (1,) * (values.ndim - 2))
   return jnp.take_along_axis(values, index, axis=1)
 
 
-def broadcast(tokens, batch):
+def broadcast(tokens: np.ndarray, batch: int) -> jax.Array:
   """Static tokens [U, Q], or [Q] of one decoding, for every input."""
-  tokens = jnp.asarray(tokens)
-  tokens = tokens.reshape(-1, tokens.shape[-1])
-  return jnp.broadcast_to(tokens, (batch, *tokens.shape))
+  rows = jnp.asarray(tokens)
+  rows = rows.reshape(-1, rows.shape[-1])
+  return jnp.broadcast_to(rows, (batch, *rows.shape))
 
 
-def num_nodes(tokenizer, depth=None):
+def num_nodes(tokenizer: Tokenizer, depth: int | None = None) -> int:
   """Nodes with children among the first `depth` tokens, by default all T."""
   choices = tokenizer.allowed.sum(axis=1)[:depth].tolist()
   nodes, width = 0, 1
@@ -120,7 +128,7 @@ def num_nodes(tokenizer, depth=None):
   return nodes
 
 
-def sequences(tokenizer, depth=None):
+def sequences(tokenizer: Tokenizer, depth: int | None = None) -> np.ndarray:
   """Every prefix of `depth` tokens, by default every number: int [K, depth]."""
   if depth == 0:
     return np.zeros((1, 0), np.int32)
@@ -129,7 +137,13 @@ def sequences(tokenizer, depth=None):
   return np.stack([g.ravel() for g in grids], -1).astype(np.int32)
 
 
-def log_probs(policy, params, context, temperature=1.0, normalized=True):
+def log_probs(
+  policy: Policy,
+  params: Params,
+  context: Context,
+  temperature: float = 1.0,
+  normalized: bool = True,
+) -> jax.Array:
   """log p of every number that the policy can write, exactly.
 
   Args:
@@ -183,7 +197,13 @@ def log_probs(policy, params, context, temperature=1.0, normalized=True):
   return log_p
 
 
-def _descend(log_p, logits, allowed, temperature, is_open):
+def _descend(
+  log_p: jax.Array,
+  logits: jax.Array,
+  allowed: np.ndarray,
+  temperature: float,
+  is_open: bool,
+) -> jax.Array:
   """log p of the children of nodes [B, n]: [B, n · choices]."""
   choices = np.flatnonzero(allowed)
   columns = [*choices, logits.shape[-1] - 1] if is_open else choices
@@ -192,7 +212,7 @@ def _descend(log_p, logits, allowed, temperature, is_open):
   return log_p.reshape(len(log_p), -1)
 
 
-def _own_paths(x, length):
+def _own_paths(x: jax.Array, length: int) -> jax.Array:
   """[B, U, t + Q, ...], siblings behind a path, as [B, U · Q, t + 1, ...]."""
   path, siblings = x[:, :, None, :length], x[:, :, length:, None]
   batch, width, count = siblings.shape[:3]

@@ -10,9 +10,10 @@ from genre2_jax.data import batches
 from genre2_jax.devices import processes
 from genre2_jax.errors import InterruptedRunError
 from genre2_jax.objectives.grid import expected_value
-from genre2_jax.objectives.objective import subset_numbers, supervised
+from genre2_jax.objectives.objective import supervised
 from genre2_jax.objectives.rewards import comparable
 from genre2_jax.policy import Pointwise, sampling, trie
+from genre2_jax.policy.enumeration import subset_numbers
 
 
 def validation(params, examples, numbers, key, *, network, codec, objective):

@@ -16,11 +16,10 @@ import optax
 from genre2_jax.data.batches import Examples
 from genre2_jax.objectives.objective import (
   Objective,
-  roll_out,
-  sequence_losses,
   supervised,
   total,
 )
+from genre2_jax.objectives.rollouts import roll_out, sequence_losses
 from genre2_jax.objectives.sequence import Judgement
 from genre2_jax.policy import Pointwise, Policy
 from genre2_jax.tokenizers.codec import Codec

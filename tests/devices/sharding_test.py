@@ -26,8 +26,8 @@ from genre2_jax.devices import sharding
 from genre2_jax.errors import InterruptedRunError
 from genre2_jax.experiment import experiment, meshes, networks, recipes, tasks
 from genre2_jax.experiment.stages import build_stages
-from genre2_jax.models.gemma import backbone
 from genre2_jax.models.gemma.policy import gemma_policy
+from genre2_jax.models.gemma.sizes import PRESETS
 from genre2_jax.policy import Policy
 from genre2_jax.tokenizers.codec import Codec
 from genre2_jax.training import stages
@@ -121,9 +121,7 @@ class LanguageModel(NamedTuple):
 
 def built_language_model(name):
   tokenizer = tokenizers.build('normalized', base=10, digits=1)
-  network = gemma_policy(
-    tokenizer, backbone.PRESETS[name], number_tokens=np.arange(10)
-  )
+  network = gemma_policy(tokenizer, PRESETS[name], number_tokens=np.arange(10))
   stage = build_stages(config_of('raft'))[-1]
   stage = dataclasses.replace(stage, optimizer='adafactor')
   return 16, stage, LanguageModel(network, Codec(tokenizer, -1.0, 1.0))

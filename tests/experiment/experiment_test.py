@@ -8,7 +8,7 @@ from conftest import assert_refused
 from configs import base
 from genre2_jax.experiment import experiment, recipes
 from genre2_jax.experiment.stages import build_stages
-from genre2_jax.objectives.objective import Enumeration
+from genre2_jax.policy.enumeration import Enumeration
 
 
 def changed(**fields):
@@ -150,6 +150,12 @@ def test_values_that_no_run_could_use_are_refused(fields, part):
     ([('raft', 1.0, {'learnable': True, 'subset': 9})], {}, ['drop subset']),
     ([('rloo', 1.0, {})], {'group_size': 1}, ['rloo', 'rollouts.group_size']),
     ([('dar', 1.0, {})], {'group_size': 2}, ['dar', '3 or more']),
+    ([('grpo', 1.0, {})], {'group_size': 1}, ['grpo', '2 or more']),
+    (
+      [('real', 1.0, {})],
+      {'num_updates': 2},
+      ['finetune.objective: rollouts.num_updates must be 1 with real'],
+    ),
   ],
 )
 def test_objectives_that_make_no_sense_are_refused(parts, fields, words):

@@ -12,12 +12,15 @@ from scipy import special
 
 from genre2_jax import tokenizers
 from genre2_jax.data.batches import Examples
-from genre2_jax.models.gemma import backbone as gemma
+from genre2_jax.models.gemma.backbone import Backbone
 from genre2_jax.models.gemma.head import HEADS, gemma_head
+from genre2_jax.models.gemma.layers import Lora, Numerics
 from genre2_jax.models.gemma.policy import gemma_policy
+from genre2_jax.models.gemma.sizes import PRESETS, GemmaConfig
 from genre2_jax.objectives.catalog import build_term
-from genre2_jax.objectives.objective import Enumeration, Objective, supervised
-from genre2_jax.policy import sampling, trie
+from genre2_jax.objectives.objective import Objective, supervised
+from genre2_jax.policy import sampling, scoring, trie
+from genre2_jax.policy.enumeration import Enumeration
 from genre2_jax.tokenizers.codec import Codec
 from genre2_jax.training import train_state
 
@@ -26,7 +29,7 @@ pytestmark = pytest.mark.usefixtures('quick_compiles')
 DIGITS = tokenizers.build('normalized', base=2, digits=3)
 TERNARY = tokenizers.build('normalized', base=3, digits=2)
 SIGNED = tokenizers.build('p10', base=2, digits=1, max_exponent=1)
-CONFIG = gemma.GemmaConfig(
+CONFIG = GemmaConfig(
   vocab_size=40,
   width=16,
   num_layers=2,
@@ -70,7 +73,7 @@ def built(tokenizer=DIGITS, number_tokens=(11, 5), **options):
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def read_inputs(params, inputs, config, bidirectional):
-  backbone = gemma.Backbone(config, gemma.Numerics(compute_dtype='float32'))
+  backbone = Backbone(config, Numerics(compute_dtype='float32'))
 
   def run(module):
     hidden, _ = module.read(inputs, bidirectional)
@@ -115,7 +118,7 @@ def test_sizes_are_the_published_ones():
     ('gemma2_9b', 9_241_705_984),
     ('gemma2_27b', 27_227_128_320),
   ]:
-    policy = gemma_policy(DIGITS, gemma.PRESETS[name], number_tokens=(5, 11))
+    policy = gemma_policy(DIGITS, PRESETS[name], number_tokens=(5, 11))
     params = jax.eval_shape(policy.init, jax.random.key(0), INPUTS)
     assert sum(x.size for x in jax.tree.leaves(nn.unbox(params))) == count
     backbone = params['backbone']
@@ -141,7 +144,7 @@ def test_all_ways_to_a_number_agree(vocabulary):
 
   def everything(params, normalized):
     context = policy.encode(params, INPUTS)
-    scored = sampling.score(
+    scored = scoring.score(
       policy, params, context, jnp.asarray(rows), normalized=normalized
     )
     exact = trie.log_probs(policy, params, context, normalized=normalized)
@@ -176,7 +179,7 @@ def test_all_ways_to_a_number_agree(vocabulary):
       policy, params, context, keys, num_samples=6, greedy=True
     )
   )(params, context)
-  again = sampling.score(policy, params, context, rollout.tokens)
+  again = scoring.score(policy, params, context, rollout.tokens)
   np.testing.assert_allclose(
     rollout.token_log_probs(), again.token_log_probs(), atol=1e-4
   )
@@ -239,7 +242,7 @@ def test_new_tokens_begin_as_they_are_told():
 
 
 def test_low_rank_updates_are_all_that_is_trained():
-  lora = gemma.Lora(rank=2, alpha=4.0, targets=('query', 'down'))
+  lora = Lora(rank=2, alpha=4.0, targets=('query', 'down'))
   policy, params = built(number_tokens=(11, 40), lora=lora)
   trained, frozen = train_state.split({'policy': params}, policy.frozen)
   paths = {
@@ -365,4 +368,4 @@ def test_arguments_that_do_not_fit_are_refused():
   with pytest.raises(ValueError, match='special_token=None'):
     gemma_head('special_token', CONFIG)
   with pytest.raises(ValueError, match='targets'):
-    gemma.Lora(targets=('querry',))
+    Lora(targets=('querry',))

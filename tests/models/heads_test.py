@@ -11,7 +11,7 @@ import pytest
 from genre2_jax import tokenizers
 from genre2_jax.devices import sharding
 from genre2_jax.models.heads import histogram_policy, pointwise_head
-from genre2_jax.policy import sampling, teacher_forced
+from genre2_jax.policy import sampling, scoring, teacher_forced
 
 FEATURES = {
   'cardinalities': (3, 2),
@@ -165,7 +165,7 @@ def test_scores_are_the_log_softmax():
   @jax.jit
   def score(tokens):
     context = policy.encode(params, inputs_of(5))
-    return context, sampling.score(policy, params, context, tokens, 1.3)
+    return context, scoring.score(policy, params, context, tokens, 1.3)
 
   context, rollout = score(tokens)
   log_probs = np.asarray(jax.nn.log_softmax(context / 1.3))

@@ -15,8 +15,9 @@ from conftest import ROOT, assert_refused
 
 from genre2_jax import tokenizers
 from genre2_jax.models import pretrained
-from genre2_jax.models.gemma.backbone import GemmaConfig, Lora
+from genre2_jax.models.gemma.layers import Lora
 from genre2_jax.models.gemma.policy import gemma_policy
+from genre2_jax.models.gemma.sizes import GemmaConfig
 from genre2_jax.policy import teacher_forced
 
 torch = pytest.importorskip('torch')
@@ -278,8 +279,10 @@ SHARDED = """
 import sys
 import jax, numpy as np
 import flax.linen as nn
-from genre2_jax import pretrained, sharding, tokenizers
-from genre2_jax.models.gemma_policy import gemma_policy
+from genre2_jax import tokenizers
+from genre2_jax.devices import sharding
+from genre2_jax.models import pretrained
+from genre2_jax.models.gemma.policy import gemma_policy
 
 folder, sizes = sys.argv[1], []
 policy = gemma_policy(

@@ -12,9 +12,9 @@ from conftest import assert_refused
 
 from genre2_jax import tokenizers
 from genre2_jax.models import pretrained
-from genre2_jax.models.gemma.backbone import Lora
+from genre2_jax.models.gemma.layers import Lora
 from genre2_jax.models.t5gemma import t5gemma_policy
-from genre2_jax.policy import sampling, trie
+from genre2_jax.policy import sampling, scoring, trie
 from genre2_jax.training import train_state
 
 torch = pytest.importorskip('torch')
@@ -113,10 +113,10 @@ def test_all_ways_to_a_number_agree_and_see_no_padding(build):
     return (
       trie.log_probs(policy, params, context),
       jnp.sum(
-        sampling.score(policy, params, context, rows).token_log_probs(), -1
+        scoring.score(policy, params, context, rows).token_log_probs(), -1
       ),
       rollout.token_log_probs(),
-      sampling.score(policy, params, context, rollout.tokens).token_log_probs(),
+      scoring.score(policy, params, context, rollout.tokens).token_log_probs(),
     )
 
   exact, scored, sampled, again = everything(params, INPUTS)

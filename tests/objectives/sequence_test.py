@@ -22,7 +22,7 @@ from genre2_jax import tokenizers
 from genre2_jax.metrics import sampled
 from genre2_jax.objectives import grid
 from genre2_jax.objectives.catalog import LEVELS, SEQUENCE, build_term
-from genre2_jax.objectives.objective import judge
+from genre2_jax.objectives.rollouts import judge
 from genre2_jax.objectives.sequence import (
   KL,
   PPO,
@@ -33,7 +33,7 @@ from genre2_jax.objectives.sequence import (
   generalized_advantages,
   leave_one_out_credit,
 )
-from genre2_jax.policy import sampling
+from genre2_jax.policy import scoring
 from genre2_jax.tokenizers.codec import Codec
 from genre2_jax.training import train_state
 from genre2_jax.training.step import train_step
@@ -424,7 +424,7 @@ def test_last_values_are_the_numbers_that_each_last_token_would_make(codec):
   tokenizer, numbers = codec.tokenizer, sequences(codec.tokenizer)
   tokens = numbers[RNG.integers(len(numbers), size=(2, 3))]
   batch = batch_of(codec, [1.0, -1.0], [0.3, -0.9])
-  score = jax.jit(functools.partial(sampling.score, table_policy(tokenizer)))
+  score = jax.jit(functools.partial(scoring.score, table_policy(tokenizer)))
   rollout = score(table_of(codec), batch.inputs, jnp.asarray(tokens))
   judgement, _ = judge(
     rollout,
@@ -504,7 +504,7 @@ def test_every_objective_can_be_built_by_its_name():
       assert type(term.weight) is float
       assert (term.subset, term.learnable) == (0, False)
   for name in SEQUENCE:
-    assert build_term(name).loss.needs <= {
+    assert build_term(name).requires.rollout <= {
       'best_tokens',
       'critic',
       'last_values',

@@ -11,7 +11,7 @@ from table_policy import random_table, sequences, table_policy
 
 from genre2_jax import tokenizers
 from genre2_jax.models.tabular import tabular_policy
-from genre2_jax.policy import sampling, teacher_forced
+from genre2_jax.policy import sampling, scoring, teacher_forced
 
 pytestmark = pytest.mark.usefixtures('quick_compiles')
 
@@ -78,7 +78,7 @@ sample = jax.jit(
   sampling.sample,
   static_argnames=('policy', 'num_samples', 'temperature', 'greedy'),
 )
-score = jax.jit(sampling.score, static_argnames=('policy', 'temperature'))
+score = jax.jit(scoring.score, static_argnames=('policy', 'temperature'))
 
 
 def nodes_decoded(num_rows, **options):
@@ -144,7 +144,7 @@ def test_decoding_two_layers_with_a_cache_equals_decoding_without():
 
   @jax.jit
   def both(params, context):
-    cached = sampling.score(policy, params, context, jnp.stack([tokens] * 2))
+    cached = scoring.score(policy, params, context, jnp.stack([tokens] * 2))
     scored = teacher_forced(
       policy, params, context.repeat(4, 0), jnp.tile(tokens, (2, 1))
     )

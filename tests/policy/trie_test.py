@@ -10,12 +10,12 @@ import pytest
 
 from genre2_jax import tokenizers
 from genre2_jax.models.tabular import tabular_policy
-from genre2_jax.objectives.objective import (
+from genre2_jax.policy import sampling, scoring, trie
+from genre2_jax.policy.enumeration import (
   Enumeration,
   enumerate_numbers,
   subset_numbers,
 )
-from genre2_jax.policy import sampling, trie
 from genre2_jax.tokenizers.codec import Codec
 
 TOKENIZERS = {
@@ -60,7 +60,7 @@ def scored(policy, params, context, temperature=1.0):
 
   def score(number):
     rows = jnp.broadcast_to(number, (BATCH, 1, len(number)))
-    found = sampling.score(policy, params, context, rows, temperature)
+    found = scoring.score(policy, params, context, rows, temperature)
     return found.token_log_probs().sum(-1)[:, 0]
 
   rows = jnp.asarray(trie.sequences(policy.tokenizer))
@@ -95,7 +95,7 @@ def test_log_probs_are_those_of_the_numbers_one_by_one(
   rows = trie.sequences(policy.tokenizer)
   rows = np.broadcast_to(rows, (BATCH, *rows.shape))
   score = jax.jit(
-    lambda p: sampling.score(policy, p, context, rows).token_log_probs().sum(-1)
+    lambda p: scoring.score(policy, p, context, rows).token_log_probs().sum(-1)
   )
   np.testing.assert_allclose(exact, score(params), atol=2e-5)
 
@@ -164,7 +164,7 @@ def test_prefixes_that_are_given_are_kept_and_the_rest_is_sampled():
   found = jax.jit(sample)(params, context, keys)
   assert (np.asarray(found.tokens)[..., :2] == prefixes).all()
   assert len(np.unique(np.asarray(found.tokens)[..., 2:])) == 2
-  score = functools.partial(sampling.score, policy)
+  score = functools.partial(scoring.score, policy)
   again = jax.jit(score)(params, context, found.tokens)
   np.testing.assert_allclose(found.log_probs, again.log_probs, atol=2e-5)
 

@@ -13,9 +13,10 @@ from table_policy import log_probs, objective_of, random_table, table_policy
 from genre2_jax import tokenizers
 from genre2_jax.data import batches
 from genre2_jax.errors import InterruptedRunError
-from genre2_jax.objectives.objective import Enumeration, supervised
+from genre2_jax.objectives.objective import supervised
 from genre2_jax.objectives.rewards import REWARDS
 from genre2_jax.policy import Pointwise, sampling
+from genre2_jax.policy.enumeration import Enumeration
 from genre2_jax.tokenizers.codec import Codec
 from genre2_jax.training import evaluation
 

@@ -20,8 +20,9 @@ from table_policy import (
 )
 
 from genre2_jax import tokenizers
-from genre2_jax.objectives.objective import Enumeration, init_params
-from genre2_jax.policy import Pointwise, sampling
+from genre2_jax.objectives.objective import init_params
+from genre2_jax.policy import Pointwise, sampling, scoring
+from genre2_jax.policy.enumeration import Enumeration
 from genre2_jax.tokenizers.codec import Codec
 from genre2_jax.training import step, train_state
 
@@ -208,7 +209,7 @@ def some_loss(*terms, table=TABLE, **rollouts):
 @jax.jit
 def token_log_probs(table):
   """Of the tokens of `SOME_GROUPS`: [B, G, T]."""
-  rollout = sampling.score(POLICY, table, TWO.inputs, SOME_GROUPS)
+  rollout = scoring.score(POLICY, table, TWO.inputs, SOME_GROUPS)
   return rollout.token_log_probs()
 
 
@@ -295,7 +296,7 @@ def test_the_expert_joins_the_gradient_by_its_weight(num_updates):
   best = TOKENIZER.best_tokens(SOME_GROUPS, TWO.tokens[:, None])
 
   def expert(table):
-    rollout = sampling.score(POLICY, table, TWO.inputs, SOME_GROUPS)
+    rollout = scoring.score(POLICY, table, TWO.inputs, SOME_GROUPS)
     return -jnp.mean(
       jnp.take_along_axis(rollout.log_probs, best[..., None], -1)
     )

@@ -1,6 +1,7 @@
 """Gemma-2 with a predictive head: a text in, one number out."""
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -10,15 +11,14 @@ import numpy as np
 from genre2_jax.models.gemma.backbone import (
   ATTENTION,
   Backbone,
-  GemmaConfig,
-  Linear,
-  Numerics,
   below_low_rank,
   check_choice,
   initializer,
 )
-from genre2_jax.models.layers import MASKED
-from genre2_jax.policy import Pointwise
+from genre2_jax.models.gemma.layers import Linear, Lora, Numerics
+from genre2_jax.models.gemma.sizes import GemmaConfig
+from genre2_jax.models.layers import MASKED, parameter
+from genre2_jax.policy import Inputs, Params, Pointwise
 
 HEADS = ('special_token', 'mlp', 'mean', 'min', 'max', 'projection')
 
@@ -42,7 +42,7 @@ class HeadModel(nn.Module):
   hidden: int
   bidirectional: bool
 
-  def setup(self):
+  def setup(self) -> None:
     self.backbone = Backbone(self.config, self.numerics)
     bias = nn.initializers.zeros_init()
     plain = dataclasses.replace(self.numerics, lora=None)
@@ -50,19 +50,16 @@ class HeadModel(nn.Module):
       first = 'embed' if self.kind in ('mean', 'min', 'max') else 'vocab'
       if self.kind == 'mlp':
         self.hidden_layer = Linear(self.hidden, ('vocab', 'mlp'), plain)
-        self.hidden_bias = self.param(
-          'hidden_bias',
-          nn.with_logical_partitioning(bias, ('mlp',)),
-          (self.hidden,),
+        self.hidden_bias = parameter(
+          self, 'hidden_bias', bias, ('mlp',), (self.hidden,)
         )
         first = 'mlp'
       self.out = Linear(1, (first, None), plain)
-      self.out_bias = self.param(
-        'out_bias', nn.with_logical_partitioning(bias, (None,)), (1,)
-      )
+      self.out_bias = parameter(self, 'out_bias', bias, (None,), (1,))
 
-  def __call__(self, inputs):
+  def __call__(self, inputs: Inputs) -> jax.Array:
     """Predictions [B], float32."""
+    embedding = self.backbone.embedding
     hidden, _ = self.backbone.read(inputs, self.bidirectional)  # [B, L, D]
     length = inputs['length'][:, None]
     if self.kind in ('mean', 'min', 'max'):
@@ -77,9 +74,9 @@ class HeadModel(nn.Module):
       return self.out(pooled)[:, 0] + self.out_bias
     last = jnp.take_along_axis(hidden, length[..., None] - 1, axis=1)[:, 0]
     if self.kind == 'special_token':
-      row = self.backbone.embedding[self.special_token][None]
+      row = embedding[self.special_token][None]
       return self.backbone.project(last, row)[:, 0]
-    logits = self.backbone.project(last, self.backbone.embedding)
+    logits = self.backbone.project(last, embedding)
     if self.kind == 'projection':
       return self.out(jax.nn.softmax(logits))[:, 0] + self.out_bias
     hidden = jax.nn.relu(self.hidden_layer(logits) + self.hidden_bias)
@@ -87,18 +84,18 @@ class HeadModel(nn.Module):
 
 
 def gemma_head(
-  kind,
-  config,
+  kind: str,
+  config: GemmaConfig,
   *,
-  special_token=None,
-  hidden=128,
-  attention='causal',
-  compute_dtype='bfloat16',
-  param_dtype='float32',
-  remat=False,
-  dropout=0.0,
-  lora=None,
-):
+  special_token: int | None = None,
+  hidden: int = 128,
+  attention: str = 'causal',
+  compute_dtype: str = 'bfloat16',
+  param_dtype: str = 'float32',
+  remat: bool = False,
+  dropout: float = 0.0,
+  lora: Lora | None = None,
+) -> Pointwise:
   """A Gemma-2 with a predictive head, for MSE (Lukasik et al., ICLR 2025).
 
   Args:
@@ -147,7 +144,9 @@ def gemma_head(
     bidirectional=attention == 'bidirectional',
   )
 
-  def predict(params, inputs, dropout_key=None):
+  def predict(
+    params: Params, inputs: Inputs, dropout_key: jax.Array | None = None
+  ) -> Any:
     rngs = None if dropout_key is None else {'dropout': dropout_key}
     return model.apply({'params': params}, inputs, rngs=rngs)
 

@@ -6,6 +6,9 @@ the subword of its number token, the root feeds the prompt's last token, so the
 logits at a node are those of the language model after prompt and prefix.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -14,14 +17,15 @@ import numpy as np
 from genre2_jax.models.gemma.backbone import (
   ATTENTION,
   Backbone,
-  GemmaConfig,
-  Numerics,
   below_low_rank,
   check_choice,
   initializer,
 )
-from genre2_jax.models.layers import MASKED, encode_and_decode
-from genre2_jax.policy import Policy
+from genre2_jax.models.gemma.layers import Lora, Numerics, Pair
+from genre2_jax.models.gemma.sizes import GemmaConfig
+from genre2_jax.models.layers import MASKED, encode_and_decode, parameter
+from genre2_jax.policy import Inputs, Params, Policy
+from genre2_jax.tokenizers import Tokenizer
 
 _VOCABULARIES = ('numbers', 'all')
 _NEW_EMBEDDING = ('zero', 'first', 'average')
@@ -48,20 +52,20 @@ class NumberLanguageModel(nn.Module):
   open: bool
   bidirectional: bool
 
-  def setup(self):
+  def setup(self) -> None:
     self.backbone = Backbone(self.config, self.numerics)
     count = num_new(self.config, self.number_tokens)
     if count:
-      self.new_embedding = self.param(
+      self.new_embedding = parameter(
+        self,
         'new_embedding',
-        nn.with_logical_partitioning(
-          nn.initializers.zeros_init(), ('vocab', 'embed')
-        ),
+        nn.initializers.zeros_init(),
+        ('vocab', 'embed'),
         (count, self.config.width),
         jnp.float32,
       )
 
-  def _rows(self):
+  def _rows(self) -> jax.Array:
     """Embeddings of the number tokens: [V, D]."""
     ids = np.array(self.number_tokens)
     old = ids < self.config.vocab_size
@@ -73,7 +77,8 @@ class NumberLanguageModel(nn.Module):
     # Back in the order of the tokens: the old ones came first.
     return rows[np.argsort(np.argsort(~old, kind='stable'), kind='stable')]
 
-  def encode(self, inputs):
+  def encode(self, inputs: Inputs) -> dict[str, jax.Array]:
+    """`Policy.encode`: the prompt's keys and values, length, last token."""
     _, (keys, values) = self.backbone.read(inputs, self.bidirectional)
     last = jnp.take_along_axis(
       inputs['tokens'], inputs['length'][:, None] - 1, axis=1
@@ -85,7 +90,15 @@ class NumberLanguageModel(nn.Module):
       'last': last[:, 0],
     }
 
-  def decode(self, context, tokens, positions, visible, cache=None):
+  def decode(
+    self,
+    context: Mapping[str, jax.Array],
+    tokens: jax.Array,
+    positions: np.ndarray,
+    visible: np.ndarray,
+    cache: Pair | None = None,
+  ) -> tuple[jax.Array, Pair]:
+    """`Policy.decode`."""
     positions, visible = np.asarray(positions), np.asarray(visible)
     numbers = self._rows()
     # Few rows: a product with one-hot rows has a matrix product as gradient,
@@ -116,22 +129,26 @@ class NumberLanguageModel(nn.Module):
       rest = jnp.logaddexp(rest, more)
     return jnp.concatenate([number_logits, rest], axis=-1), cache
 
-  def _others(self, positions):
+  def _others(self, positions: np.ndarray) -> jax.Array:
     """Bool [Q, vocab_size]: not allowed as a number token at a position."""
     ids, allowed = np.array(self.number_tokens), np.array(self.allowed)
     others = jnp.ones((len(allowed), self.config.vocab_size), bool)
     position, token = np.nonzero(allowed & (ids < self.config.vocab_size))
     return others.at[position, ids[token]].set(False)[positions]
 
-  def __call__(self, inputs):
+  def __call__(self, inputs: Inputs) -> tuple[jax.Array, Pair]:
     """Touches every parameter, for `init`."""
     tokens = jnp.zeros((1, 1, 1), jnp.int32)
     visible = np.ones((1, 1), bool)
     return self.decode(self.encode(inputs), tokens, np.zeros(1, int), visible)
 
 
-def num_new(config, number_tokens):
-  """How many number tokens are not in the vocabulary of subwords."""
+def num_new(config: GemmaConfig, number_tokens: tuple[int, ...]) -> int:
+  """How many number tokens are not in the vocabulary of subwords.
+
+  Raises:
+    ValueError: their numbers have gaps.
+  """
   new = {int(i) for i in number_tokens if i >= config.vocab_size}
   if new and max(new) - config.vocab_size + 1 != len(new):
     raise ValueError(
@@ -141,7 +158,9 @@ def num_new(config, number_tokens):
   return len(new)
 
 
-def check_number_tokens(tokenizer, config, number_tokens):
+def check_number_tokens(
+  tokenizer: Tokenizer, config: GemmaConfig, number_tokens: Any
+) -> tuple[int, ...]:
   """Number tokens as a tuple of int, if they fit tokenizer and vocabulary.
 
   Raises:
@@ -169,20 +188,20 @@ def check_number_tokens(tokenizer, config, number_tokens):
 
 
 def gemma_policy(
-  tokenizer,
-  config,
+  tokenizer: Tokenizer,
+  config: GemmaConfig,
   *,
-  number_tokens,
-  vocabulary='numbers',
-  attention='causal',
-  compute_dtype='bfloat16',
-  param_dtype='float32',
-  remat=False,
-  dropout=0.0,
-  lora=None,
-  new_embedding='average',
-  first_tokens=None,
-):
+  number_tokens: Any,
+  vocabulary: str = 'numbers',
+  attention: str = 'causal',
+  compute_dtype: str = 'bfloat16',
+  param_dtype: str = 'float32',
+  remat: bool = False,
+  dropout: float = 0.0,
+  lora: Lora | None = None,
+  new_embedding: str = 'average',
+  first_tokens: Any = None,
+) -> Policy:
   """The `Policy` of a Gemma-2 that writes numbers (Lukasik et al., ICLR 2025).
 
   Args:
@@ -241,7 +260,7 @@ def gemma_policy(
 
   draw = initializer(model)
 
-  def init(key, inputs, given=None):
+  def init(key: jax.Array, inputs: Inputs, given: Params = None) -> Params:
     params = draw(key, inputs, given)
     if count and 'new_embedding' not in (given or {}):
       table = nn.unbox(params['backbone']['embedding'])
@@ -250,16 +269,20 @@ def gemma_policy(
       params['new_embedding'] = box.replace_boxed(rows)
     return params
 
+  encode, decode = encode_and_decode(model)
   return Policy(
     tokenizer,
     init,
-    *encode_and_decode(model),
+    encode,
+    decode,
     frozen=None if lora is None else below_low_rank,
     open=vocabulary == 'all',
   )
 
 
-def _new_rows(embedding, count, how, first_tokens):
+def _new_rows(
+  embedding: jax.Array, count: int, how: str, first_tokens: Any
+) -> jax.Array:
   """First embeddings of new tokens (RAFT, tables 17-19): [count, D]."""
   if how == 'first':
     rows = embedding[np.asarray(first_tokens)]

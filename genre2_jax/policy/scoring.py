@@ -1,0 +1,112 @@
+"""What a policy says of numbers that are already written.
+
+Numbers are scored in two passes, one over the trunk that they share (see
+`sampling`) and one along all branches: that is where gradients go through.
+"""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from genre2_jax.policy import trie
+from genre2_jax.policy.base import Context, Params, Policy, grammatical
+
+
+class Rollout(NamedTuple):
+  """Numbers, and what a policy says of their tokens.
+
+  Attributes:
+    tokens: int32 [B, R, T].
+    log_probs: [B, R, T, V], of every token at every position, given the
+      number's own prefix, at the temperature that it was sampled at.
+  """
+
+  tokens: jax.Array
+  log_probs: jax.Array
+
+  def token_log_probs(self) -> jax.Array:
+    """log p of the number's own tokens: [B, R, T]."""
+    index = self.tokens[..., None]
+    return jnp.take_along_axis(self.log_probs, index, axis=-1)[..., 0]
+
+  def entropy(self) -> jax.Array:
+    """Σ_t H(p(· | prefix)) in nats: [B, R].
+
+    Its mean over samples is an unbiased estimate of the entropy of the
+    distribution over numbers.
+    """
+    return -jnp.sum(jnp.exp(self.log_probs) * self.log_probs, axis=(-2, -1))
+
+
+def score(
+  policy: Policy,
+  params: Params,
+  context: Context,
+  tokens: jax.Array,
+  temperature: float = 1.0,
+  normalized: bool = True,
+) -> Rollout:
+  """The `Rollout` of given numbers: what `sampling.sample` would have said.
+
+  Args:
+    policy: a `Policy`.
+    params: its parameters.
+    context: what `policy.encode` gave.
+    tokens: int [B, R, T], of the grammar.
+    temperature: divides the logits.
+    normalized: whether tokens are distributed over those that the grammar
+      allows, as in sampling; otherwise, with an open policy, over all.
+
+  Returns:
+    A `Rollout`; where p is shared with other tokens its log-probabilities have
+    V + 1 columns.
+  """
+  logits = logits_along(policy, params, context, tokens)
+  if normalized:
+    logits = grammatical(policy, logits)
+  return Rollout(
+    tokens.astype(jnp.int32), jax.nn.log_softmax(logits / temperature)
+  )
+
+
+def logits_along(
+  policy: Policy, params: Params, context: Context, tokens: jax.Array
+) -> jax.Array:
+  """Logits [B, R, T, V] at the prefixes of numbers [B, R, T], shared ones once.
+
+  Where gradients go through. [B, R, T, V + 1] of an open policy.
+  """
+  chex.assert_shape(tokens, (None, None, policy.tokenizer.num_tokens))
+  batch, num_rows, length = tokens.shape
+  allowed = policy.tokenizer.allowed
+  trunk = trie.trunk(allowed, max_width=num_rows)
+  depth = trunk.depth
+  logits, cache = policy.decode(
+    params,
+    context,
+    trie.broadcast(trunk.tokens, batch),
+    trunk.positions,
+    trunk.visible,
+  )
+  node, parts = jnp.zeros((batch, num_rows), jnp.int32), []
+  for position in range(depth):
+    nodes, _ = trunk.level(position)
+    parts.append(trie.take(logits[:, 0, nodes], node)[:, :, None])
+    if position + 1 < depth:
+      node = trie.child(node, tokens[..., position], allowed[position])
+  if depth < length:
+    branches = length - depth
+    visible = np.tri(branches, length, depth, dtype=bool)
+    logits, _ = policy.decode(
+      params,
+      context,
+      tokens[..., depth - 1 : -1],
+      np.arange(depth, length),
+      visible,
+      trie.path_caches(cache, trunk, node),
+    )
+    parts.append(logits)
+  return jnp.concatenate(parts, axis=2)
