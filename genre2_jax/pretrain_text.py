@@ -4,43 +4,48 @@
       --config.texts="('train.csv:sentence1,sentence2',)" --workdir=runs/small
 
 It trains a subword tokenizer, packs the texts into sequences, and trains by
-next-token prediction. The workdir is then a checkpoint as Hugging Face lays it
+next-token prediction, as a stage like any other: the best weights on texts that
+were held out are kept. The workdir is then a checkpoint as Hugging Face lays it
 out, for `--config.language_model.pretrained` and for `transformers`. Stopped or
 killed, the same command goes on where it was.
 
 config.json, model.safetensors, tokenizer.json, tokenizer_config.json: the model
 recipe.json       the config: the run's identity
 pretraining.json  what was trained on what, and the loss on held-out texts
-checkpoints/      of the training
+metrics.jsonl     losses, epoch by epoch
+checkpoints/      to go on from
 """
 
 import json
+import math
 import pathlib
 import shlex
 import sys
 import time
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-import tqdm
 from absl import flags
 
 from genre2_jax import command_line
-from genre2_jax.data import batches, corpora
-from genre2_jax.devices import sharding
+from genre2_jax.data import corpora
+from genre2_jax.data.batches import Examples
+from genre2_jax.devices import memory, sharding
 from genre2_jax.devices.interrupts import deferred
-from genre2_jax.errors import InputError, InterruptedRunError, NonFiniteError
+from genre2_jax.errors import InputError
 from genre2_jax.files import writers
 from genre2_jax.models import pretrained
 from genre2_jax.models.gemma.causal import causal_language_model
 from genre2_jax.models.gemma.sizes import GemmaConfig
-from genre2_jax.training import optimizers
-from genre2_jax.training.checkpoints import Checkpoints
+from genre2_jax.objectives import point
+from genre2_jax.objectives.catalog import Term
+from genre2_jax.objectives.objective import Objective
+from genre2_jax.policy import Pointwise
+from genre2_jax.training import loop
+from genre2_jax.training.stages import Stage
 
 flags.adopt_module_key_flags(command_line)  # --help shows them.
-_DISPATCH_SECONDS = 1.0
 _RECIPE, _STATED = 'recipe.json', 'pretraining.json'
 
 
@@ -98,7 +103,7 @@ def pretrain(config, workdir, interrupts=(), verbose=1):
     name: corpora.pack(tokenizer, texts, config['length'])
     for name, texts in {
       'train': train,
-      'held_out': [documents[i] for i in sorted(aside)],
+      'val': [documents[i] for i in sorted(aside)],
     }.items()
   }
   try:
@@ -123,7 +128,7 @@ def pretrain(config, workdir, interrupts=(), verbose=1):
     'vocab_size': model.vocab_size,
     'parameters': sum(x.size for x in jax.tree.leaves(params)),
     'train_subwords': sequences['train'].size,
-    'held_out_subwords': sequences['held_out'].size,
+    'held_out_subwords': sequences['val'].size,
     **losses,
     'seconds': round(time.monotonic() - began, 1),
   }
@@ -137,118 +142,69 @@ def pretrain(config, workdir, interrupts=(), verbose=1):
   return stated
 
 
+class _Model(NamedTuple):
+  """What a stage wants to know of a language model on packed texts."""
+
+  network: Pointwise
+  length: int
+  codec: None = None  # It writes no numbers.
+  widths: tuple[int, ...] = ()
+
+  def example_inputs(self) -> np.ndarray:
+    return np.zeros((1, self.length), np.int32)
+
+
 def _train(config, model, sequences, workdir, interrupts, verbose):
-  """(params, losses at the end): the loop, from the newest checkpoint on."""
+  """(best parameters, what was seen of them), by the loop of every stage."""
   size = config['batch_size']
-  mesh = sharding.make_mesh({'replica': 1, 'data': -1, 'fsdp': 1, 'model': 1})
+  mesh = sharding.mesh_at_hand()
   sharding.check_divides(mesh, 'batch_size', size, 'data')
-  windows = jax.device_put(sequences['train'], sharding.replicated(mesh))
-  per_epoch = -(-len(windows) // size)
-  total = per_epoch * config['epochs']
-  fields = dict(config['optimizer'])
-  optimizer = optimizers.adamw(
-    optimizers.warmup_cosine(
-      fields['learning_rate'],
-      warmup_steps=fields['warmup_steps'],
-      total_steps=total,
+  network = causal_language_model(model, compute_dtype=config['compute_dtype'])
+  examples = {
+    split: Examples(
+      inputs=rows,
+      target=np.zeros(len(rows), np.float32),
+      tokens=np.zeros((len(rows), 0), np.int32),
+    )
+    for split, rows in sequences.items()
+  }
+  next_token = Term('next_token', 1.0, point.Predicted(), 'point')
+  stage = Stage(
+    section='pretrain',
+    name='next_token',
+    objective=Objective(terms=(next_token,)),
+    epochs=config['epochs'],
+    max_steps=0,
+    patience=0,
+    **config['optimizer'],
+  )
+  trained = loop.train(
+    stage,
+    _Model(network, config['length']),
+    examples,
+    lambda: None,
+    loop.Options(
+      workdir=workdir,
+      seeds=(config['seed'],),
+      mesh=mesh,
+      batch_size=size,
+      block_size=size,
+      checkpoint={'keep': 2, 'every_seconds': config['checkpoint_seconds']},
+      frozen_folder=workdir / 'weights' / 'frozen',
+      profile_steps=None,
+      steps_per_dispatch=0,
+      interrupts=interrupts,
+      verbose=verbose,
+      need=memory.Need(),
     ),
-    weight_decay=fields['weight_decay'],
-    max_grad_norm=fields['max_grad_norm'],
   )
-  init, loss = causal_language_model(
-    model, compute_dtype=config['compute_dtype']
-  )
-  draw = np.random.default_rng(config['seed'])
-  # The same rows whenever the run goes on.
-  order = np.stack(
-    [
-      np.resize(draw.permutation(len(windows)), (per_epoch, size))
-      for _ in range(config['epochs'])
-    ]
-  )
-  order = jax.device_put(
-    order.reshape(total, size).astype(np.int32), sharding.replicated(mesh)
-  )
-
-  def create(key):
-    params = init(key)
-    zero = jnp.zeros((), jnp.int32)
-    return {
-      'step': zero,
-      'params': params,
-      'opt_state': optimizer.init(params),
-      'loss': jnp.zeros(()),  # Running mean, about the last hundred steps'.
-    }
-
-  def step(state, windows, rows):
-    batch = jnp.take(windows, rows, axis=0)
-    batch = jax.lax.with_sharding_constraint(
-      batch, sharding.batch_sharding(mesh)
-    )
-    value, grads = jax.value_and_grad(
-      lambda params: jnp.mean(loss(params, batch))
-    )(state['params'])
-    updates, opt_state = optimizer.update(
-      grads, state['opt_state'], state['params']
-    )
-    rate = jnp.maximum(0.01, 1 / (state['step'] + 1.0))
-    return {
-      'step': state['step'] + 1,
-      'params': optax.apply_updates(state['params'], updates),
-      'opt_state': opt_state,
-      'loss': state['loss'] + rate * (value - state['loss']),
-    }
-
-  def run(state, windows, order, count):
-    def body(_, state):
-      return step(state, windows, order[state['step']])
-
-    return jax.lax.fori_loop(0, count, body, state)
-
-  key = jax.random.key(config['seed'])
-  where = sharding.replicated(mesh)
-  abstract = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
-    jax.eval_shape(create, key),
-  )
-  run = jax.jit(run, donate_argnums=0)
-  with (
-    Checkpoints(
-      workdir / 'checkpoints', every_seconds=config['checkpoint_seconds']
-    ) as checkpoints,
-    tqdm.tqdm(total=total, unit='step', disable=not verbose) as progress,
-  ):
-    state = checkpoints.restore(abstract)
-    if state is None:
-      state = jax.jit(create, out_shardings=where)(key)
-    done, chunk = int(state['step']), 1
-    progress.update(done)
-    while done < total:
-      if interrupts:
-        checkpoints.save(done, state)
-        raise InterruptedRunError(f'interrupted at step {done}, saved')
-      count, began = min(chunk, total - done), time.monotonic()
-      state = run(state, windows, order, np.int32(count))
-      if not np.isfinite(state['loss']):  # Waits for the device.
-        raise NonFiniteError(
-          f'the loss is not finite by step {done + count}: lower '
-          'optimizer.learning_rate, in a new workdir'
-        )
-      seconds = time.monotonic() - began
-      done += count
-      chunk = max(1, min(2 * chunk, int(count * _DISPATCH_SECONDS / seconds)))
-      progress.update(count)
-      progress.set_postfix(loss=f'{state["loss"]:.3f}')
-      checkpoints.save_if_due(done, state)
-    checkpoints.save(done, state)
-  evaluate = jax.jit(lambda params, rows: jnp.mean(loss(params, rows), -1))
-  rows, numbers = batches.blocks(sequences['held_out'], size)
-  values = [np.asarray(evaluate(state['params'], block)) for block in rows]
-  held_out = np.concatenate(values)[numbers.ravel() >= 0]
-  return state['params'], {
-    'steps': total,
-    'train_loss': float(state['loss']),
-    'held_out_loss': float(held_out.mean()),
+  records = writers.read_metrics(workdir)
+  best = min(records, key=lambda record: record['val/loss'])
+  return jax.tree.map(lambda x: x[0], trained.params['policy']), {
+    'steps': records[-1]['step'],
+    'best_epoch': best['epoch'],
+    'train_loss': best.get('train/loss', math.nan),
+    'held_out_loss': best['val/loss'],
   }
 
 

@@ -3,6 +3,7 @@
 import importlib
 import json
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -137,10 +138,10 @@ def test_what_it_leaves_is_the_model_that_it_measured(config, tmp_path):
   tokenizer = tokenizers.Tokenizer.from_file(str(folder / 'tokenizer.json'))
   rows = corpora.pack(tokenizer, [documents[i] for i in places], 12)
   model = pretrained.read_config(folder)
-  init, loss = causal_language_model(model, compute_dtype='float32')
-  abstract = jax.eval_shape(init, jax.random.key(0))
-  params = pretrained.load(folder, abstract)
-  ours = float(loss(params, rows).mean())
+  network = causal_language_model(model, compute_dtype='float32')
+  abstract = jax.eval_shape(network.init, jax.random.key(0), rows)
+  params = pretrained.load(folder, nn.unbox(abstract))
+  ours = float(network.predict(params, rows).mean())
   assert ours == pytest.approx(found['held_out_loss'], abs=1e-5)
 
   transformers = pytest.importorskip('transformers')

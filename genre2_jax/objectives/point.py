@@ -12,3 +12,12 @@ class SquaredError:
 
   def __call__(self, predictions: jax.Array, target: jax.Array) -> jax.Array:
     return jnp.square(predictions - target)
+
+
+@dataclasses.dataclass(frozen=True)
+class Predicted:
+  """The prediction itself: of a network that predicts its own loss [B]."""
+
+  def __call__(self, predictions: jax.Array, target: jax.Array) -> jax.Array:
+    del target
+    return predictions

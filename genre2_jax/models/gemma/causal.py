@@ -1,6 +1,5 @@
 """A Gemma-2 on whole texts: what a language model is pretrained as."""
 
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 from genre2_jax.models.gemma.backbone import Backbone
 from genre2_jax.models.gemma.layers import Numerics
 from genre2_jax.models.gemma.sizes import GemmaConfig
-from genre2_jax.policy import Params
+from genre2_jax.policy import Pointwise
 
 
 class CausalLanguageModel(nn.Module):
@@ -34,31 +33,30 @@ class CausalLanguageModel(nn.Module):
     return self.backbone.project(x, self.backbone.embedding)
 
 
-def causal_language_model(
-  config: GemmaConfig, **numerics: Any
-) -> tuple[
-  Callable[[jax.Array], Params], Callable[[Params, jax.Array], jax.Array]
-]:
-  """A Gemma-2 as pure functions: (init, loss).
+def causal_language_model(config: GemmaConfig, **numerics: Any) -> Pointwise:
+  """A Gemma-2 whose prediction is its own loss on a text.
+
+  −(1/(L − 1)) · Σ_t log p(token t | tokens before it), in nats per subword: the
+  `Pointwise` that a stage trains with `objectives.point.Predicted`.
 
   Args:
-    config: a `GemmaConfig`.
+    config: sizes.
     **numerics: fields of `Numerics`.
 
   Returns:
-    `(key) -> params`, unboxed, below 'backbone' as `pretrained.save` takes
-    them, and `(params, tokens [B, L]) -> [B, L - 1]`, cross-entropy in nats of
-    every token but the first, given those before it.
+    Functions of inputs int [B, L]; parameters lie below 'backbone', as
+    `pretrained.save` takes them.
   """
   model = CausalLanguageModel(config, Numerics(**numerics))
 
-  def init(key):
-    return nn.unbox(model.init(key, jnp.zeros((1, 2), jnp.int32))['params'])
+  def init(key, inputs):
+    return model.init(key, inputs[:, :2])['params']
 
-  def loss(params, tokens):
-    logits: Any = model.apply({'params': params}, tokens[:, :-1])
+  def predict(params, inputs, dropout_key=None):
+    del dropout_key  # There is none.
+    logits: Any = model.apply({'params': params}, inputs[:, :-1])
     log_p = jax.nn.log_softmax(logits)
-    chosen = jnp.take_along_axis(log_p, tokens[:, 1:, None], axis=-1)
-    return -chosen[..., 0]
+    chosen = jnp.take_along_axis(log_p, inputs[:, 1:, None], axis=-1)
+    return -jnp.mean(chosen[..., 0], axis=-1)
 
-  return init, loss
+  return Pointwise(init=init, predict=predict)
