@@ -31,7 +31,7 @@ from genre2_jax.files import writers
 from genre2_jax.metrics import exact, recalibration, results
 from genre2_jax.objectives.catalog import LEVELS
 from genre2_jax.policy import Pointwise
-from genre2_jax.runs import finished
+from genre2_jax.runs.finished import FinishedRun, open_run, write_files
 
 # What `predict` returns.
 ESTIMATORS = ('exact_mean', 'exact_median', 'mean', 'median', 'greedy')
@@ -66,6 +66,8 @@ _FIELDS = {
 # Coverages whose conformal margins are kept: others are rounded up to one.
 _COVERAGES = (*(np.arange(1, 100) / 100).tolist(), 0.995, 0.999)
 _OWN_FILE = 'estimator.json'
+# Fields of what only the command line does.
+_NOT_HERE = ('report', 'baseline.name', 'language_model.name')
 
 
 class Column(NamedTuple):
@@ -252,7 +254,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
       train.train_and_evaluate(
         config, workdir, table=table, verbose=self.verbose
       )
-      run = _Run.read(workdir)
+      run = _finished(workdir)
     self._install(run, columns, _margins(run, table.val, self.num_samples))
     return self
 
@@ -286,7 +288,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     fields |= {field: getattr(self, name) for name, field in _FIELDS.items()}
     fields |= dict(self.config or {})
     config = _updated(defaults.get_config(), fields)
-    if config.report or config.baseline.name or config.language_model.name:
+    if any(fields.get(name) for name in _NOT_HERE):
       raise InputError(
         'config: report, baseline.name and language_model.name belong to the '
         'command line, which has test rows and texts: leave them out'
@@ -295,7 +297,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
 
   def _install(self, run, columns, margins):
     self._run, self._columns, self._margins = run, columns, margins
-    self.exact_ = run.is_exact
+    self.exact_ = run.experiment.evaluation.exact
 
   # ------------------------------------------------------------- prediction
 
@@ -379,7 +381,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     if num_samples is None:
       num_samples = 1 if self.exact_ else self.num_samples
     rows = _rows(frame, self._columns, 'X')
-    return self._run.predict(rows, num_samples)
+    return self._run.predict(rows, num_samples=num_samples)
 
   def _choose(self, estimator):
     name = self.estimator if estimator is None else estimator
@@ -438,7 +440,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
         'margins': self._margins,
       },
     )
-    self._run.write(path)
+    write_files(path, self._run.files())
 
   @classmethod
   def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -451,7 +453,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
       InputError: the folder is not there, not whole or damaged.
     """
     path = pathlib.Path(path)
-    run = _Run.read(path)
+    run = _finished(path)
     features = run.model.features
     if not isinstance(features, Features):
       raise InputError(
@@ -463,7 +465,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     if (path / _OWN_FILE).exists():
       loaded, columns, margins, is_frame = cls._read_own(path, set(columns))
     else:
-      arguments = _arguments(run.run.experiment.fields)
+      arguments = _arguments(run.experiment.fields)
       loaded, margins, is_frame = cls(**arguments), [], True
     loaded.n_features_in_ = len(columns)
     if is_frame:
@@ -511,48 +513,16 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
 # ------------------------------------------------------------ a finished run
 
 
-class _Run:
-  """A finished run in memory. Pickles as its files: JSON and weights."""
-
-  def __init__(self, files):
-    """files: what `FinishedRun.files` gave."""
-    self._files = files
-    with _quiet_orbax():
-      self.run = finished.FinishedRun.of_files(files)
-
-  @classmethod
-  def read(cls, workdir):
-    run = finished.open_run(workdir)  # Says what is wrong with it.
-    if run.experiment.fields['language_model']['name']:
-      raise InputError(
-        f'{workdir} is a run on texts, which are not X: predict with '
-        'python -m genre2_jax.main --mode=predict'
-      )
-    return cls(run.files())
-
-  def write(self, workdir):
-    finished.write_files(workdir, self._files)
-
-  def __getstate__(self):
-    return self._files
-
-  def __setstate__(self, files):
-    self.__init__(files)
-
-  @property
-  def model(self):
-    return self.run.model
-
-  @property
-  def seeds(self):
-    return self.run.seeds
-
-  @property
-  def is_exact(self):
-    return self.run.experiment.evaluation.exact
-
-  def predict(self, rows, num_samples):
-    return self.run.predict(rows, num_samples=num_samples)
+def _finished(workdir):
+  """A finished run on tables, in memory."""
+  run = open_run(workdir)  # Says what is wrong with it.
+  if run.experiment.fields['language_model']['name']:
+    raise InputError(
+      f'{workdir} is a run on texts, which are not X: predict with '
+      'python -m genre2_jax.main --mode=predict'
+    )
+  with _quiet_orbax():
+    return FinishedRun.of_files(run.files())
 
 
 @contextlib.contextmanager
@@ -581,7 +551,8 @@ def _margins(run, rows, num_samples):
   """Of each of `_COVERAGES`, fitted on validation rows, in z-scores."""
   if isinstance(run.model.network, Pointwise):
     return []
-  predicted = run.predict(rows, 1 if run.is_exact else num_samples)
+  exact = run.experiment.evaluation.exact
+  predicted = run.predict(rows, num_samples=1 if exact else num_samples)
   coverages = np.array(_COVERAGES)
   levels = np.concatenate([(1 - coverages) / 2, (1 + coverages) / 2])
   low, high = np.split(_quantiles(run.model, predicted, levels), 2, axis=1)

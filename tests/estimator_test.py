@@ -1,6 +1,7 @@
 """The scikit-learn face: the same run, its distribution, its files."""
 
 import json
+import pathlib
 import pickle
 
 import numpy as np
@@ -74,7 +75,9 @@ def saved(fitted, tmp_path):
 def grid(model, frame):
   """p [n, K] of the ensemble and the numbers [K] in the unit of y, float64."""
   table = estimator._rows(frame.rename(columns=str), model._columns, 'X')
-  log_p = model._run.predict(table, 1)['log_p'].astype(np.float64)  # [S, n, K]
+  log_p = model._run.predict(table, num_samples=1)['log_p'].astype(
+    np.float64
+  )  # [S, n, K]
   p = np.exp(log_p).mean(0)
   run = model._run.model
   values = run.scaler.restore(run.codec.values())
@@ -287,6 +290,23 @@ def test_what_is_saved_is_loaded(fitted, rows, saved, monkeypatch):
     loaded.predict_interval(X), fitted.predict_interval(X)
   )
   assert list(loaded.feature_names_in_) == list(X)
+
+
+def test_what_is_kept_is_weights_alone(fitted):
+  """No checkpoint, no moment of an optimizer."""
+  names = {pathlib.PurePath(name).parts[0] for name in fitted._run.files()}
+  assert names == {'config.json', 'model.json', 'run.json', 'weights'}
+
+
+@pytest.mark.slow
+def test_an_estimator_of_the_default_size_is_below_three_megabytes(tmp_path):
+  x = np.random.RandomState(0).normal(size=(200, 8))
+  model = DecodingRegressor(max_steps=4, finetune_max_steps=4, random_state=0)
+  model.fit(x, x @ np.arange(8.0))
+  assert len(pickle.dumps(model)) < 3e6
+  model.save(tmp_path / 'saved')
+  files = [path for path in (tmp_path / 'saved').rglob('*') if path.is_file()]
+  assert sum(path.stat().st_size for path in files) < 3e6
 
 
 def test_what_is_saved_is_the_workdir_of_a_finished_run(

@@ -37,6 +37,7 @@ class FinishedRun:
     stages: names of what was evaluated, in order.
     seeds: S integers.
     target_name: name of the target column.
+    content: what `files` gives, of a run that needs no folder any more.
   """
 
   workdir: pathlib.Path
@@ -44,6 +45,7 @@ class FinishedRun:
   stages: tuple[str, ...]
   seeds: tuple[int, ...]
   target_name: str
+  content: Mapping[str, bytes] | None = None
 
   @property
   def model(self) -> Model:
@@ -109,8 +111,10 @@ class FinishedRun:
       widths=self.model.widths,
     )
 
-  def files(self) -> dict[str, bytes]:
+  def files(self) -> Mapping[str, bytes]:
     """{path: content} of what predicts: JSON and the last stage's weights."""
+    if self.content is not None:
+      return self.content
     folder = self.workdir / weights.FOLDER
     parts = [folder / self.stages[-1], weights.frozen_folder(self.workdir)]
     if not parts[0].exists():  # From before there were weights.
@@ -129,9 +133,13 @@ class FinishedRun:
     """The run of `files`, in memory: it needs no folder any more."""
     with tempfile.TemporaryDirectory() as folder:
       write_files(folder, files)
-      run = open_run(folder)
+      run = dataclasses.replace(open_run(folder), content=files)
       _ = run._loaded
     return run
+
+  def __reduce__(self):
+    """Pickles as its files: JSON and weights, no program."""
+    return FinishedRun.of_files, (self.files(),)
 
   @functools.cached_property
   def _loaded(self):
