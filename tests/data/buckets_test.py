@@ -7,15 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genre2_jax import tokenizers
+from genre2_jax import ahead_of_time, tokenizers
 from genre2_jax.data import batches
 from genre2_jax.devices import sharding
 from genre2_jax.objectives.catalog import build_term
 from genre2_jax.objectives.objective import Objective
 from genre2_jax.policy import Policy
 from genre2_jax.tokenizers.codec import Codec
-from genre2_jax.training import evaluation, stages
-from genre2_jax.training.programs import compile_stage
+from genre2_jax.training import evaluation, programs, stages
 
 pytestmark = pytest.mark.usefixtures('quick_compiles')
 
@@ -72,16 +71,19 @@ def examples(num_rows, seed):
 EXAMPLES = {'train': examples(30, 0), 'val': examples(17, 1)}
 
 
-def compiled(seeds, widths):
-  stage = stages.Stage(
+def stage_of():
+  return stages.Stage(
     section='pretrain', name='ce', epochs=4, max_steps=0, patience=0,
     objective=Objective(terms=(build_term('ce'),)), learning_rate=0.1,
     warmup_steps=1, weight_decay=0.0, max_grad_norm=0.0,
   )  # fmt: skip
+
+
+def compiled(seeds, widths):
   mesh = {'replica': 1, 'data': 1, 'fsdp': 1, 'model': 1}
-  return compile_stage(
-    stage, Model(widths), EXAMPLES, seeds=seeds, batch_size=4, block_size=4,
-    mesh=sharding.make_mesh(mesh, 1),
+  return programs.compile_stage(
+    stage_of(), Model(widths), EXAMPLES, seeds=seeds, batch_size=4,
+    block_size=4, mesh=sharding.make_mesh(mesh, 1),
   )  # fmt: skip
 
 
@@ -124,8 +126,8 @@ def test_buckets_change_no_evaluation():
   """Of the state before the first step, and of any predictions."""
   states, metrics = {}, {}
   for widths in ((12,), WIDTHS):
-    programs = compiled((0, 1), widths)
-    states[widths], metrics[widths] = programs.validate(programs.init(None))
+    built = compiled((0, 1), widths)
+    states[widths], metrics[widths] = built.validate(built.init(None))
   for name, value in metrics[12,].items():
     np.testing.assert_allclose(metrics[WIDTHS][name], value, rtol=1e-6)
   model = Model()
@@ -150,11 +152,11 @@ def test_a_seed_trains_the_same_alone_and_every_width_has_its_program():
   assert set(SEEN) == set(WIDTHS)
   assert both.epoch_steps == alone.epoch_steps > -(-30 // 4)
   ends = []
-  for programs in (both, alone):
-    state, first = programs.validate(programs.init(None))
+  for built in (both, alone):
+    state, first = built.validate(built.init(None))
     for _ in range(2):
-      state = programs.run(state, programs.epoch_steps)
-      state, last = programs.validate(state)
+      state = built.run(state, programs.epoch_steps)
+      state, last = built.validate(state)
     assert (last['val/loss'] != first['val/loss']).all()
     ends.append(state)
   np.testing.assert_allclose(
@@ -162,3 +164,24 @@ def test_a_seed_trains_the_same_alone_and_every_width_has_its_program():
     ends[1].params['policy']['embedding'][0],
     rtol=1e-5, atol=1e-6,
   )  # fmt: skip
+
+
+def test_what_is_compiled_for_a_topology_is_what_the_run_executes(monkeypatch):
+  """Every width's step, one switch between them: the same program text."""
+  texts, trace_run = [], programs.trace_run
+
+  def traced(*arguments):
+    found = trace_run(*arguments)
+    texts.append(found.lower().as_text())
+    return found
+
+  monkeypatch.setattr(programs, 'trace_run', traced)
+  compiled((0, 1), WIDTHS)
+  mesh = {'replica': 1, 'data': 1, 'fsdp': 1, 'model': 1}
+  ahead_of_time.compile_step(
+    stage_of(), Model(WIDTHS), EXAMPLES['train'], batch_size=4, seeds=(0, 1),
+    mesh=sharding.make_mesh(mesh, 1), topology='cpu',
+  )  # fmt: skip
+  executed, shown = texts
+  assert shown == executed
+  assert 'stablehlo.case' in shown
