@@ -52,10 +52,10 @@ def causal_language_model(
   """
   model = CausalLanguageModel(config, Numerics(**numerics))
 
-  def init(key):
+  def init(key: jax.Array) -> Params:
     return nn.unbox(model.init(key, jnp.zeros((1, 2), jnp.int32))['params'])
 
-  def loss(params, tokens):
+  def loss(params: Params, tokens: jax.Array) -> jax.Array:
     logits: Any = model.apply({'params': params}, tokens[:, :-1])
     log_p = jax.nn.log_softmax(logits)
     chosen = jnp.take_along_axis(log_p, tokens[:, 1:, None], axis=-1)
