@@ -20,7 +20,7 @@ from genre2_jax.policy import Policy, scoring
 
 
 def _ignore(*_):
-  """What a policy tells when nobody listens."""
+  """What `on_encode` and `on_decode` do by default: nothing."""
 
 
 @functools.cache

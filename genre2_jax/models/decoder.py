@@ -73,7 +73,9 @@ class CrossAttention(nn.Module):
   def __call__(
     self, x: jax.Array, memory: jax.Array, mask: jax.Array | None = None
   ) -> jax.Array:
-    """Attends from x [B, U, Q, D] to memory [B, M, D], where mask [B, M] is.
+    """Attends from x [B, U, Q, D] to memory [B, M, D].
+
+    Only to slots where mask [B, M] is true, if there is one.
 
     With one memory slot the softmax runs over one key and is 1: the answer,
     [B, 1, 1, D], is a linear map of the memory, the same for every node, and
@@ -164,7 +166,7 @@ class NumberDecoder(nn.Module):
     cache: tuple[Pair, ...] | None = None,
     memory_mask: jax.Array | None = None,
   ) -> tuple[jax.Array, tuple[Pair, ...]]:
-    """`Policy.decode` on memory [B, M, D], where memory_mask [B, M] is."""
+    """`Policy.decode` on memory [B, M, D], where memory_mask [B, M] is true."""
     allowed = np.array(self.allowed)
     length, vocabulary = allowed.shape
     embedding = parameter(

@@ -1,4 +1,4 @@
-"""Weights of pretrained language models: Hugging Face's names for ours.
+"""Weights of pretrained language models, ours by Hugging Face's names.
 
 A checkpoint is a folder of `config.json` and safetensors files. Tensors are
 read slice by slice, so that of a model no more is on the host than the part of

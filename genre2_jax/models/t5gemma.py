@@ -114,7 +114,7 @@ def t5gemma_policy(
 
   Returns:
     A `Policy`; inputs are `{'tokens': int32 [B, L], 'length': int32 [B]}`,
-    right-padded, length ≥ 1. `init` takes in a third argument, `given`, as
+    right-padded, length ≥ 1. `init` takes a third argument, `given`, as
     that of `gemma_policy`. The context is memory [B, L, D] and its mask.
   """
   model = TextEncoderDecoder(

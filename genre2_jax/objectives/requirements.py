@@ -5,15 +5,15 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Requirements:
-  """A loss declares them as `requires`; one that does not has these defaults.
+  """A loss declares its own as `requires`; without, it has these defaults.
 
   Attributes:
-    rollout: what the sequence level wants to know of numbers beside their
-      rewards, fields that a `Judgement` else leaves out: 'critic' (its values),
-      'reference', 'best_tokens', 'last_values'.
+    rollout: what the sequence level reads of a rollout beside numbers and
+      rewards, of 'critic' (its values), 'reference', 'best_tokens' and
+      'last_values'; otherwise they are not computed.
     least_group: samples per input below which nothing is learnt.
-    single_update: whether only the first update from a rollout is right, there
-      being no ratio to the policy that wrote it.
+    single_update: sequence level: whether a second update from the same rollout
+      would be wrong, for want of a ratio to the policy that wrote it.
     reads_reward: sequence level: whether the rewards make a difference.
     moves_alone: whether it changes the weights without another term.
     tokenizer: the only one that it works with, by name; '': any.

@@ -7,8 +7,8 @@ language model that are not allowed: cross-entropy is then over the whole
 vocabulary; the other objectives leave that column out. Tokens are the target's,
 targets are z-scores.
 
-The distances between tokens are terms beside cross-entropy, not instead of it:
-whoever builds the loss adds them with their papers' weights.
+The distances between tokens are terms beside cross-entropy, not instead of it;
+their docstrings give the papers' weights.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""A policy is a distribution over numbers, given as four pure functions.
+"""A policy is a distribution over numbers, given as pure functions.
 
 The numbers that a tokenizer can write form a trie: a node is a prefix, its
 children are the prefixes one token longer. `decode` gives next-token logits at
@@ -6,10 +6,9 @@ nodes, given the nodes already decoded and who of them is whose ancestor. So
 one function is a cached decoding step, teacher forcing (the T nodes along one
 number), and the scoring of many numbers, or of the whole trie, in one pass.
 
-Every model is a policy, so every objective, estimator and metric of this
-project works with every model. Letters: B batch, U decodings of an input side
-by side, each with a cache of its own, Q nodes to decode in each, N nodes before
-them, V vocabulary.
+Every objective, estimator and metric works with every model that is a policy.
+Letters: B batch, U decodings of an input side by side, each with a cache of its
+own, Q nodes to decode in each, N nodes before them, V vocabulary.
 """
 
 from collections.abc import Callable
@@ -81,7 +80,7 @@ class Pointwise(NamedTuple):
 
 
 def grammatical(policy: Policy, logits: jax.Array) -> jax.Array:
-  """Logits [..., V] without what an open policy says of other tokens."""
+  """Logits [..., V] without an open policy's column for all other tokens."""
   return logits[..., : policy.tokenizer.vocab_size]
 
 

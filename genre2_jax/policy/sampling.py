@@ -52,7 +52,9 @@ def sample(
   chex.assert_rank(keys, 1)
   group_keys = jax.vmap(lambda key: jax.random.split(key, num_samples))(keys)
 
-  def draw(key, log_probs, position):
+  def draw(
+    key: jax.Array, log_probs: jax.Array, position: int | jax.Array
+  ) -> jax.Array:
     return jax.random.categorical(jax.random.fold_in(key, position), log_probs)
 
   draw_group = jax.vmap(jax.vmap(draw, (0, 0, None)), (0, 0, None))

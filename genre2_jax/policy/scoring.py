@@ -1,4 +1,4 @@
-"""What a policy says of numbers that are already written.
+"""Log-probabilities of numbers that are already written.
 
 Numbers are scored in two passes, one over the trunk that they share (see
 `sampling`) and one along all branches: that is where gradients go through.
@@ -16,7 +16,7 @@ from genre2_jax.policy.base import Context, Params, Policy, grammatical
 
 
 class Rollout(NamedTuple):
-  """Numbers, and what a policy says of their tokens.
+  """Numbers, and the log-probabilities of tokens along them.
 
   Attributes:
     tokens: int32 [B, R, T].
@@ -49,7 +49,7 @@ def score(
   temperature: float = 1.0,
   normalized: bool = True,
 ) -> Rollout:
-  """The `Rollout` of given numbers: what `sampling.sample` would have said.
+  """The `Rollout` of given numbers, the same as if they had been sampled.
 
   Args:
     policy: a `Policy`.

@@ -1,9 +1,9 @@
 """The trie of the numbers that a tokenizer can write, and all of it at once.
 
 A node is a prefix; its logits are those of the next token. `log_probs` gives
-log p of every number in one pass, exactly: the predictive distribution itself
-where sampling gives a picture of it. Numbers come in the order of the trie,
-that of their tokens read from the left.
+log p of every number in one pass: exactly the predictive distribution, of which
+samples are an estimate. Numbers come in the order of the trie, that of their
+tokens read from the left.
 
 A whole trie of (2, 8) has 255 nodes, of (4, 4) 85, of (10, 3) 111.
 """
@@ -19,7 +19,7 @@ from genre2_jax.tokenizers import Tokenizer
 
 # Levels are decoded together, in one pass with a mask, while they have fewer
 # nodes than this: few passes compile and run fast, and the mask's square is
-# still small. Below, siblings are decoded beside their own path only.
+# still small. Deeper down, siblings see their own path only.
 _DENSE_NODES = 32
 
 
@@ -99,7 +99,7 @@ def path_caches(cache: Cache, trunk: Trunk, node: jax.Array) -> Cache:
   paths = jnp.asarray(ancestors)[node]  # [B, R, t]
   flat = paths.reshape(len(node), -1)
 
-  def select(x):
+  def select(x: jax.Array) -> jax.Array:
     rows = take(x[:, 0], flat)
     return rows.reshape(*paths.shape, *rows.shape[2:])
 

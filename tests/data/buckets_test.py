@@ -155,7 +155,7 @@ def test_a_seed_trains_the_same_alone_and_every_width_has_its_program():
   for built in (both, alone):
     state, first = built.validate(built.init(None))
     for _ in range(2):
-      state = built.run(state, programs.epoch_steps)
+      state = built.run(state, built.epoch_steps)
       state, last = built.validate(state)
     assert (last['val/loss'] != first['val/loss']).all()
     ends.append(state)

@@ -225,7 +225,7 @@ def gemma_policy(
 
   Returns:
     A `Policy`; inputs are `{'tokens': int32 [B, L], 'length': int32 [B]}`,
-    right-padded, length ≥ 1. `init` takes in a third argument, `given`,
+    right-padded, length ≥ 1. `init` takes a third argument, `given`,
     parameters that are already there (as `pretrained.load` reads them), and
     draws the rest.
 
