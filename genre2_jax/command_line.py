@@ -7,11 +7,13 @@ has, and ends in `command_line.run(main)`.
 import logging
 import os
 import sys
+import warnings
 
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from genre2_jax.data.wording import DataWarning
 from genre2_jax.errors import InputError, RunError
 
 # Defined once, for programs that import each other.
@@ -61,8 +63,18 @@ def parse_flags(argv):
     raise InputError(f'cannot read the recipe: {reason}') from error
 
 
+def _one_line(message, category, filename, lineno, file=None, line=None):
+  """A warning, as `warnings.showwarning`; what data say is for users."""
+  if issubclass(category, DataWarning):
+    text = f'genre2_jax: {" ".join(str(message).split())}\n'
+  else:
+    text = warnings.formatwarning(message, category, filename, lineno, line)
+  print(text, end='', file=file or sys.stderr, flush=True)
+
+
 def set_up_logging():
   """Ours from INFO up; of Orbax, which warns of what we ask for, errors."""
+  warnings.showwarning = _one_line
   absl_logging.set_verbosity(absl_logging.ERROR)
   logger = logging.getLogger('genre2_jax')
   logger.setLevel(logging.INFO)

@@ -38,7 +38,9 @@ from genre2_jax.data import (
   texts,
 )
 from genre2_jax.data.batches import Examples
+from genre2_jax.data.columns import parse_kinds
 from genre2_jax.data.features import Features
+from genre2_jax.data.reading import Reading
 from genre2_jax.data.subwords import TextFeatures
 from genre2_jax.default_config import get_config
 from genre2_jax.errors import InputError
@@ -143,13 +145,21 @@ def read_table(config):
     return _read_texts(config)
   data = config.data
   if data.path:
-    table = tables.read_file(data.path, data.target, seed=config.seed)
+    table = tables.read_file(
+      data.path,
+      data.target,
+      seed=config.seed,
+      kinds=data.kinds,
+      reading=data.reading,
+    )
   elif data.openml:
-    table = tables.load_openml(data.openml, data.target, seed=config.seed)
+    table = tables.load_openml(
+      data.openml, data.target, seed=config.seed, kinds=data.kinds
+    )
   elif data.root:
     table = talent.load(data.root, data.name)
   else:
-    table = tables.load_sklearn(data.name, seed=config.seed)
+    table = tables.load_sklearn(data.name, seed=config.seed, kinds=data.kinds)
   return table
 
 
@@ -162,6 +172,7 @@ def _read_texts(config):
     max_rows=tuple(text.max_rows),
     drop_empty=text.drop_empty,
     split_column=text.split_column,
+    reading=Reading.parse(config.data.reading),
   )
   if text.source == 'tfds':
     return text_sources.load_tfds(
@@ -179,14 +190,22 @@ def read_rows(run, path):
   features = run.model.features
   if isinstance(features, TextFeatures):
     return texts.read_rows(
-      path, prompt=features.prompt, target_name=run.target_name
+      path,
+      prompt=features.prompt,
+      target_name=run.target_name,
+      reading=run.config.data.reading,
     )
-  return tables.read_rows(
+  rows = tables.read_rows(
     path,
     numeric_names=features.numeric_names,
     category_names=features.category_names,
     target_name=run.target_name,
+    kinds=features.kinds,
+    by_hand=run.config.data.kinds,
+    reading=run.config.data.reading,
   )
+  features.say_unseen(rows, str(path))
+  return rows
 
 
 def describe(table, model):
@@ -198,6 +217,9 @@ def describe(table, model):
     lines.append(f'padded to {widths} subwords')
   else:
     lines.append(tables.describe(table))
+    for split in ('val', 'test'):
+      unseen = model.features.unseen(getattr(table, split))
+      lines += [f'{split}: {line}' for line in unseen[:8]]
   if model.scaler.is_constant:
     lines.append(
       'The target is constant: the model can only learn to repeat it.'
@@ -237,7 +259,10 @@ def build_model(config, table):
     )
   else:
     features = Features.fit(
-      table.train, table.numeric_names, table.category_names
+      table.train,
+      table.numeric_names,
+      table.category_names,
+      kinds=table.kinds,
     )
   scaler = targets.fit(config.data.transform, table.train.target)
   return model_of(config, features, scaler)
@@ -640,6 +665,8 @@ def _check_values(config):
   ):
     _check_choice(field, _field(config, field), choices)
   profiling.parse_steps(config.profile.steps)
+  parse_kinds(config.data.kinds)
+  Reading.parse(config.data.reading)
 
   _check_text(config)
 

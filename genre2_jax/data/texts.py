@@ -85,9 +85,9 @@ class Choice:
 def read(path: str | os.PathLike, choice: Choice) -> Texts:
   """`Texts` from a file, or a folder with one file for each split.
 
-  Files are CSV, TSV, JSONL (all may be gzipped), Parquet or .xlsx; a folder's are
-  named train, validation (or val, dev) and test. What a source does not split,
-  `build` does. Raises InputError.
+  Files are CSV, TSV, JSONL (all may be gzipped), Parquet or .xlsx; a folder's
+  are named train, validation (or val, dev) and test. What a source does not
+  split, `build` does. Raises InputError.
   """
   path = path_of(path)
   if not path.is_dir():
