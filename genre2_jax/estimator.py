@@ -762,7 +762,8 @@ def _reading(config):
 
 def _fit(columns, known):
   """Whether columns are those of model.json, whose kinds may be newer."""
-  return {column[:2] for column in columns} == {column[:2] for column in known}
+  read = {column[:2] for column in columns if column.kind != 'ignore'}
+  return read == {column[:2] for column in known}
 
 
 def _column(frame, place):

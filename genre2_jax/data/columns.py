@@ -45,7 +45,7 @@ _EXACT = 2**53
 class Column(NamedTuple):
   """A column of a frame: name, numbers or categories, and its kind.
 
-  kind: as in `cells`; '' of runs that did not keep it yet.
+  kind: as in `cells`, or 'ignore'; '' of runs that did not keep it yet.
   """
 
   name: str
@@ -143,6 +143,7 @@ def plan(
   for name in frame:
     kind = kinds.get(name, '')
     if kind == 'ignore':
+      columns.append(Column(name, False, kind))
       continue
     column = column_of(
       name,
@@ -313,7 +314,7 @@ def numeric_columns(columns: Sequence[Column]) -> list[Column]:
 
 def category_columns(columns: Sequence[Column]) -> list[Column]:
   """The columns of categories."""
-  return [column for column in columns if not column.is_numeric]
+  return [c for c in columns if not c.is_numeric and c.kind != 'ignore']
 
 
 def of_features(
