@@ -35,8 +35,8 @@ from genre2_jax import (
   workdirs,
   writers,
 )
+from genre2_jax.data import cells, tables
 from genre2_jax.data import columns as data_columns
-from genre2_jax.data import tables
 from genre2_jax.data.columns import Column
 from genre2_jax.data.features import Features
 from genre2_jax.data.reading import Reading
@@ -708,15 +708,6 @@ def _arguments(config):
 # --------------------------------------------------------------------- a table
 
 
-def _unmasked(X):
-  """X with missing values where a numpy.ma array masks them."""
-  if not np.ma.isMaskedArray(X):
-    return X
-  if X.dtype.kind in 'biuf':
-    return X.astype(np.float64).filled(np.nan)
-  return X.astype(object).filled(None)
-
-
 def _frame_or_array(X):
   """X as a pandas frame or an array [n, F], neither of them empty."""
   if not isinstance(X, pd.DataFrame):
@@ -729,7 +720,7 @@ def _frame_or_array(X):
 
       X = interchange.from_dataframe(X).to_pandas()
   if not isinstance(X, pd.DataFrame):
-    X = _unmasked(X)
+    X = cells.unmasked(X)
     return check_array(X, dtype=None, ensure_all_finite=False, input_name='X')
   if X.columns.nlevels > 1:
     raise InputError(

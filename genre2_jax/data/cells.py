@@ -138,9 +138,20 @@ def _moment_label(moment: datetime.datetime) -> str:
   return text.removesuffix(' 00:00:00')
 
 
+def unmasked(cells: np.ndarray) -> np.ndarray:
+  """Cells [...] with missing ones where a numpy.ma array masks them."""
+  if not np.ma.isMaskedArray(cells):
+    return cells
+  if cells.dtype.kind in 'biuf':
+    return cells.astype(np.float64).filled(np.nan)
+  out = np.array(cells.data, object)
+  out[np.ma.getmaskarray(cells)] = None
+  return out
+
+
 def labels(cells: np.ndarray) -> np.ndarray:
   """`label` of every cell: an object array of the same shape."""
-  flat = _shortest(cells).ravel()
+  flat = _shortest(unmasked(cells)).ravel()
   out = np.empty(flat.shape, object)
   known: dict = {}
   for place, cell in enumerate(flat):
@@ -222,6 +233,8 @@ def kind_of(column: pd.Series, formats: Formats = PLAIN) -> str:
       continue
     if kind == 'time' and any(isinstance(cell, str) for cell in present):
       continue  # '10:30' is a time, a score, or a ratio.
+    if read(column.iloc[:256], kind, formats)[1].any():
+      continue  # Most columns of text are done with here.
     values, bad = read(column, kind, formats)
     if not bad.any() and not np.isnan(values).all():
       return with_hours(kind, values)

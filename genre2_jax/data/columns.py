@@ -176,7 +176,7 @@ def column_of(
   """A column with the kind of its cells, or with the one given by hand."""
   here = f'{where}: column {name!r}' if where else f'column {name!r}'
   if kind:
-    kind = _completed(here, column, kind, formats)
+    kind = _completed(here, name, column, kind, formats)
   else:
     kind = cells.kind_of(column, formats)
   is_numeric = kind != 'category'
@@ -187,7 +187,7 @@ def column_of(
   return Column(name, is_numeric, kind)
 
 
-def _completed(here, column, kind, formats) -> str:
+def _completed(here, name, column, kind, formats) -> str:
   """A kind by hand, with the unit or the format that its text turns out."""
   base, _, how = kind.partition(' ')
   text = [
@@ -205,10 +205,12 @@ def _completed(here, column, kind, formats) -> str:
     _, bad = cells.read(pd.Series(text, dtype=object), 'date')
     found = doubts.date_formats(text)[0] if 2 * bad.sum() > len(text) else []
     if len(found) > 1:
+      settings = ' or '.join(
+        doubts.setting(name, f'date {how}') for how in found[:3]
+      )
       raise InputError(
-        f'{here}: dates such as {text[0]!r} could be '
-        f'{" or ".join(found)}; set kind {f"date {found[0]}"!r} or '
-        f'{f"date {found[1]}"!r}'
+        f'{here}: dates such as {text[0]!r} have the day or the month first: '
+        f'set {settings}'
       )
     if found:
       kind = f'date {found[0]}'

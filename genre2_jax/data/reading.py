@@ -18,6 +18,7 @@ import re
 import zlib
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 
 from genre2_jax.data import columns
@@ -256,7 +257,7 @@ def _read_text(path, extension, reading) -> pd.DataFrame:
   if not text.strip():
     raise _UnreadableError('the file is empty; a header and rows are needed')
   is_tab = separator == '\t'
-  text = _quoted(text, separator, reading, prefers_text=is_tab)
+  text = _quoted(path, text, separator, reading, prefers_text=is_tab)
   try:
     # The header is read as data: pandas would rename duplicates and take
     # leading columns for an index. All is text, so that `cells` decides on
@@ -285,13 +286,35 @@ def _read_text(path, extension, reading) -> pd.DataFrame:
     if hint := _separator_hint(frame.columns[0]):
       raise _UnreadableError(f'one column, {frame.columns[0]!r}{hint}')
   frame = _named(frame)
-  short = frame.isna().any(axis=1).to_numpy()
-  if short.any() and reading.header == 'first':
+  short = _short_rows(text, separator, cells)[min(len(first), 1) :]
+  if short.any():
     say(
-      f'{path}: fewer cells than the header has in {located(short)}: the rest '
-      'are read as missing'
+      f'{path}: fewer cells than columns in {located(short)}: read as missing '
+      'at the end'
     )
   return frame
+
+
+def _short_rows(text, separator, cells) -> np.ndarray:
+  """bool [n]: rows of which pandas filled up the end."""
+  none = np.zeros(len(cells), bool)
+  if not (cells.iloc[:, -1] == '').any():
+    return none
+  quoting = csv.QUOTE_MINIMAL if '"' in text else csv.QUOTE_NONE
+  rows = csv.reader(
+    io.StringIO(text, newline=''), delimiter=separator, quoting=quoting
+  )
+  limit = csv.field_size_limit(_LARGEST_CELL)
+  try:
+    widths = [
+      len(row)
+      for row in rows
+      if any(cell.strip() for cell in row[:2]) or len(row) > 1
+    ]
+  finally:
+    csv.field_size_limit(limit)
+  found = np.array(widths) < cells.shape[1]
+  return found if len(found) == len(cells) else none
 
 
 def _decoded(path, extension, encoding) -> str:
@@ -389,7 +412,7 @@ def _uneven(message, text, separator, skipped) -> str:
   )
 
 
-def _quoted(text, separator, reading, *, prefers_text) -> str:
+def _quoted(path, text, separator, reading, *, prefers_text) -> str:
   """Text in which every quotation mark is one of RFC 4180.
 
   A cell that opens with a quotation mark may go over several lines, or the
@@ -401,12 +424,12 @@ def _quoted(text, separator, reading, *, prefers_text) -> str:
     return text
   limit = csv.field_size_limit(_LARGEST_CELL)
   try:
-    return _requoted(text, separator, reading, prefers_text)
+    return _requoted(path, text, separator, reading, prefers_text)
   finally:
     csv.field_size_limit(limit)
 
 
-def _requoted(text, separator, reading, prefers_text) -> str:
+def _requoted(path, text, separator, reading, prefers_text) -> str:
   ends = list(_LINE_END.finditer(text))
   starts = [0, *(end.end() for end in ends)]
   stops = [*(end.start() for end in ends), len(text)]
@@ -435,8 +458,8 @@ def _requoted(text, separator, reading, prefers_text) -> str:
     if is_text:
       how, other = 'rows that hold quotation marks', 'quotes=cells'
     say(
-      f'lines {rows}, with a quotation mark that opens or closes a cell, are '
-      f'read as {how}; set data.reading="{other}" if they are not'
+      f'{path}: quotation marks open a cell in line {rows} and close one '
+      f'below: read as {how}; set data.reading="{other}" if they are not'
     )
   return _as_text(lines, odd, separator) if is_text else text
 
@@ -530,6 +553,11 @@ def _read_excel(path, reading) -> pd.DataFrame:
     if sheet not in book.sheet_names:
       raise _UnreadableError(
         f'no sheet {sheet!r}; {suggestion(sheet, book.sheet_names)}'
+      )
+    if not reading.sheet and len(book.sheet_names) > 1:
+      say(
+        f'{path}: sheet {sheet!r} is read, the first of '
+        f'{listed(book.sheet_names)}; set data.reading="sheet=..." for another'
       )
     cells = book.parse(sheet, header=None, dtype=object, keep_default_na=False)
   cells = cells.iloc[reading.skip_lines :].replace('', None)

@@ -318,9 +318,7 @@ def numbers(where: str, cells_: np.ndarray) -> np.ndarray:
 
   Raises InputError with the count and first rows of what is no number.
   """
-  if isinstance(cells_, np.ma.MaskedArray):
-    filled = cells_.astype(object).filled(None)
-    cells_ = np.asarray(filled)
+  cells_ = cells.unmasked(cells_)
   if cells_.dtype.kind in 'biuf':
     return cells_.astype(np.float64)
   if cells_.dtype.kind not in 'OU':
