@@ -10,12 +10,14 @@ import functools
 import logging
 import os
 import sys
+import warnings
 
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from genre2_jax.benchmark import protocols
+from genre2_jax.data.wording import DataWarning
 from genre2_jax.errors import InputError, RunError
 from genre2_jax.experiment import recipes
 
@@ -98,8 +100,18 @@ def parse_flags(argv):
     raise InputError(f'cannot read the recipe: {reason}') from error
 
 
+def _one_line(message, category, filename, lineno, file=None, line=None):
+  """A warning, as `warnings.showwarning`; what data say is for users."""
+  if issubclass(category, DataWarning):
+    text = f'genre2_jax: {" ".join(str(message).split())}\n'
+  else:
+    text = warnings.formatwarning(message, category, filename, lineno, line)
+  print(text, end='', file=file or sys.stderr, flush=True)
+
+
 def set_up_logging():
   """Ours from INFO up; of Orbax, which warns of what we ask for, errors."""
+  warnings.showwarning = _one_line
   absl_logging.set_verbosity(absl_logging.ERROR)
   logger = logging.getLogger('genre2_jax')
   logger.setLevel(logging.INFO)

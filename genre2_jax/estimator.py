@@ -23,8 +23,11 @@ from sklearn.utils import check_array, check_random_state, check_X_y
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from genre2_jax import train
-from genre2_jax.data import tables
+from genre2_jax.data import cells, tables
+from genre2_jax.data import columns as data_columns
+from genre2_jax.data.columns import Column
 from genre2_jax.data.features import Features
+from genre2_jax.data.reading import Reading
 from genre2_jax.errors import InputError
 from genre2_jax.experiment import defaults, recipes
 from genre2_jax.files import writers
@@ -68,13 +71,6 @@ _COVERAGES = (*(np.arange(1, 100) / 100).tolist(), 0.995, 0.999)
 _OWN_FILE = 'estimator.json'
 # Fields of what only the command line does.
 _NOT_HERE = ('report', 'baseline.name', 'language_model.name')
-
-
-class Column(NamedTuple):
-  """A column of X: its name, and whether it holds numbers or categories."""
-
-  name: str
-  is_numeric: bool
 
 
 class DecodingRegressor(RegressorMixin, BaseEstimator):
@@ -129,6 +125,9 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     finetune_patience: as `patience`.
     group_size: numbers sampled per row in reinforcement learning.
     num_samples: numbers sampled per row where estimates are of samples.
+    kinds: {column: kind} of columns that their cells don't tell: 'number',
+      'date', 'date %d.%m.%Y', 'time', 'boolean', 'category', 'ignore'
+      (docs/reading_data.md). Columns of arrays are 'x0', 'x1', ...
     config: {field: value} for any other field of docs/config.md, such as
       {'optimizer.weight_decay': 0.1}.
     workdir: folder for checkpoints, curves and results; a fit that was killed
@@ -166,6 +165,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     finetune_patience: int = 8,
     group_size: int = 16,
     num_samples: int = 128,
+    kinds: Mapping[str, str] | None = None,
     config: Mapping[str, Any] | None = None,
     workdir: str | os.PathLike[str] | None = None,
     verbose: int = 0,
@@ -197,6 +197,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     self.finetune_patience = finetune_patience
     self.group_size = group_size
     self.num_samples = num_samples
+    self.kinds = kinds
     self.config = config
     self.workdir = workdir
     self.verbose = verbose
@@ -231,9 +232,19 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     if (X_val is None) != (y_val is None):
       raise InputError('X_val and y_val belong together: give both or neither')
     frame, target = self._read(X, y, reset=True)
-    columns = tuple(_column(frame, place) for place in range(frame.shape[1]))
     seed = _seed(self.random_state)
     config = self._config(seed)
+    reading = _reading(config.to_dict())
+    data_columns.check_kinds('X', reading.by_hand, list(frame))
+    columns = tuple(
+      data_columns.plan(
+        frame,
+        reading.by_hand,
+        reading.formats,
+        where='X',
+        booleans_are_numbers=True,
+      )
+    )
     if X_val is None:
       train_rows, val_rows = _split(len(frame), seed)
       parts = {
@@ -245,7 +256,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
         'train': (frame, target),
         'val': self._read(X_val, y_val, reset=False),
       }
-    table = _table(parts, columns, target_name=_name(y))
+    table = _table(parts, columns, target_name=_name(y), reading=reading)
     with contextlib.ExitStack() as held:
       held.enter_context(_quiet_orbax())
       workdir = self.workdir
@@ -286,6 +297,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     else:
       fields['finetune.objective'] = objective
     fields |= {field: getattr(self, name) for name, field in _FIELDS.items()}
+    fields['data.kinds'] = repr(dict(self.kinds)) if self.kinds else ''
     fields |= dict(self.config or {})
     config = _updated(defaults.get_config(), fields)
     if any(fields.get(name) for name in _NOT_HERE):
@@ -380,7 +392,10 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     frame, _ = self._read(X, reset=False)
     if num_samples is None:
       num_samples = 1 if self.exact_ else self.num_samples
-    rows = _rows(frame, self._columns, 'X')
+    rows = _rows(
+      frame, self._columns, 'X', _reading(self._run.experiment.fields)
+    )
+    self._run.model.features.say_unseen(rows, 'X')
     return self._run.predict(rows, num_samples=num_samples)
 
   def _choose(self, estimator):
@@ -460,8 +475,9 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
         f'{path} is a run on texts: predict with python -m genre2_jax.main '
         '--mode=predict'
       )
-    columns = [Column(name, True) for name in features.numeric_names]
-    columns += [Column(name, False) for name in features.category_names]
+    columns = data_columns.of_features(
+      features.numeric_names, features.category_names, features.kinds
+    )
     if (path / _OWN_FILE).exists():
       loaded, columns, margins, is_frame = cls._read_own(path, set(columns))
     else:
@@ -480,7 +496,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
       own = json.loads((path / _OWN_FILE).read_text(encoding='utf-8'))
       columns = [Column(*column) for column in own['columns']]
       margins = [float(margin) for margin in own['margins']]
-      if set(columns) != known or len(margins) not in (0, len(_COVERAGES)):
+      if not _fit(columns, known) or len(margins) not in (0, len(_COVERAGES)):
         raise ValueError('it does not fit model.json')
       return cls(**own['params']), columns, margins, bool(own['is_frame'])
     except (OSError, KeyError, TypeError, ValueError) as error:
@@ -506,6 +522,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     if isinstance(X, np.ndarray):
       X = pd.DataFrame(X, columns=[f'x{i}' for i in range(X.shape[1])])
     if y is not None or reset:
+      _refuse_target(y)
       _, y = check_X_y(np.zeros((len(X), 1)), y, y_numeric=True, estimator=self)
     return X.rename(columns=str), y
 
@@ -629,7 +646,13 @@ def _frame_or_array(X):
 
       X = interchange.from_dataframe(X).to_pandas()
   if not isinstance(X, pd.DataFrame):
+    X = cells.unmasked(X)
     return check_array(X, dtype=None, ensure_all_finite=False, input_name='X')
+  if X.columns.nlevels > 1:
+    raise InputError(
+      f'X has column names of {X.columns.nlevels} levels: give each column one '
+      "name, as in X.columns = ['_'.join(map(str, c)) for c in X.columns]"
+    )
   check_array(np.broadcast_to(0.0, X.shape))  # Rows and columns, at least one.
   twice = sorted({str(name) for name in X.columns[X.columns.duplicated()]})
   if twice:
@@ -640,71 +663,83 @@ def _frame_or_array(X):
   return X
 
 
-def _column(frame, place):
-  """A column's name and type, from all of its cells."""
-  name, column = frame.columns[place], frame.iloc[:, place]
-  if isinstance(column.dtype, pd.CategoricalDtype):
-    return Column(name, False)
-  try:
-    _numbers(column, name)
-  except InputError:
-    return Column(name, False)
-  return Column(name, True)
+class _Reading(NamedTuple):
+  """How text in X is read, and the kinds of columns that a user gave."""
+
+  formats: Reading
+  by_hand: dict[str, str]
 
 
-def _numbers(column, where):
-  """float64 [n], NaN where missing.
-
-  Raises:
-    InputError: a cell that is neither a number nor a date.
-  """
-  kind = column.dtype.kind
-  if kind in 'biuf':
-    return column.to_numpy(np.float64, na_value=np.nan)
-  if kind == 'm':
-    return column.dt.total_seconds().to_numpy(np.float64)
-  return tables.numbers(where, column.to_numpy(object))
-
-
-def _cells(frame, columns, where):
-  """Numbers [n, F_num], labels [n, F_cat]."""
-  numeric, categories = [], []
-  for place, (name, is_numeric) in enumerate(columns):
-    column = frame.iloc[:, place]
-    if is_numeric:
-      numeric.append(_numbers(column, f'{where}: column {name!r}'))
-    else:
-      categories.append(tables.labels(column.to_numpy(object)))
-  n = len(frame)
-  return (
-    np.stack(numeric, 1) if numeric else np.empty((n, 0)),
-    np.stack(categories, 1) if categories else np.empty((n, 0), object),
+def _reading(fields):
+  data = fields['data']
+  return _Reading(
+    Reading.parse(data['reading']), data_columns.parse_kinds(data['kinds'])
   )
 
 
-def _rows(frame, columns, where):
-  numeric, categories = _cells(frame, columns, where)
+def _fit(columns, known):
+  """Whether columns are those of model.json, whose kinds may be newer."""
+  read = {column[:2] for column in columns if column.kind != 'ignore'}
+  return read == {column[:2] for column in known}
+
+
+def _column(frame, place):
+  """A column's name and kind, from all of its cells."""
+  name, column = frame.columns[place], frame.iloc[:, place]
+  return data_columns.column_of(name, column, booleans_are_numbers=True)
+
+
+def _cells(frame, columns, where, reading=None):
+  """Numbers [n, F_num], labels [n, F_cat]."""
+  formats, by_hand = reading or _Reading(Reading(), {})
+  return data_columns.arrays(
+    frame, columns, formats, where=where, by_hand=by_hand
+  )
+
+
+def _rows(frame, columns, where, reading=None):
+  numeric, categories = _cells(frame, columns, where, reading)
   return tables.Rows(numeric=numeric, categories=categories, target=None)
 
 
-def _table(parts, columns, target_name):
+def _table(parts, columns, target_name, reading):
   """A table of the parts 'train' and 'val', without test rows."""
   splits = {
-    split: (*_cells(frame, columns, split), y)
+    split: (*_cells(frame, columns, split, reading), y)
     for split, (frame, y) in parts.items()
   }
+  numeric = data_columns.numeric_columns(columns)
+  categories = data_columns.category_columns(columns)
   table = tables.build(
     'data',
     splits | {'test': splits['val']},
-    numeric_names=[c.name for c in columns if c.is_numeric],
-    category_names=[c.name for c in columns if not c.is_numeric],
+    numeric_names=[column.name for column in numeric],
+    category_names=[column.name for column in categories],
     target_name=target_name,
+    kinds=[column.kind for column in (*numeric, *categories)],
   )
   none = {
     field.name: getattr(table.val, field.name)[:0]
     for field in dataclasses.fields(tables.Rows)
   }
   return dataclasses.replace(table, test=tables.Rows(**none))
+
+
+def _refuse_target(y):
+  """Raises InputError for masked targets, and for what float64 makes equal."""
+  masked = np.ma.getmaskarray(y).ravel() if np.ma.isMaskedArray(y) else None
+  if masked is not None and masked.any():
+    raise InputError(f'y: masked in {tables.located(masked)}; drop these rows')
+  column = y if isinstance(y, pd.Series) else np.asarray(y)
+  if column.ndim == 2 and column.shape[1] == 1:
+    column = np.asarray(column)[:, 0]
+  if column.ndim != 1 or column.dtype.kind not in 'iuO':
+    return
+  try:
+    values = np.asarray(column, np.float64)
+  except (TypeError, ValueError, OverflowError):
+    return  # scikit-learn says what is wrong with it.
+  tables.refuse_lost('y', pd.Series(column), values)
 
 
 def _split(n, seed):

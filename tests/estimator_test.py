@@ -1,8 +1,10 @@
 """The scikit-learn face: the same run, its distribution, its files."""
 
+import decimal
 import json
 import pathlib
 import pickle
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -25,6 +27,9 @@ from sklearn.utils.estimator_checks import (
 )
 
 from genre2_jax import DecodingRegressor, estimator
+from genre2_jax.data import columns as data_columns
+from genre2_jax.data.features import Features
+from genre2_jax.data.wording import DataWarning
 from genre2_jax.experiment import recipes
 from genre2_jax.runs import prediction
 
@@ -93,7 +98,12 @@ def test_it_learns_from_frames_with_gaps_dates_and_categories(fitted, rows):
   assert fitted.n_features_in_ == 5
   assert list(fitted.feature_names_in_) == list(X)
   features = fitted._run.model.features
-  assert features.numeric_names == ('area', 'sold', 'new')
+  assert features.numeric_names == (
+    'area', 'sold', 'sold.month', 'sold.weekday', 'new',
+  )  # fmt: skip
+  assert features.kinds == (
+    'number', 'date', 'month', 'weekday', 'boolean', 'category', 'category',
+  )  # fmt: skip
   assert features.category_names == ('city', 'class')
   assert features.categories[1] == ('0', '1', '2')
 
@@ -196,6 +206,132 @@ def test_unseen_and_missing_cells_are_predicted(fitted, rows):
   X = rows[0].iloc[:4].assign(city='Atlantis', area=np.nan)
   found = fitted.predict(X)
   assert np.isfinite(found).all() and len(found) == 4
+
+
+def test_unseen_labels_are_said_where_they_are_given(fitted, rows):
+  X = rows[0].iloc[:40]
+  with pytest.warns(DataWarning, match="'city': 3. of 40 .*'ULM'") as caught:
+    fitted.predict(X.assign(city=X['city'].str.upper()))
+  assert caught[0].filename == __file__
+  assert 'upper and lower case' in str(caught[0].message)
+  with warnings.catch_warnings():
+    warnings.simplefilter('error', DataWarning)
+    fitted.predict(X)
+
+
+@pytest.mark.parametrize(
+  'change',
+  [
+    lambda X: X.assign(**{'class': X['class'].astype(float)}),
+    lambda X: X.assign(**{'class': X['class'].astype('Int64')}),
+    lambda X: X.assign(**{'class': X['class'].astype(object)}),
+    lambda X: X.assign(**{'class': X['class'].astype(str)}),
+    lambda X: X.assign(new=X['new'].astype(object)),
+    lambda X: X.assign(new=X['new'].map(np.bool_).astype(object)),
+    lambda X: X.assign(new=X['new'].astype(str)),
+    lambda X: X.assign(new=X['new'].astype(int)),
+    lambda X: X.assign(sold=X['sold'].dt.date),
+    lambda X: X.assign(sold=X['sold'].astype(str)),
+    lambda X: X.assign(sold=X['sold'].dt.tz_localize('UTC')),
+    lambda X: X.assign(area=X['area'].astype(str)),
+    lambda X: X.convert_dtypes(dtype_backend='pyarrow'),
+  ],
+)
+def test_a_value_means_the_same_in_every_dtype(fitted, rows, change):
+  X = rows[0].iloc[:30]
+  with warnings.catch_warnings():
+    warnings.simplefilter('error', DataWarning)
+    found = fitted.predict(change(X))
+  np.testing.assert_allclose(found, fitted.predict(X), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ('change', 'parts'),
+  [
+    ({'sold': 3}, ['sold', 'numbers instead of dates']),
+    ({'area': pd.Timestamp('2020-01-01')}, ['area', 'dates instead of num']),
+    ({'new': 2}, ['new', 'numbers instead of booleans']),
+  ],
+)
+def test_another_kind_than_in_fit_is_refused(fitted, rows, change, parts):
+  assert_refused(lambda: fitted.predict(rows[0].assign(**change)), *parts)
+
+
+def test_kinds_are_kept_and_runs_without_them_still_open(fitted, rows, saved):
+  X, _ = rows
+  loaded = DecodingRegressor.load(saved)
+  assert_refused(lambda: loaded.predict(X.assign(sold=3)), 'instead of dates')
+  for name in ('estimator.json', 'model.json'):
+    path = saved / name
+    own = json.loads(path.read_text())
+    if name == 'model.json':
+      assert own['features'].pop('kinds')
+    else:
+      own['columns'] = [column[:2] for column in own['columns']]
+    path.write_text(json.dumps(own))
+  model = json.loads((saved / 'model.json').read_text())['features']
+  features = Features.from_json(model)
+  assert features.kinds == ()
+
+
+def test_kinds_are_set_by_hand():
+  frame = pd.DataFrame(
+    {'size': ['1,5 €', '2,5 €', 'n.k.'], 'id': [1, 2, 3], 'code': [7, 8, 7]}
+  )
+  model = DecodingRegressor(
+    kinds={'size': 'number', 'id': 'ignore', 'code': 'category'},
+    config={'data.reading': 'decimal=,'},
+  )
+  reading = estimator._reading(model._config(0))
+  with pytest.warns(DataWarning, match="'n.k.'"):
+    columns = data_columns.plan(
+      frame, reading.by_hand, reading.formats, where='X'
+    )
+    numeric, labels = estimator._cells(frame, columns, 'X', reading)
+  assert [column.kind for column in columns] == [
+    'number €', 'ignore', 'category',
+  ]  # fmt: skip
+  np.testing.assert_array_equal(numeric[:, 0], [1.5, 2.5, np.nan])
+  assert labels.tolist() == [['7'], ['8'], ['7']]
+  model = DecodingRegressor(kinds={'sise': 'number'})
+  assert_refused(lambda: model.fit(frame, [1, 2, 3]), "mean 'size'")
+  model = DecodingRegressor(kinds={'size': 'int'})
+  assert_refused(lambda: model.fit(frame, [1, 2, 3]), "'int'", 'number')
+
+
+def test_what_looks_like_numbers_is_said_in_python():
+  frame = pd.DataFrame({'size': ['1,5', '2,5', '3,5']})
+  with pytest.warns(DataWarning, match='decimal=,') as caught:
+    data_columns.plan(frame, {}, where='X')
+  assert caught[0].filename == __file__
+
+
+def test_masked_cells_are_missing_and_masked_targets_refused():
+  X = np.ma.masked_equal([[-9], [1], [2]], -9)
+  frame, _ = DecodingRegressor()._read(X, [1, 2, 3], reset=True)
+  np.testing.assert_array_equal(frame['x0'], [np.nan, 1, 2])
+  mixed = np.ma.array([['u'], ['v']], dtype=object, mask=[[True], [False]])
+  frame, _ = DecodingRegressor()._read(mixed, [1, 2], reset=True)
+  assert frame['x0'].isna().tolist() == [True, False]
+  y = np.ma.masked_equal([1, -9, 3], -9)
+  model = DecodingRegressor()
+  assert_refused(lambda: model.fit(X, y), 'masked', '1 row: 2')
+
+
+def test_targets_that_float64_makes_one_are_refused():
+  model = DecodingRegressor()
+  X = np.arange(6.0)[:, None]
+  y = 2**60 + np.arange(6)
+  assert_refused(lambda: model.fit(X, y), '6 different', 'float64')
+  y = [decimal.Decimal(1) + decimal.Decimal(i) / 10**20 for i in range(6)]
+  assert_refused(lambda: model.fit(X, np.array(y)), '6 different')
+
+
+def test_column_levels_are_refused():
+  X = pd.DataFrame(
+    np.ones((4, 2)), columns=pd.MultiIndex.from_product([['a'], ['x', 'y']])
+  )
+  assert_refused(lambda: DecodingRegressor().fit(X, range(4)), 'levels')
 
 
 def test_rows_are_predicted_by_their_cells_alone(fitted, rows):

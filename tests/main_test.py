@@ -2,6 +2,9 @@
 
 import pytest
 
+from genre2_jax import command_line
+from genre2_jax.data import wording
+
 
 def run_main(start_main, *arguments, **options):
   process = start_main(*arguments, **options)
@@ -145,3 +148,11 @@ def test_prediction_by_command(start_main, finished, data_file, tmp_path):
   assert '120 rows' in out
   assert output.read_text().startswith('row,prediction,')
   assert output.read_text().count('\n') == 121
+
+
+def test_warnings_of_data_are_one_line(capsys):
+  doubt = wording.DataWarning('t.csv: column\n"size"')
+  command_line._one_line(doubt, wording.DataWarning, 'file.py', 3)
+  assert capsys.readouterr().err == 'genre2_jax: t.csv: column "size"\n'
+  command_line._one_line(UserWarning('else'), UserWarning, 'file.py', 3)
+  assert 'file.py:3: UserWarning: else' in capsys.readouterr().err

@@ -11,8 +11,8 @@ import json
 import pathlib
 
 import numpy as np
-import pandas as pd
 
+from genre2_jax.data.reading import path_of, read_frame
 from genre2_jax.errors import InputError
 
 SPECIAL_TOKENS = ('<pad>', '<eos>', '<bos>', '<unk>')
@@ -37,18 +37,9 @@ def read_documents(source):
   if not columns:
     return [text for text in map(_read, _files(path)) if text.strip()]
   try:
-    if path.endswith('.jsonl'):
-      frame = pd.read_json(path, lines=True, dtype=False)
-    else:
-      frame = pd.read_csv(
-        path,
-        sep='\t' if path.endswith('.tsv') else ',',
-        dtype=str,
-        keep_default_na=False,
-      )
-  except (OSError, ValueError) as error:
-    reason = str(error).splitlines()[0]
-    raise InputError(f'texts={source}: cannot read it ({reason})') from error
+    frame = read_frame(path)
+  except InputError as error:
+    raise InputError(f'texts={source}: cannot read it ({error})') from error
   names = columns.split(',')
   missing = [name for name in names if name not in frame]
   if missing:
@@ -133,7 +124,7 @@ def train_tokenizer(documents, vocab_size):
 
 def save_tokenizer(tokenizer, folder):
   """Writes tokenizer.json and what `transformers` wants to know of it."""
-  folder = pathlib.Path(folder)
+  folder = path_of(folder)
   folder.mkdir(parents=True, exist_ok=True)
   tokenizer.save(str(folder / 'tokenizer.json'))
   pad, eos, bos, unknown = SPECIAL_TOKENS
@@ -173,7 +164,7 @@ def pack(tokenizer, documents, length):
 def _files(pattern):
   found = sorted(
     path
-    for path in glob.glob(pattern, recursive=True)
+    for path in glob.glob(str(path_of(pattern)), recursive=True)
     if pathlib.Path(path).is_file()
   )
   if not found:

@@ -7,7 +7,9 @@ from typing import Any, Self
 
 import numpy as np
 
+from genre2_jax.data import cells
 from genre2_jax.data.tables import Rows
+from genre2_jax.data.wording import counted, say, shortened
 from genre2_jax.errors import InputError
 
 # Standardised features beyond this are as good as infinite, and float32
@@ -28,6 +30,8 @@ class Features:
   quantiles: ascending edges of the bins of each numeric column, standardised,
     exact in float32, the least and the greatest value with them; one edge,
     so no bin, where all values are equal.
+  kinds: of the columns, numeric first, as in `cells`; () of runs that did not
+    keep them.
   """
 
   numeric_names: tuple[str, ...]
@@ -37,6 +41,7 @@ class Features:
   categories: tuple[tuple[str, ...], ...]
   most_frequent: tuple[int, ...]
   quantiles: tuple[tuple[float, ...], ...]
+  kinds: tuple[str, ...] = ()
 
   @classmethod
   def fit(
@@ -45,6 +50,7 @@ class Features:
     numeric_names: Sequence[str],
     category_names: Sequence[str],
     num_quantiles: int = 12,
+    kinds: Sequence[str] = (),
   ) -> Self:
     """Features of train rows.
 
@@ -57,6 +63,7 @@ class Features:
       numeric_names: of the numeric columns.
       category_names: of the category columns.
       num_quantiles: Q, bins of a numeric column at most.
+      kinds: of all columns, numeric first; (): not known.
 
     Raises:
       InputError: other columns than named, or num_quantiles below 1.
@@ -92,6 +99,7 @@ class Features:
       categories=tuple(categories),
       most_frequent=tuple(most_frequent),
       quantiles=tuple(quantiles),
+      kinds=tuple(kinds),
     )
 
   @property
@@ -125,8 +133,8 @@ class Features:
     filled = np.where(np.isfinite(rows.numeric), rows.numeric, means)
     z = _standardized(filled, means, np.array(self.stds, np.float64))
     codes = np.empty(rows.categories.shape, np.int32)
-    for place, labels in enumerate(self.categories):
-      lookup = {label: code for code, label in enumerate((*labels, None))}
+    for place in range(len(self.categories)):
+      lookup = self._codes(place)
       unknown = self.most_frequent[place]
       codes[:, place] = [
         lookup.get(label, unknown) for label in rows.categories[:, place]
@@ -134,10 +142,51 @@ class Features:
     numeric = np.clip(z, -LIMIT, LIMIT).astype(np.float32)
     return {'numeric': numeric, 'categories': codes}
 
+  def _codes(self, place: int) -> dict[str | None, int]:
+    """{label: code} of a category column."""
+    known = self.categories[place]
+    # Labels of older runs are as their source wrote them.
+    alike = {cells.label(name): code for code, name in enumerate(known)}
+    exact = {name: code for code, name in enumerate(known)}
+    return {**alike, **exact, None: len(known)}
+
+  def unseen(self, rows: Rows) -> list[str]:
+    """What to say of labels that training did not have, one line a column."""
+    _check_widths(rows, len(self.means), len(self.categories))
+    said = []
+    for place, name in enumerate(self.category_names):
+      lookup = self._codes(place)
+      column = rows.categories[:, place]
+      new = [label for label in column if label not in lookup]
+      if not new:
+        continue
+      known = self.categories[place]
+      as_what = 'missing'
+      if known:
+        most = known[self.most_frequent[place]]
+        as_what = f'{shortened(most)!r}, the most frequent label'
+      folded = {label.casefold() for label in known}
+      alike = sum(label.casefold() in folded for label in new)
+      hint = f'; {alike} differ in upper and lower case only' if alike else ''
+      said.append(
+        f'column {name!r}: {len(new)} of {len(column)} cells have labels that '
+        f'training did not have, {counted(new)}: read as {as_what}{hint}'
+      )
+    return said
+
+  def say_unseen(self, rows: Rows, where: str) -> None:
+    """Warns of labels that training did not have, of many columns the first."""
+    said = self.unseen(rows)
+    for line in said[:8]:
+      say(f'{where}: {line}')
+    if len(said) > 8:
+      say(f'{where}: {len(said) - 8} more columns have labels that are new')
+
   def to_json(self) -> dict[str, Any]:
     """Plain lists and numbers, for json.dump."""
     return {
       **dataclasses.asdict(self),
+      'kinds': list(self.kinds),
       'categories': [list(labels) for labels in self.categories],
       'quantiles': [list(edges) for edges in self.quantiles],
     }
@@ -145,10 +194,12 @@ class Features:
   @classmethod
   def from_json(cls, data: Mapping[str, Any]) -> Self:
     """Inverse of `to_json`. Raises InputError for anything else."""
+    if isinstance(data, Mapping):
+      data = {'kinds': [], **data}  # Older runs did not keep them.
     _check_keys(cls, data)
     for key, value in data.items():
       _require(isinstance(value, list | tuple), cls, f'{key} must be a list')
-    for key in ('numeric_names', 'category_names'):
+    for key in ('numeric_names', 'category_names', 'kinds'):
       _require(_are_text(data[key]), cls, f'{key} must hold text')
     for key, names in (
       ('means', 'numeric_names'),
@@ -162,6 +213,12 @@ class Features:
         cls,
         f'{key} and {names} differ in length',
       )
+    names = (*data['numeric_names'], *data['category_names'])
+    _require(
+      len(data['kinds']) in (0, len(names)),
+      cls,
+      'kinds and the names differ in length',
+    )
     for key in ('means', 'stds'):
       _require(
         all(map(_is_number, data[key])), cls, f'{key} must hold finite numbers'
@@ -204,6 +261,7 @@ class Features:
       categories=tuple(map(tuple, data['categories'])),
       most_frequent=tuple(data['most_frequent']),
       quantiles=tuple(tuple(map(float, q)) for q in data['quantiles']),
+      kinds=tuple(data['kinds']),
     )
 
 

@@ -18,6 +18,7 @@ from typing import Any, Self
 import numpy as np
 
 from genre2_jax.data import tables
+from genre2_jax.data.reading import path_of
 from genre2_jax.data.texts import TextRows, Texts
 from genre2_jax.errors import InputError
 
@@ -219,7 +220,7 @@ class TextFeatures:
     for text in texts:
       data = text.encode('utf-8', 'surrogatepass')
       digest.update(len(data).to_bytes(8, 'little') + data)
-    return pathlib.Path(folder, f'{digest.hexdigest()[:40]}.npz')
+    return path_of(folder) / f'{digest.hexdigest()[:40]}.npz'
 
 
 @functools.lru_cache(maxsize=4)

@@ -1,30 +1,59 @@
 """Tables for regression: features and a target, split in three."""
 
-import collections
 import dataclasses
-import difflib
-import gzip
-import json
 import os
-import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
+from genre2_jax.data import cells, columns
+from genre2_jax.data.cells import MISSING, labels
+from genre2_jax.data.columns import Column
+from genre2_jax.data.reading import (
+  Reading,
+  extension_of,
+  header_hint,
+  path_of,
+  read_frame,
+  refuse_duplicates,
+)
+from genre2_jax.data.wording import (
+  DataWarning,
+  listed,
+  located,
+  one_line,
+  suggestion,
+)
 from genre2_jax.errors import InputError
 
+__all__ = [
+  'MISSING',
+  'SPLITS',
+  'Column',
+  'DataWarning',
+  'Rows',
+  'Table',
+  'build',
+  'describe',
+  'extension_of',
+  'labels',
+  'listed',
+  'load_openml',
+  'load_sklearn',
+  'located',
+  'no_column',
+  'numbers',
+  'one_line',
+  'read_file',
+  'read_frame',
+  'read_rows',
+  'split_rows',
+  'suggestion',
+  'target_column',
+]
+
 SPLITS = ('train', 'val', 'test')
-
-# Spellings of "no value", in every source alike: 'nan', 'None', 'NaT' and
-# '<NA>' are what Python makes of missing values as text, '?' is ARFF's mark.
-MISSING = frozenset(
-  '? NA N/A n/a #N/A <NA> NULL null None NaN nan -nan NaT'.split()
-) | {''}
-
-_SEPARATORS = {'.csv': ',', '.csv.gz': ',', '.tsv': '\t', '.tsv.gz': '\t'}
-_PARQUET = ('.parquet', '.pq')
-_JSON_LINES = ('.jsonl', '.jsonl.gz')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +80,10 @@ class Rows:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Table:
-  """A regression task. Loaders make it by `build`, which checks it."""
+  """A regression task. Loaders make it by `build`, which checks it.
+
+  kinds: of the columns, numeric first, as in `cells`; () if they don't matter.
+  """
 
   name: str
   numeric_names: tuple[str, ...]
@@ -60,6 +92,7 @@ class Table:
   train: Rows
   val: Rows
   test: Rows
+  kinds: tuple[str, ...] = ()
 
 
 def build(
@@ -69,6 +102,7 @@ def build(
   numeric_names: Sequence[str],
   category_names: Sequence[str],
   target_name: str,
+  kinds: Sequence[str] = (),
 ) -> Table:
   """Checked table from raw arrays: every loader ends here.
 
@@ -79,13 +113,14 @@ def build(
   names = (*numeric_names, *category_names)
   if not names:
     raise InputError(f'{name}: no feature columns; at least one is needed')
-  _refuse_duplicates(name, names)
+  refuse_duplicates(name, names)
   widths = len(numeric_names), len(category_names)
   return Table(
     name=name,
     numeric_names=tuple(numeric_names),
     category_names=tuple(category_names),
     target_name=target_name,
+    kinds=tuple(kinds),
     **{
       split: _rows(f'{name}: {split}', *splits[split], widths)
       for split in SPLITS
@@ -93,19 +128,51 @@ def build(
   )
 
 
-def read_file(path: str | os.PathLike, target: str, *, seed: int = 0) -> Table:
-  """Table from a CSV, TSV, JSONL (all may be gzipped) or Parquet file.
+def read_file(
+  path: str | os.PathLike,
+  target: str,
+  *,
+  seed: int = 0,
+  kinds: Mapping[str, str] | str | None = None,
+  reading: Reading | Mapping | str | None = None,
+) -> Table:
+  """Table from a CSV, TSV, JSONL (all may be gzipped), Parquet or .xlsx file.
 
   A column is numeric if all its present values are numbers or dates (then
-  seconds since 1970, UTC), otherwise a category. Rows are split 64/16/20.
+  seconds since 1970, UTC, beside month, weekday and hour), otherwise a
+  category. What looks like numbers and is read as categories is said. Rows are
+  split 64/16/20.
+
+  Args:
+    path: of the file.
+    target: name of the target column.
+    seed: of the split.
+    kinds: of columns, as 'size=number,zip=category'; the others are found.
+    reading: how the file is written, as 'separator=; decimal=,'.
+
   Raises InputError.
   """
-  path = pathlib.Path(path)
+  path = path_of(path)
   name = path.name.removesuffix(extension_of(path))
-  return _from_frame(read_frame(path), name, target, seed, str(path))
+  reading = Reading.parse(reading)
+  kinds = columns.parse_kinds(kinds)
+  return _from_frame(
+    read_frame(path, reading),
+    name,
+    target,
+    seed,
+    str(path),
+    kinds=kinds,
+    formats=reading,
+  )
 
 
-def load_sklearn(name: str = 'diabetes', *, seed: int = 0) -> Table:
+def load_sklearn(
+  name: str = 'diabetes',
+  *,
+  seed: int = 0,
+  kinds: Mapping[str, str] | str | None = None,
+) -> Table:
   """Table bundled with scikit-learn: diabetes, in its original units."""
   if name != 'diabetes':
     raise InputError(
@@ -116,11 +183,16 @@ def load_sklearn(name: str = 'diabetes', *, seed: int = 0) -> Table:
 
   frame = datasets.load_diabetes(as_frame=True, scaled=False).frame
   frame['sex'] = frame['sex'].astype('category')
-  return _from_frame(frame, name, 'target', seed, name)
+  kinds = columns.parse_kinds(kinds)
+  return _from_frame(frame, name, 'target', seed, name, kinds=kinds)
 
 
 def load_openml(
-  name_or_id: str | int, target: str = '', *, seed: int = 0
+  name_or_id: str | int,
+  target: str = '',
+  *,
+  seed: int = 0,
+  kinds: Mapping[str, str] | str | None = None,
 ) -> Table:
   """Table from OpenML by name or number; '' takes its default target.
 
@@ -152,7 +224,8 @@ def load_openml(
     )
   name = (bunch.get('details') or {}).get('name', key)
   frame = bunch.data.assign(**{bunch.target.name: bunch.target})
-  return _from_frame(frame, name, bunch.target.name, seed, where)
+  kinds = columns.parse_kinds(kinds)
+  return _from_frame(frame, name, bunch.target.name, seed, where, kinds=kinds)
 
 
 def read_rows(
@@ -161,31 +234,50 @@ def read_rows(
   numeric_names: Sequence[str],
   category_names: Sequence[str],
   target_name: str = '',
+  kinds: Sequence[str] = (),
+  by_hand: Mapping[str, str] | str | None = None,
+  reading: Reading | Mapping | str | None = None,
 ) -> Rows:
   """Rows to predict from a file; columns match by name, others are ignored.
 
-  The target column may be absent and is never read. Raises InputError.
+  The target column may be absent and is never read.
+
+  Args:
+    path: of the file.
+    numeric_names: of the features.
+    category_names: of the features.
+    target_name: of the run.
+    kinds: of the features, numeric first; () if the run did not keep them.
+    by_hand: kinds that the user gave; others of their cells are missing.
+    reading: how the file is written.
+
+  Raises InputError: also where a column has another kind than in training.
   """
-  path = pathlib.Path(path)
-  frame = read_frame(path)
-  names = (*numeric_names, *category_names)
+  path = path_of(path)
+  reading = Reading.parse(reading)
+  frame = read_frame(path, reading)
+  known = columns.of_features(numeric_names, category_names, kinds)
+  names = [column.name for column in known]
   absent = [name for name in names if name not in frame]
   if absent:
+    near = suggestion(absent[0], [n for n in frame if n not in names])
+    near = f' ({near})' if near.startswith('did') else ''
     needless = f'; {target_name!r} is not needed' if target_name else ''
     raise InputError(
-      f'{path}: {len(absent)} columns are missing: {listed(absent)}; '
-      f'add them{needless}'
+      f'{path}: {len(absent)} columns are missing: {listed(absent)}{near}; '
+      f'add them{needless}{header_hint(list(frame))}'
     )
-  numeric = [
-    _finished(f'{path}: column {name!r}', *_numbers(frame[name]))
-    for name in numeric_names
-  ]
-  categories = [frame[name].to_numpy(object) for name in category_names]
-  n = len(frame)
+  numeric, categories = columns.arrays(
+    frame,
+    known,
+    reading,
+    where=str(path),
+    by_hand=columns.parse_kinds(by_hand),
+  )
   return _rows(
     str(path),
-    _stacked(numeric, n, np.float64),
-    _stacked(categories, n, object),
+    numeric,
+    categories,
     None,
     (len(numeric_names), len(category_names)),
   )
@@ -221,49 +313,65 @@ def describe(table: Table, *, limit: int = 30) -> str:
   return '\n'.join(head)
 
 
-def numbers(where: str, cells: np.ndarray) -> np.ndarray:
+def numbers(where: str, cells_: np.ndarray) -> np.ndarray:
   """Cells of any plain dtype as float64 of the same shape, NaN if missing.
 
   Raises InputError with the count and first rows of what is no number.
   """
-  if cells.dtype.kind in 'biuf':
-    return cells.astype(np.float64)
-  if cells.dtype.kind not in 'OU':
-    raise InputError(f'{where}: {cells.dtype} are no numbers; convert them')
-  flat = cells.astype(object).ravel()
-  # A frame of numeric and boolean columns becomes one object array.
-  flat[:] = [int(cell) if isinstance(cell, bool) else cell for cell in flat]
-  values, bad = _numbers(pd.Series(flat, dtype=object))
-  return _finished(where, values.reshape(cells.shape), bad.reshape(cells.shape))
+  cells_ = cells.unmasked(cells_)
+  if cells_.dtype.kind in 'biuf':
+    return cells_.astype(np.float64)
+  if cells_.dtype.kind not in 'OU':
+    raise InputError(f'{where}: {cells_.dtype} are no numbers; convert them')
+  flat = cells_.astype(object).ravel()
+  rows = np.arange(flat.size) // (flat.size // max(len(cells_), 1) or 1)
+  column = pd.Series(flat, dtype=object)
+  return columns.read_as(where, column, rows=rows).reshape(cells_.shape)
 
 
-def labels(cells: np.ndarray) -> np.ndarray:
-  """Text of every cell as object of the same shape, None where missing.
+def target_column(
+  where: str,
+  column: pd.Series,
+  formats: cells.Formats = cells.PLAIN,
+  kind: str = '',
+) -> np.ndarray:
+  """A target as float64 [n].
 
-  An integral float reads like the integer: a column of integers turns into
-  floats in a split that has missing values.
+  Args:
+    where: begins every message.
+    column: of any dtype.
+    formats: of text.
+    kind: by hand, 'number' or 'date'.
+
+  Raises InputError unless all are finite, and different where they differ.
   """
-  flat = cells.astype(object).ravel()
-  out = np.empty(flat.shape, object)
-  out[:] = [
-    None if missing or (text := label(cell)) in MISSING else text
-    for cell, missing in zip(flat, pd.isna(flat), strict=True)
-  ]
-  return out.reshape(cells.shape)
+  if kind:
+    if kind.partition(' ')[0] not in ('number', 'date', 'time'):
+      raise InputError(f'{where}: kind {kind!r} gives no numbers to predict')
+    found = columns.column_of('target', column, kind, formats, where=where)
+    values = columns.read_as(where, column, found.kind, formats)
+  else:
+    values = columns.read_as(where, column, '', formats)
+  refuse_lost(where, column, values)
+  return _target(where, values)
 
 
-def target_column(where: str, column: pd.Series) -> np.ndarray:
-  """A target as float64 [n]. Raises InputError unless all are finite."""
-  return _target(where, _finished(where, *_numbers(column)))
+def refuse_lost(where: str, column: pd.Series, values: np.ndarray) -> None:
+  """Raises InputError where different targets are one float64."""
+  lost = columns.distinct_lost(column, values)
+  if lost:
+    raise InputError(
+      f'{where}: {lost[0]} different targets are {lost[1]} in float64, which '
+      'keeps 15 to 17 digits; subtract a constant first, or take a smaller unit'
+    )
 
 
-def suggestion(name: str, names: Sequence[str]) -> str:
-  """'did you mean ...?' for near names, otherwise what there is."""
-  lower = {known.lower(): known for known in names}
-  near = difflib.get_close_matches(name.lower(), lower, cutoff=0.5)
-  if near:
-    return f'did you mean {listed([lower[match] for match in near])}?'
-  return f'there is {listed(names) or "none"}'
+def no_column(where: str, target: str, names: Sequence[str]) -> InputError:
+  """The error of a target that no column has."""
+  return InputError(
+    f'{where}: no column {target!r} to be the target; '
+    f'{suggestion(target, list(names))}{header_hint(list(names))}'
+  )
 
 
 def _rows(where, numeric, categories, target, widths: tuple[int, int]) -> Rows:
@@ -301,6 +409,11 @@ def _rows(where, numeric, categories, target, widths: tuple[int, int]) -> Rows:
 
 
 def _target(where: str, target: np.ndarray) -> np.ndarray:
+  if np.ma.is_masked(target):
+    raise InputError(
+      f'{where}: masked in {located(np.ma.getmaskarray(target).ravel())}; '
+      'remove these rows'
+    )
   if target.ndim == 2 and target.shape[1] == 1:
     target = target[:, 0]
   if target.ndim != 1:
@@ -315,35 +428,42 @@ def _target(where: str, target: np.ndarray) -> np.ndarray:
 
 
 def _from_frame(
-  frame: pd.DataFrame, name: str, target: str, seed: int, where: str
+  frame: pd.DataFrame,
+  name: str,
+  target: str,
+  seed: int,
+  where: str,
+  *,
+  kinds: Mapping[str, str] | None = None,
+  formats: cells.Formats = cells.PLAIN,
 ) -> Table:
-  frame = frame.rename(columns=str)
+  frame, kinds = frame.rename(columns=str), dict(kinds or {})
   if target not in frame:
-    raise InputError(
-      f'{where}: no column {target!r} to be the target; '
-      f'{suggestion(target, list(frame))}'
-    )
+    raise no_column(where, target, list(frame))
+  columns.check_kinds(where, kinds, list(frame))
   # Checked before the split, so that errors count rows as the file does.
-  y = target_column(f'{where}: target {target!r}', frame.pop(target))
-  numeric, categories = {}, {}
-  for column in frame:
-    values, bad = _numbers(frame[column])
-    if bad.any() or isinstance(frame[column].dtype, pd.CategoricalDtype):
-      categories[column] = frame[column].to_numpy(object)
-    else:
-      numeric[column] = values
-  n = len(frame)
-  n_array = _stacked(list(numeric.values()), n, np.float64)
-  c_array = _stacked(list(categories.values()), n, object)
+  y = target_column(
+    f'{where}: target {target!r}',
+    frame.pop(target),
+    formats,
+    kinds.pop(target, ''),
+  )
+  plan = columns.plan(frame, kinds, formats, where=where)
+  n_array, c_array = columns.arrays(
+    frame, plan, formats, where=where, by_hand=kinds
+  )
+  numeric = columns.numeric_columns(plan)
+  categories = columns.category_columns(plan)
   return build(
     name,
     {
       split: (n_array[index], c_array[index], y[index])
-      for split, index in split_rows(n, seed, where).items()
+      for split, index in split_rows(len(frame), seed, where).items()
     },
-    numeric_names=list(numeric),
-    category_names=list(categories),
+    numeric_names=[column.name for column in numeric],
+    category_names=[column.name for column in categories],
     target_name=target,
+    kinds=[column.kind for column in (*numeric, *categories)],
   )
 
 
@@ -359,143 +479,6 @@ def split_rows(n: int, seed: int, where: str) -> dict[str, np.ndarray]:
   return dict(zip(SPLITS, np.split(order, cuts), strict=True))
 
 
-def extension_of(path: pathlib.Path) -> str:
-  """'.csv', '.csv.gz', ... as it stands. Raises InputError for others."""
-  known = (*_SEPARATORS, *_PARQUET, *_JSON_LINES)
-  for extension in known:
-    if path.name.lower().endswith(extension):
-      return path.name[-len(extension) :]
-  raise InputError(
-    f'{path}: unknown kind of file; its name must end in {", ".join(known)}'
-  )
-
-
-def read_frame(path: pathlib.Path) -> pd.DataFrame:
-  """Columns of a file, with unique names of type str, at least one row.
-
-  Cells of CSV and TSV are text. Raises InputError.
-  """
-  extension = extension_of(path).lower()
-  if not path.is_file():
-    raise InputError(f'{path}: no such file; check the path')
-  try:
-    if extension in _PARQUET:
-      frame = pd.read_parquet(path)
-    elif extension in _JSON_LINES:
-      frame = _read_json_lines(path)
-    else:
-      frame = _read_text(path, _SEPARATORS[extension])
-  # Decompressors, decoders and parsers fail on foreign bytes in many ways,
-  # all of which mean the same to the user.
-  except Exception as error:
-    raise InputError(
-      f'{path}: not readable as {extension}, {one_line(error)}; check the file'
-    ) from error
-  frame.columns = [str(name) for name in frame.columns]
-  _refuse_duplicates(str(path), frame.columns)
-  if frame.empty:
-    raise InputError(f'{path}: no data rows; at least one is needed')
-  return frame
-
-
-def _read_text(path: pathlib.Path, separator: str) -> pd.DataFrame:
-  # The header is read as data: pandas would rename duplicates and take
-  # leading columns for an index. All is text, so that `_numbers` decides on
-  # types the same way for every source.
-  cells = pd.read_csv(
-    path,
-    sep=separator,
-    header=None,
-    dtype=str,
-    keep_default_na=False,
-    encoding='utf-8',
-  )
-  frame = cells.iloc[1:].reset_index(drop=True)
-  frame.columns = [
-    name or f'column_{place}' for place, name in enumerate(cells.iloc[0], 1)
-  ]
-  return frame
-
-
-def _read_json_lines(path: pathlib.Path) -> pd.DataFrame:
-  opened = gzip.open if path.name.lower().endswith('.gz') else open
-  records = []
-  with opened(path, 'rt', encoding='utf-8') as file:
-    for number, line in enumerate(file, 1):
-      if line.strip():
-        try:
-          record = json.loads(line)
-        except ValueError as error:
-          raise ValueError(f'line {number}: {error}') from error
-        if not isinstance(record, dict):
-          raise ValueError(f'line {number} is no object')
-        records.append(record)
-  return pd.DataFrame.from_records(records)
-
-
-def _numbers(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-  """Values float64 [n], NaN if missing; bool [n]: neither number nor date."""
-  kind = column.dtype.kind
-  good = np.zeros(len(column), bool)
-  if kind in 'iuf':
-    return column.to_numpy(np.float64, na_value=np.nan), good
-  if kind == 'M':
-    return _seconds(column), good
-  if kind == 'm':
-    return column.dt.total_seconds().to_numpy(np.float64), good
-  text = pd.Series(labels(column.to_numpy(object)), dtype=object)
-  present = text.notna().to_numpy()
-  values = np.asarray(pd.to_numeric(text, errors='coerce'), np.float64)
-  if _are_dates(text[present]):
-    values = _seconds(
-      pd.to_datetime(text, format='ISO8601', utc=True, errors='coerce')
-    )
-  return values, present & np.isnan(values)
-
-
-def _are_dates(text: pd.Series) -> bool:
-  # Only this order of year, month and day reads one way everywhere.
-  return len(text) > 0 and bool(text.str.match(r'\d{4}-\d\d-\d\d').all())
-
-
-def _seconds(times: pd.Series) -> np.ndarray:
-  times = pd.to_datetime(times, utc=True)
-  since = times - pd.Timestamp(0, tz='UTC')
-  return since.dt.total_seconds().to_numpy(np.float64)
-
-
-def label(cell) -> str:
-  """Text of a cell; an integral float reads like the integer."""
-  if isinstance(cell, float) and cell.is_integer():
-    cell = int(cell)
-  return str(cell)
-
-
-def _stacked(columns: list, n: int, dtype) -> np.ndarray:
-  out = np.empty((n, len(columns)), dtype)
-  for place, column in enumerate(columns):
-    out[:, place] = column
-  return out
-
-
-def _finished(where: str, values: np.ndarray, bad: np.ndarray) -> np.ndarray:
-  if bad.any():
-    rows = bad.reshape(len(bad), -1).any(axis=1) if bad.ndim > 1 else bad
-    raise InputError(
-      f'{where}: text instead of numbers in {located(rows)}; correct or '
-      'clear these cells'
-    )
-  return values
-
-
-def _refuse_duplicates(where: str, names: Sequence[str]) -> None:
-  twice = [name for name, n in collections.Counter(names).items() if n > 1]
-  if twice:
-    raise InputError(
-      f'{where}: duplicate column names {listed(twice)}; rename them'
-    )
-
-
 def _column_line(name, kind, values, present) -> str:
   name = name if len(name) <= 32 else f'{name[:31]}…'
   distinct = len(pd.unique(present))
@@ -505,24 +488,3 @@ def _column_line(name, kind, values, present) -> str:
 
 def _looks_like_id(present: np.ndarray) -> bool:
   return len(present) >= 20 and len(pd.unique(present)) > 0.5 * len(present)
-
-
-def located(bad: np.ndarray) -> str:
-  """'3 rows: 1, 5, 9' of a mask [n]; rows count from 1."""
-  first = ', '.join(map(str, np.flatnonzero(bad)[:5] + 1))
-  n = int(bad.sum())
-  more = ', ...' if n > 5 else ''
-  return f'{n} {"row" if n == 1 else "rows"}: {first}{more} (the first is 1)'
-
-
-def listed(names, limit: int = 8) -> str:
-  """Names in quotes, of many the first."""
-  names = list(names)
-  more = f' and {len(names) - limit} more' if len(names) > limit else ''
-  return ', '.join(repr(name) for name in names[:limit]) + more
-
-
-def one_line(error: Exception) -> str:
-  """What an error says, in one line."""
-  text = ' '.join(str(error).split()) or type(error).__name__
-  return text if len(text) <= 160 else f'{text[:159]}…'

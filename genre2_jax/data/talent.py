@@ -18,12 +18,13 @@ import re
 import numpy as np
 
 from genre2_jax.data import tables
+from genre2_jax.data.reading import path_of
 from genre2_jax.errors import InputError
 
 
 def load(root: str | os.PathLike, name: str) -> tables.Table:
   """Table from the folder `name` under `root`. Raises InputError."""
-  folder = _folder(pathlib.Path(root), name)
+  folder = _folder(path_of(root), name)
   info = _info(folder / 'info.json')
   arrays = {
     part: _read_part(folder, part, optional=part != 'y') for part in 'NCy'
@@ -46,7 +47,7 @@ def read_array(path: str | os.PathLike) -> np.ndarray:
 
   Raises InputError for any other content and for damaged files.
   """
-  path = pathlib.Path(path)
+  path = path_of(path)
   try:
     with path.open('rb') as file:
       shape, dtype = _header(file)

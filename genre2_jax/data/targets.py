@@ -7,6 +7,7 @@ from typing import Any, Self
 import numpy as np
 
 from genre2_jax.data.features import TargetScaler
+from genre2_jax.data.wording import say
 from genre2_jax.errors import InputError
 
 TRANSFORMS = ('standard', 'none', 'quantile', 'quantile_normal')
@@ -139,15 +140,42 @@ def fit(transform: str, y: np.ndarray) -> Scaler:
     y: finite.
 
   Raises:
-    InputError: y is no column of finite numbers.
+    InputError: y is no column of finite numbers, or most of them fall together
+      in float32.
   """
   if transform == 'standard':
-    return TargetScaler.fit(y)
-  if transform == 'none':
+    scaler = TargetScaler.fit(y)
+  elif transform == 'none':
     TargetScaler.fit(y)
     low, high = float(np.min(y)), float(np.max(y))
-    return TargetScaler(mean=0.0, std=1.0, low=low, high=high)
-  return QuantileScaler.fit(y, normal=transform == 'quantile_normal')
+    scaler = TargetScaler(mean=0.0, std=1.0, low=low, high=high)
+  else:
+    scaler = QuantileScaler.fit(y, normal=transform == 'quantile_normal')
+  _check_resolution(scaler, y, transform)
+  return scaler
+
+
+def _check_resolution(scaler, y, transform) -> None:
+  """Refuses, or says, that different targets are one float32 of z.
+
+  Networks are trained on float32. A few that fall together among many are the
+  lot of close numbers.
+  """
+  numbers = np.unique(np.asarray(y, np.float64))
+  with np.errstate(over='ignore'):
+    z = np.asarray(scaler.standardize(numbers), np.float32)
+  kept = len(np.unique(z))
+  if kept >= 0.99 * len(numbers) - 1:
+    return
+  said = (
+    f'target: {len(numbers)} different training values are {kept} in float32 '
+    f'with data.transform={transform}'
+  )
+  if transform == 'none' and 2 * kept < len(numbers):
+    raise InputError(f'{said}; set data.transform=standard')
+  if scaler.is_linear:
+    other = 'standard' if transform == 'none' else 'quantile'
+    say(f'{said}; data.transform={other} may tell them apart')
 
 
 def from_json(data: Mapping[str, Any]) -> Scaler:

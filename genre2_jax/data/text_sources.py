@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from genre2_jax.data import tables, texts
+from genre2_jax.data.reading import path_of
 from genre2_jax.errors import InputError
 
 # MovieLens-1M's own README.
@@ -72,7 +73,9 @@ def load_tfds(
     )
   try:
     sources = [
-      tfds.data_source(name, split=split, data_dir=data_dir or None)
+      tfds.data_source(
+        name, split=split, data_dir=str(path_of(data_dir)) if data_dir else None
+      )
       for split in splits
     ]
   # TFDS raises what it likes: the hub of many builders and of their imports.
@@ -99,7 +102,7 @@ def load_movielens(
   Columns: user, movie, rating, timestamp, title, genres, gender, age and
   occupation in words, zip. Raises InputError.
   """
-  folder = pathlib.Path(folder)
+  folder = path_of(folder)
   read = {
     name: _read_dat(folder / name, columns)
     for name, columns in _MOVIELENS.items()

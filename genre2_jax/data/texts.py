@@ -2,14 +2,14 @@
 
 import dataclasses
 import os
-import pathlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from genre2_jax.data import tables
+from genre2_jax.data import cells, tables
+from genre2_jax.data.reading import EXTENSIONS, Reading, header_hint, path_of
 from genre2_jax.errors import InputError
 
 # File names and cells of a split column -> the split they mean.
@@ -22,10 +22,6 @@ SPLIT_NAMES = {
   'dev': 'val',
   'test': 'test',
 }
-_EXTENSIONS = (
-  '.csv', '.tsv', '.jsonl', '.csv.gz', '.tsv.gz', '.jsonl.gz', '.parquet',
-  '.pq',
-)  # fmt: skip
 _PLACEHOLDER = re.compile(r'\{\{|\}\}|\{([^{}]*)\}|[{}]')
 
 
@@ -74,6 +70,7 @@ class Choice:
   max_rows: of train, val and test; 0: all.
   drop_empty: whether rows with an empty text are left out, not refused.
   split_column: of a single file; '' or absent: rows are split at random.
+  reading: how files are written, where that is not plain.
   """
 
   prompt: str
@@ -82,32 +79,33 @@ class Choice:
   max_rows: Sequence[int] = (0, 0, 0)
   drop_empty: bool = False
   split_column: str = 'split'
+  reading: Reading = dataclasses.field(default_factory=Reading)
 
 
 def read(path: str | os.PathLike, choice: Choice) -> Texts:
   """`Texts` from a file, or a folder with one file for each split.
 
-  Files are CSV, TSV, JSONL (all may be gzipped) or Parquet; a folder's are
-  named train, validation (or val, dev) and test. What a source does not split,
-  `build` does. Raises InputError.
+  Files are CSV, TSV, JSONL (all may be gzipped), Parquet or .xlsx; a folder's
+  are named train, validation (or val, dev) and test. What a source does not
+  split, `build` does. Raises InputError.
   """
-  path = pathlib.Path(path)
+  path = path_of(path)
   if not path.is_dir():
-    frame = tables.read_frame(path)
+    frame = tables.read_frame(path, choice.reading)
     name = path.name.removesuffix(tables.extension_of(path))
     return build(name, str(path), by_column(frame, choice, str(path)), choice)
   frames = {}
   for file in sorted(path.iterdir()):
     stem = file.name.partition('.')[0].lower()
     split = SPLIT_NAMES.get(stem)
-    if split is None or not file.name.lower().endswith(_EXTENSIONS):
+    if split is None or not file.name.lower().endswith(EXTENSIONS):
       continue
     if split in frames:
       raise InputError(f'{path}: two files for {split}; keep one of them')
-    frames[split] = tables.read_frame(file)
+    frames[split] = tables.read_frame(file, choice.reading)
   if 'train' not in frames:
     raise InputError(
-      f'{path}: no train{_EXTENSIONS[0]}, train{_EXTENSIONS[1]}, ... in it; '
+      f'{path}: no train{EXTENSIONS[0]}, train{EXTENSIONS[1]}, ... in it; '
       'name the files train, validation and test'
     )
   return build(path.name, str(path), frames, choice)
@@ -183,13 +181,17 @@ def build(
 
 
 def read_rows(
-  path: str | os.PathLike, *, prompt: str, target_name: str = ''
+  path: str | os.PathLike,
+  *,
+  prompt: str,
+  target_name: str = '',
+  reading: Reading | Mapping | str | None = None,
 ) -> TextRows:
   """Rows to predict from a file; the target column is never read.
 
   Raises InputError.
   """
-  frame = tables.read_frame(pathlib.Path(path))
+  frame = tables.read_frame(path, Reading.parse(reading))
   _check_columns(frame, prompt, f'{path}', target_name)
   bad = _is_empty(frame, prompt)
   if bad.any():
@@ -217,7 +219,7 @@ def render(frame: pd.DataFrame, prompt: str) -> np.ndarray:
   """The template filled in for every row: [n] object of str."""
   pieces = list(_pieces(prompt))
   columns = {
-    field: [tables.label(cell) for cell in frame[field].to_numpy(object)]
+    field: [cells.text_of(cell) for cell in cells.plain(frame[field])]
     for field in fields_of(prompt)
   }
   texts = np.empty(len(frame), object)
@@ -273,10 +275,7 @@ def _pieces(prompt) -> Iterator[tuple[str, str]]:
 def _checked(frame, choice, where) -> tuple[pd.DataFrame, np.ndarray]:
   """A frame and its targets; empty texts refused, or left out."""
   if choice.target not in frame:
-    raise InputError(
-      f'{where}: no column {choice.target!r} to be the target; '
-      f'{tables.suggestion(choice.target, list(frame))}'
-    )
+    raise tables.no_column(where, choice.target, list(frame))
   _check_columns(frame, choice.prompt, where)
   if choice.target in fields_of(choice.prompt):
     raise InputError(
@@ -291,7 +290,7 @@ def _checked(frame, choice, where) -> tuple[pd.DataFrame, np.ndarray]:
       )
     frame = frame[~bad]
   y = tables.target_column(
-    f'{where}: target {choice.target!r}', frame[choice.target]
+    f'{where}: target {choice.target!r}', frame[choice.target], choice.reading
   )
   return frame, y
 
@@ -303,6 +302,7 @@ def _check_columns(frame, prompt, where, target_name=''):
     raise InputError(
       f'{where}: no column {absent[0]!r}, which text.prompt names; '
       f'{tables.suggestion(absent[0], list(frame))}'
+      f'{header_hint(list(frame))}'
     )
 
 

@@ -12,6 +12,8 @@ from genre2_jax.data import (
   targets,
   texts,
 )
+from genre2_jax.data.columns import parse_kinds
+from genre2_jax.data.reading import Reading
 from genre2_jax.devices import profiling
 from genre2_jax.errors import InputError
 from genre2_jax.models import language_model
@@ -81,6 +83,8 @@ def check_values(config: ConfigDict) -> None:
   ):
     check_choice(field, value_of(config, field), choices)
   profiling.parse_steps(config.profile.steps)
+  parse_kinds(config.data.kinds)
+  Reading.parse(config.data.reading)
 
   _check_text(config)
 

@@ -19,11 +19,16 @@ def get_config():
   config.hyperparameters = 'config'  # or 'official': the paper's, by data.name
 
   config.data = data = ConfigDict()  # first of path, openml, root that is set
-  data.path = ''  # a .csv, .tsv, .csv.gz or .parquet file
+  data.path = ''  # .csv, .tsv, .jsonl (all also .gz), .parquet, .xlsx
   data.openml = ''  # an OpenML dataset's name or id; needs the network
   data.root = ''  # folder of TALENT tasks
   data.name = 'diabetes'  # task under root; without root, scikit-learn's set
   data.target = ''  # target column, of path and openml
+  data.kinds = ''  # of columns, by hand: 'size=number,zip=category'; date,
+  # 'date %d.%m.%Y', time, boolean, ignore (docs/reading_data.md)
+  data.reading = ''  # how files are written: 'separator=; decimal=,
+  # thousands=. encoding=cp1252 date_format=%d.%m.%Y skip_lines=1 header=none
+  # quotes=text sheet=2020', each where needed; new rows too. Texts too
   data.transform = 'standard'  # of the target: z-scores; none: its own unit;
   # quantile: ranks in [0, 1]; quantile_normal: ranks made normal. Texts too
 

@@ -38,7 +38,10 @@ def build_model(config: ConfigDict, table: Table | Texts) -> Model:
     )
   else:
     features = Features.fit(
-      table.train, table.numeric_names, table.category_names
+      table.train,
+      table.numeric_names,
+      table.category_names,
+      kinds=table.kinds,
     )
   scaler = targets.fit(config.data.transform, table.train.target)
   return model_of(config, features, scaler)

@@ -11,6 +11,7 @@ from genre2_jax.data import (
   texts,
 )
 from genre2_jax.data.features import Features
+from genre2_jax.data.reading import Reading
 from genre2_jax.data.subwords import TextFeatures
 from genre2_jax.data.tables import Rows, Table
 from genre2_jax.data.texts import TextRows, Texts
@@ -29,13 +30,21 @@ def read_table(config: ConfigDict) -> Table | Texts:
     return _read_texts(config)
   data = config.data
   if data.path:
-    table = tables.read_file(data.path, data.target, seed=config.seed)
+    table = tables.read_file(
+      data.path,
+      data.target,
+      seed=config.seed,
+      kinds=data.kinds,
+      reading=data.reading,
+    )
   elif data.openml:
-    table = tables.load_openml(data.openml, data.target, seed=config.seed)
+    table = tables.load_openml(
+      data.openml, data.target, seed=config.seed, kinds=data.kinds
+    )
   elif data.root:
     table = talent.load(data.root, data.name)
   else:
-    table = tables.load_sklearn(data.name, seed=config.seed)
+    table = tables.load_sklearn(data.name, seed=config.seed, kinds=data.kinds)
   return table
 
 
@@ -48,6 +57,7 @@ def _read_texts(config):
     max_rows=tuple(text.max_rows),
     drop_empty=text.drop_empty,
     split_column=text.split_column,
+    reading=Reading.parse(config.data.reading),
   )
   if text.source == 'tfds':
     return text_sources.load_tfds(
@@ -61,7 +71,12 @@ def _read_texts(config):
 
 
 def read_rows(
-  features: Features | TextFeatures, target_name: str, path: PathLike
+  features: Features | TextFeatures,
+  target_name: str,
+  path: PathLike,
+  *,
+  kinds: str = '',
+  reading: str = '',
 ) -> Rows | TextRows:
   """Rows of a file for a finished run to predict.
 
@@ -69,20 +84,30 @@ def read_rows(
     features: of the run.
     target_name: of its target, which the file need not have.
     path: of the file.
+    kinds: `data.kinds` of the run.
+    reading: `data.reading` of the run.
 
   Raises:
     InputError: the file or its columns cannot be used.
   """
   if isinstance(features, TextFeatures):
     return texts.read_rows(
-      path, prompt=features.prompt, target_name=target_name
+      path,
+      prompt=features.prompt,
+      target_name=target_name,
+      reading=reading,
     )
-  return tables.read_rows(
+  rows = tables.read_rows(
     path,
     numeric_names=features.numeric_names,
     category_names=features.category_names,
     target_name=target_name,
+    kinds=features.kinds,
+    by_hand=kinds,
+    reading=reading,
   )
+  features.say_unseen(rows, str(path))
+  return rows
 
 
 def describe(table: Table | Texts, model: Model) -> str:
@@ -94,6 +119,9 @@ def describe(table: Table | Texts, model: Model) -> str:
     lines.append(f'padded to {widths} subwords')
   else:
     lines.append(tables.describe(table))
+    for split in ('val', 'test'):
+      unseen = model.features.unseen(getattr(table, split))
+      lines += [f'{split}: {line}' for line in unseen[:8]]
   if model.scaler.is_constant:
     lines.append(
       'The target is constant: the model can only learn to repeat it.'

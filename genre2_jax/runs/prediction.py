@@ -32,7 +32,14 @@ def predict_file(
   with processes.together():
     _check_output(pathlib.Path(input_path), pathlib.Path(output_path))
     run = finished.open_run(workdir)
-    rows = tasks.read_rows(run.model.features, run.target_name, input_path)
+    data = run.experiment.fields['data']
+    rows = tasks.read_rows(
+      run.model.features,
+      run.target_name,
+      input_path,
+      kinds=data['kinds'],
+      reading=data['reading'],
+    )
   columns = results.prediction_columns(run.predict(rows), run.model)
   # Exact where the interval is: it lies inside.
   median = columns.get('exact_median', columns['median'])

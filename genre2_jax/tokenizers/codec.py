@@ -49,11 +49,11 @@ class Codec:
 
   def decode(self, tokens):
     """z-scores [...] that tokens [..., T] mean, in numpy or on the device."""
+    if self.tokenizer.domain == 'natural':
+      return self.tokenizer.decode_above(tokens, self.mean) / self.std
     value = self.tokenizer.decode(tokens)
     if self.tokenizer.domain == 'unit':
       value = value * (self.high - self.low) + self.low
-    elif self.tokenizer.domain == 'natural':
-      value = (value - self.mean) / self.std
     return value
 
   def values(self) -> np.ndarray:

@@ -103,6 +103,12 @@ class Strings(Tokenizer):
     xp = tokens.__array_namespace__()
     return xp.asarray(self.values, dtype=float_type(xp))[tokens[..., 0]]
 
+  def decode_above(self, tokens, origin: float):
+    """`decode` minus an origin, which float32 would not tell from it."""
+    xp = tokens.__array_namespace__()
+    above = np.array(self.values) - origin
+    return xp.asarray(above, dtype=float_type(xp))[tokens[..., 0]]
+
   def _nearest(self, xp, tokens, target):
     return target  # No prefix of a single token can have strayed.
 
@@ -172,6 +178,18 @@ class Decimal(Tokenizer):
       digits = xp.delete(tokens, self.integer_digits, axis=-1)
     number = number_of(xp, digits, 10)
     return number.astype(float_type(xp)) / 10**self.fraction_digits
+
+  def decode_above(self, tokens, origin: float):
+    """`decode` minus an origin, which float32 would not tell from it."""
+    xp = tokens.__array_namespace__()
+    digits = tokens
+    if self._has_point:
+      digits = xp.delete(tokens, self.integer_digits, axis=-1)
+    scale = 10**self.fraction_digits
+    # In integers as far as they go: they differ exactly.
+    whole = int(np.clip(round(origin * scale), -(10**9), 10**9))
+    above = number_of(xp, digits, 10) - whole
+    return above.astype(float_type(xp)) / scale + (whole / scale - origin)
 
   def _nearest(self, xp, tokens, target):
     # As with any digits: above the target the lowest completion is nearest.

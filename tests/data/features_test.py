@@ -329,3 +329,33 @@ def test_target_must_be_finite(y):
 def test_target_from_wrong_json(change):
   data = TargetScaler.fit(np.arange(4.0)).to_json()
   _refused(lambda: TargetScaler.from_json(data | change), 'saved TargetScaler')
+
+
+def test_unseen_labels_are_counted():
+  features = _fit(_rows(categories=[['b', None], ['a', None], ['b', None]]))
+  rows = _rows(categories=[['A', 'u'], ['q', 'u'], ['q', None], [None, None]])
+  first, second = features.unseen(rows)
+  assert "'C_0': 3 of 4 cells" in first and "'q' (2), 'A' (1)" in first
+  assert "read as 'b', the most frequent" in first
+  assert '1 differ in upper and lower case only' in first
+  assert "'C_1': 2 of 4 cells" in second and 'read as missing' in second
+  assert features.unseen(_rows(categories=[['a', None]])) == []
+
+
+def test_labels_of_older_runs_are_met_by_their_value():
+  labels = [['1.0'], ['2020-01-01 00:00:00'], ['true'], [' x']]
+  features = _fit(_rows(categories=labels))
+  rows = _rows(categories=[['1'], ['2020-01-01'], ['True'], ['x'], [None]])
+  assert features.unseen(rows) == []
+  codes = features.transform(rows)['categories'][:, 0].tolist()
+  known = features.categories[0]
+  assert [known[code] for code in codes[:4]] == [row[0] for row in labels]
+
+
+def test_kinds_survive_json_and_may_be_absent():
+  features = Features.fit(_rows([[1.0]], [['a']]), ['n'], ['c'], kinds='xy')
+  data = json.loads(json.dumps(features.to_json()))
+  assert Features.from_json(data) == features
+  del data['kinds']
+  assert Features.from_json(data).kinds == ()
+  _refused(lambda: Features.from_json(data | {'kinds': ['number']}), 'kinds')

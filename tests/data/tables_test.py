@@ -5,8 +5,10 @@ import decimal
 import gzip
 import http.client
 import math
+import sys
 import types
 import urllib.error
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -401,3 +403,519 @@ def test_build_refuses_duplicate_names():
     'duplicate',
     "'a'",
   )
+
+
+# ------------------------------------------------------------------ strangers
+
+
+def _said(action):
+  """What an action returns, and the warnings of data that it gives."""
+  with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter('always')
+    result = action()
+  said = [w for w in caught if issubclass(w.category, tables.DataWarning)]
+  assert all('\n' not in str(w.message) for w in said)
+  assert all(w.filename == __file__ for w in said)
+  return result, [str(w.message) for w in said]
+
+
+def _with_column(tmp_path, cell, n=60, **options):
+  """A table with the column 'size' of cells `cell(row)`, and what is said."""
+  rows = ''.join(f'{i},{cell(i)},{i}\n' for i in range(n))
+  path = _write(tmp_path / 't.csv', f'x,size,y\n{rows}')
+  return _said(lambda: tables.read_file(path, 'y', **options))
+
+
+@pytest.mark.parametrize(
+  ('cell', 'words', 'options', 'second'),
+  [
+    (
+      lambda i: f'"1,{i:03d}"',
+      ['thousands=,'],
+      {'reading': 'thousands=,'},
+      1001,
+    ),
+    (lambda i: f'"{i},5"', ['decimal=,'], {'reading': 'decimal=,'}, 1.5),
+    (
+      lambda i: f'"1.{i:03d},5"',
+      ['decimal=, thousands=.'],
+      {'reading': {'decimal': ',', 'thousands': '.'}},
+      1001.5,
+    ),
+    (
+      lambda i: f"1'{i:03d}",
+      ['apostrophe'],
+      {'reading': 'thousands=apostrophe'},
+      1001,
+    ),
+    (
+      lambda i: f'1\N{NO-BREAK SPACE}{i:03d}',
+      ['thousands=space'],
+      {'reading': 'thousands=space'},
+      1001,
+    ),
+    (lambda i: f'{i} €', ["'€'", 'size=number'], {'kinds': 'size=number'}, 1),
+    (lambda i: f'${i}.5', ["'$'"], {'kinds': {'size': 'number'}}, 1.5),
+    (lambda i: f'{i}.5%', ["'%'"], {'kinds': 'size=number'}, 1.5),
+    (
+      lambda i: f'"{i},5 kg"',
+      ["'kg'", 'decimal=,', 'size=number'],
+      {'kinds': 'size=number', 'reading': 'decimal=,'},
+      1.5,
+    ),
+    (
+      lambda i: 'n.k.' if i == 17 else i,
+      ['59 of 60', "'n.k.' (1)", '1 row: 18', 'size=number'],
+      {'kinds': 'size=number'},
+      1,
+    ),
+    (
+      lambda i: f'{i % 28 + 1:02d}.03.2020',
+      ['dates', "size='date %d.%m.%Y'"],
+      {'kinds': "size='date %d.%m.%Y'"},
+      1583107200,
+    ),
+    (
+      lambda i: f'3/{i % 28 + 1}/2020',
+      ['dates', '%m/%d/%Y'],
+      {'kinds': 'size=date'},
+      1583107200,
+    ),
+    (
+      lambda i: f'0{i % 9 + 1}/0{i % 7 + 1}/2020',
+      ['day or month first', '%d/%m/%Y', '%m/%d/%Y'],
+      {'kinds': {'size': 'date %d/%m/%Y'}},
+      1580601600,
+    ),
+    (
+      lambda i: f'{i % 28 + 1}.3.2020 10:30',
+      ['dates', '%H:%M'],
+      {'reading': "date_format='%d.%m.%Y %H:%M'"},
+      1583145000,
+    ),
+    (
+      lambda i: 'open' if i == 3 else f'2020-03-{i % 28 + 1:02d}',
+      ['59 of 60', 'dates', 'size=date'],
+      {'kinds': 'size=date'},
+      1583107200,
+    ),
+    (lambda i: f'{i % 24:02d}:30', ['times'], {'kinds': 'size=time'}, 5400),
+    (
+      lambda i: f'{i:04d}',
+      ['leading zeros', 'size=number'],
+      {'kinds': 'size=number'},
+      1,
+    ),
+  ],
+)
+def test_what_looks_like_numbers_is_said_and_read_by_hand(
+  tmp_path, cell, words, options, second
+):
+  table, said = _with_column(tmp_path, cell)
+  assert table.category_names == ('size',)
+  (message,) = said
+  for word in ("column 'size'", *words):
+    assert word in message, message
+  table, _ = _with_column(tmp_path, cell, **options)
+  assert _columns(table)['size'][1] == second
+
+
+@pytest.mark.parametrize(
+  'cell', [lambda i: 'abc'[i % 3], lambda i: f'A{i}', lambda i: f'{i % 5}A-{i}']
+)
+def test_labels_are_no_doubt(tmp_path, cell):
+  table, said = _with_column(tmp_path, cell)
+  assert table.category_names == ('size',)
+  assert not said
+
+
+def test_gaps_among_numbers_are_missing_and_said(tmp_path):
+  for gap, doubts in (('-', 1), ('n.a.', 1), (' ', 0), ('#DIV/0!', 0)):
+    table, said = _with_column(tmp_path, lambda i, g=gap: g if i % 5 else i)
+    assert np.isnan(_columns(table)['size'][1])
+    assert len(said) == doubts
+    assert all('missing' in message for message in said)
+
+
+def test_an_ambiguous_order_of_dates_is_not_guessed(tmp_path):
+  _refused(
+    lambda: _with_column(
+      tmp_path, lambda i: f'0{i % 9 + 1}/02/2020', kinds='size=date'
+    ),
+    'day or the month',
+    '%d/%m/%Y',
+  )
+
+
+def test_most_cells_must_be_of_the_kind_by_hand(tmp_path):
+  _refused(
+    lambda: _with_column(tmp_path, lambda i: 'abc', kinds='size=number'),
+    'text instead of numbers',
+    '60 rows',
+  )
+
+
+@pytest.mark.parametrize('date', ['9999-12-31', '0001-01-01', '1492-10-12'])
+def test_dates_beyond_nanoseconds_are_missing_and_said(tmp_path, date):
+  table, said = _with_column(
+    tmp_path, lambda i: date if i % 9 == 0 else f'2020-03-{i % 28 + 1:02d}'
+  )
+  values = _columns(table)['size']
+  assert np.isnan(values[::9]).all() and np.isfinite(values).sum() == 53
+  (message,) = said
+  assert date in message and '7 rows: 1, 10' in message
+
+
+def test_dates_give_month_weekday_and_hour(tmp_path):
+  table, _ = _with_column(tmp_path, lambda i: f'2024-02-{i % 28 + 1:02d}')
+  names = ('x', 'size', 'size.month', 'size.weekday')
+  assert table.numeric_names == names
+  assert table.kinds == ('number', 'date', 'month', 'weekday')
+  columns = _columns(table)
+  # 1 February 2024 was a Thursday.
+  assert columns['size.month'].tolist()[:2] == [2, 2]
+  assert columns['size.weekday'].tolist()[:5] == [3, 4, 5, 6, 0]
+  table, _ = _with_column(tmp_path, lambda i: f'1969-12-31 {i % 24:02d}:59')
+  columns = _columns(table)
+  assert columns['size.hour'].tolist()[:3] == [0, 1, 2]
+  assert columns['size.month'][0] == 12
+  assert columns['size.weekday'][0] == 2
+
+
+def test_long_integers_and_row_numbers_are_said(tmp_path):
+  _, said = _with_column(tmp_path, lambda i: f'12345678901234567{i:03d}')
+  assert '60 different numbers are 1' in said[0] and 'category' in said[0]
+  path = tmp_path / 'i.csv'
+  _frame(30).to_csv(path)
+  table, said = _said(lambda: tables.read_file(path, 'y'))
+  assert 'counts the rows' in said[0] and 'column_1=ignore' in said[0]
+  table = tables.read_file(path, 'y', kinds='column_1=ignore')
+  assert table.numeric_names == ('size',)
+
+
+def test_many_doubts_are_a_few_lines(tmp_path):
+  frame = pd.DataFrame({f'c{i}': ['1,5', '2,5'] * 5 for i in range(30)})
+  path = tmp_path / 't.csv'
+  frame.assign(y=range(10)).to_csv(path, index=False)
+  _, said = _said(lambda: tables.read_file(path, 'y'))
+  assert len(said) == 9 and '22 more columns' in said[-1]
+
+
+@pytest.mark.parametrize(
+  ('options', 'parts'),
+  [
+    ({'kinds': 'sise=number'}, ["'sise'", "mean 'size'?"]),
+    ({'kinds': 'size=int'}, ["'int'", 'number, date']),
+    ({'kinds': 'size'}, ["'size'", 'size=number']),
+    ({'kinds': '{1}'}, ['size=number']),
+    ({'kinds': '{"size"'}, ['size=number']),
+    ({'reading': 'seperator=;'}, ["'seperator'", "'separator'"]),
+    ({'reading': 'separator=;;'}, ['one character']),
+    ({'reading': 'encoding=utf9'}, ['utf9', 'cp1252']),
+    ({'reading': 'skip_lines=x'}, ['skip_lines']),
+    ({'reading': "decimal='"}, ['decimal=,']),
+    ({'reading': 'header=second'}, ["'first', 'none'"]),
+  ],
+)
+def test_options_that_cannot_be(tmp_path, options, parts):
+  _refused(lambda: _with_column(tmp_path, str, **options), *parts)
+
+
+def test_quotation_marks_take_no_rows(tmp_path):
+  rows = ['"big', *(f'w{i}' for i in range(20)), '"small', 'end']
+  text = 'a\ty\n' + ''.join(f'{cell}\t{i}\n' for i, cell in enumerate(rows))
+  path = _write(tmp_path / 't.tsv', text)
+  columns = _columns(tables.read_file(path, 'y'))
+  assert columns['a'].tolist() == rows
+  # One that opens and one that closes: said, whichever way it is read.
+  path = _write(path, text.replace('"small', '6"'))
+  table, said = _said(lambda: tables.read_file(path, 'y'))
+  assert len(_columns(table)['a']) == 23
+  assert 'line 2' in said[0] and 'quotes=cells' in said[0]
+  table = tables.read_file(path, 'y', reading='quotes=text')
+  assert len(_columns(table)['a']) == 23
+  # In CSV a quotation mark that opens must close.
+  path = _write(tmp_path / 't.csv', text.replace('\t', ','))
+  _refused(lambda: tables.read_file(path, 'y'), 'line 2, 23', 'quotes=text')
+  table = tables.read_file(path, 'y', reading='quotes=text')
+  assert _columns(table)['a'].tolist() == rows
+
+
+def test_cells_of_several_lines_are_read(tmp_path):
+  cells = [f'one {i}\nand "two", three\t' for i in range(9)]
+  frame = pd.DataFrame({'a': cells, 'y': range(9)})
+  for name, separator in (('t.csv', ','), ('t.tsv', '\t')):
+    path = tmp_path / name
+    frame.to_csv(path, index=False, sep=separator)
+    found = _columns(tables.read_file(path, 'y'))['a']
+    assert found.tolist() == [cell.strip() for cell in cells]
+
+
+def _lines(head, row, n=40):
+  return head + '\n' + ''.join(row(i) + '\n' for i in range(n))
+
+
+@pytest.mark.parametrize(
+  ('data', 'parts', 'reading'),
+  [
+    (
+      _lines('a;b;y', lambda i: f'{i},5;u;{i},25'),
+      ['semicolon', 'separator=;'],
+      'separator=; decimal=,',
+    ),
+    (_lines('a;y', lambda i: f'{i};{i}'), ['semicolon'], {'sep': ';'}),
+    (_lines('a\ty', lambda i: f'{i}\t{i}'), ['a tab'], 'separator=tab'),
+    (
+      _lines('größe,y', lambda i: f'{i},{i}').encode('latin-1'),
+      ['UTF-8', 'line 1', '0xf6', 'encoding=cp1252'],
+      'encoding=latin-1',
+    ),
+    (
+      _lines('a,y', lambda i: f'{i},{i}').encode('utf-16-le'),
+      ['UTF-16'],
+      'encoding=utf-16-le',
+    ),
+    (
+      _lines('# 2020\na,y', lambda i: f'{i},{i}'),
+      ['title', 'skip_lines=1', '# 2020'],
+      'skip_lines=1',
+    ),
+    (
+      _lines('2020,,\na,b,y', lambda i: f'{i},{i},{i}'),
+      ['title', 'skip_lines=1'],
+      'skip_lines=1',
+    ),
+  ],
+)
+def test_files_of_other_habits_are_named_then_read(
+  tmp_path, data, parts, reading
+):
+  path = tmp_path / 't.csv'
+  path.write_bytes(data if isinstance(data, bytes) else data.encode())
+  _refused(lambda: tables.read_file(path, 'y'), *parts)
+  table = tables.read_file(path, 'y', reading=reading)
+  assert sum(len(getattr(table, split)) for split in SPLITS) == 40
+
+
+def test_no_parser_is_quoted_and_a_missing_header_is_named(tmp_path):
+  text = ''.join(f'{i},{2 * i}\n' for i in range(3, 40))
+  path = _write(tmp_path / 't.csv', text)
+  _refused(lambda: tables.read_file(path, 'y'), 'header', 'header=none')
+  table = tables.read_file(path, 'column_2', reading='header=none')
+  assert sum(len(getattr(table, split)) for split in SPLITS) == 37
+  path = _write(path, 'a,y\n1,2\n1,2,3\n')
+  with pytest.raises(InputError) as caught:
+    tables.read_file(path, 'y')
+  assert 'line 3 has 3 cells' in str(caught.value)
+  assert 'a comma' in str(caught.value)
+  assert 'tokeniz' not in str(caught.value).lower()
+
+
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16', 'utf-32'])
+def test_byte_order_marks_are_read(tmp_path, encoding):
+  path = tmp_path / 't.csv'
+  path.write_bytes(_lines('größe,y', lambda i: f'{i},{i}').encode(encoding))
+  assert tables.read_file(path, 'y').numeric_names == ('größe',)
+
+
+def test_blanks_ends_and_short_rows(tmp_path):
+  path = tmp_path / 't.csv'
+  path.write_bytes(
+    b' a ,b,y,\r\r' + b''.join(b' %d ,u ,1,\r' % i for i in range(9))
+  )
+  table = tables.read_file(path, 'y')
+  assert table.numeric_names == ('a',) and table.category_names == ('b',)
+  assert set(table.train.categories[:, 0]) == {'u'}
+  path = _write(path, 'y,a,b\n1,2,3\n1,2\n1,2,3\n')
+  _, said = _said(lambda: tables.read_file(path, 'y'))
+  assert 'fewer cells' in said[0] and '1 row: 2' in said[0]
+
+
+def test_home_is_expanded(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  _frame().to_csv(tmp_path / 't.csv', index=False)
+  assert tables.read_file('~/t.csv', 'y').name == 't'
+  names = {'numeric_names': ['size'], 'category_names': ['city']}
+  assert len(tables.read_rows('~/t.csv', **names)) == 10
+  _refused(lambda: tables.read_file('~nobody-here/t.csv', 'y'), 'no such file')
+
+
+def test_column_levels_are_refused(tmp_path):
+  frame = pd.DataFrame(
+    np.ones((4, 2)), columns=pd.MultiIndex.from_product([['a'], ['x', 'y']])
+  )
+  path = tmp_path / 't.parquet'
+  frame.to_parquet(path)
+  _refused(lambda: tables.read_file(path, 'y'), 'levels')
+
+
+def test_a_workbook(tmp_path):
+  pytest.importorskip('openpyxl')
+  frame = _frame(20).assign(when=pd.date_range('2020-01-01', periods=20))
+  path = tmp_path / 't.xlsx'
+  with pd.ExcelWriter(path) as book:
+    pd.DataFrame({'note': [1]}).to_excel(book, sheet_name='about')
+    frame.to_excel(book, sheet_name='data', index=False, startrow=2)
+  with pytest.warns(tables.DataWarning, match="'about'"):
+    _refused(lambda: tables.read_file(path, 'y'), "'note'")
+  _refused(
+    lambda: tables.read_file(path, 'y', reading='sheet=date'), "mean 'data'?"
+  )
+  table = tables.read_file(path, 'y', reading='sheet=data')
+  assert table.kinds == ('number', 'date', 'month', 'weekday', 'category')
+
+
+def test_a_workbook_without_openpyxl(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'openpyxl', None)
+  path = _write(tmp_path / 't.xlsx', '')
+  _refused(lambda: tables.read_file(path, 'y'), 'pip install openpyxl')
+
+
+# ---------------------------------------------------------------- one meaning
+
+
+DAY = datetime.date(2020, 12, 31)
+
+
+@pytest.mark.parametrize(
+  ('cells', 'expected'),
+  [
+    ([1, 1.0, np.int8(1), np.float32(1), '1', '1.0', ' 1 ', b'1'], '1'),
+    ([decimal.Decimal('1.00'), decimal.Decimal('1E0')], '1'),
+    ([0.1, np.float32(0.1), '0.1', decimal.Decimal('0.10')], '0.1'),
+    ([True, np.True_, 'True', 'true', 'TRUE'], 'True'),
+    (
+      [
+        DAY,
+        datetime.datetime(2020, 12, 31),
+        pd.Timestamp(DAY),
+        pd.Timestamp(DAY, tz='UTC'),
+        np.datetime64('2020-12-31'),
+        '2020-12-31',
+        '2020-12-31 00:00:00',
+        '2020-12-31T00:00:00Z',
+      ],
+      '2020-12-31',
+    ),
+    (
+      [pd.Timestamp('2020-12-31 10:30'), '2020-12-31T10:30'],
+      '2020-12-31 10:30:00',
+    ),
+    (['007'], '007'),
+    ([None, np.nan, pd.NA, pd.NaT, 'NA', ' ', decimal.Decimal('nan')], None),
+  ],
+)
+def test_one_label_for_a_value(cells, expected):
+  array = np.empty(len(cells), object)
+  array[:] = cells
+  assert set(tables.labels(array)) == {expected}
+
+
+def test_labels_of_float32_arrays_are_short():
+  assert tables.labels(np.array([0.1], np.float32)).tolist() == ['0.1']
+
+
+def test_numpy_booleans_are_booleans():
+  for true in (True, np.True_):
+    cells = np.array([[true, None], [1.5, 2]], object)
+    np.testing.assert_array_equal(
+      tables.numbers('here', cells), [[1, np.nan], [1.5, 2]]
+    )
+
+
+def test_masked_numbers_are_missing():
+  cells = np.ma.masked_equal([[1, 2], [3, 1]], 1)
+  np.testing.assert_array_equal(
+    tables.numbers('here', cells), [[np.nan, 2], [3, np.nan]]
+  )
+
+
+@pytest.mark.parametrize(
+  'target',
+  [
+    [2**60 + i for i in range(6)],
+    [decimal.Decimal(1) + decimal.Decimal(i) / 10**20 for i in range(6)],
+    [f'1.0000000000000000000{i}' for i in range(6)],
+  ],
+)
+def test_targets_that_float64_makes_one_are_refused(target):
+  frame = pd.DataFrame({'x': range(6), 'y': pd.Series(target, dtype=object)})
+  _refused(
+    lambda: tables._from_frame(frame, 't', 'y', 0, 't'),
+    '6 different',
+    'float64',
+  )
+
+
+def test_one_number_written_twice_is_one_target():
+  frame = pd.DataFrame({'x': range(4), 'y': ['1', '1.0', '1e0', '2']})
+  table = tables._from_frame(frame, 't', 'y', 0, 't')
+  assert len(table.train) == 2
+
+
+KINDS = {
+  'numeric_names': ['n', 'd', 'd.month', 'd.weekday'],
+  'category_names': ['b', 'c'],
+  'kinds': [
+    'number',
+    'date %d.%m.%Y',
+    'month',
+    'weekday',
+    'boolean',
+    'category',
+  ],
+}
+
+
+def test_rows_to_predict_are_read_by_the_kinds_of_the_run(tmp_path):
+  path = _write(
+    tmp_path / 't.csv', 'n,d,b,c\n1,02.01.1970,1,1.0\n-,1970-01-02,FALSE,x\n'
+  )
+  rows = tables.read_rows(path, **KINDS)
+  np.testing.assert_array_equal(
+    rows.numeric, [[1, 86400, 1, 4], [np.nan, 86400, 1, 4]]
+  )
+  assert rows.categories.tolist() == [['True', '1'], ['False', 'x']]
+  typed = pd.DataFrame(
+    {
+      'n': [True],
+      'd': [datetime.date(1970, 1, 2)],
+      'b': [True],
+      'c': pd.Categorical([1.0]),
+    }
+  )
+  typed.to_parquet(tmp_path / 't.parquet')
+  rows = tables.read_rows(tmp_path / 't.parquet', **KINDS)
+  assert rows.numeric.tolist() == [[1, 86400, 1, 4]]
+  assert rows.categories.tolist() == [['True', '1']]
+
+
+@pytest.mark.parametrize(
+  ('change', 'parts'),
+  [
+    ({'d': [5, 6]}, ["'d'", 'numbers instead of dates', '2 rows', '%d.%m.%Y']),
+    ({'d': ['5', '6']}, ["'d'", 'text instead of dates', '%d.%m.%Y']),
+    ({'n': [DAY, DAY]}, ["'n'", 'dates instead of numbers']),
+    ({'n': ['1', 'x']}, ["'n'", 'text instead of numbers', '1 row: 2']),
+  ],
+)
+def test_another_kind_than_in_training_is_refused(tmp_path, change, parts):
+  frame = pd.DataFrame(
+    {'n': [1, 2], 'd': [DAY] * 2, 'b': [1, 0], 'c': ['u'] * 2}
+  )
+  path = tmp_path / 't.parquet'
+  frame.assign(**change).to_parquet(path)
+  _refused(lambda: tables.read_rows(path, **KINDS), *parts)
+
+
+def test_a_unit_is_part_of_the_kind(tmp_path):
+  kinds = {'numeric_names': ['n'], 'category_names': [], 'kinds': ['number %']}
+  path = _write(tmp_path / 't.csv', 'n,o\n12.5 %,1\n3%,1\n')
+  assert tables.read_rows(path, **kinds).numeric.tolist() == [[12.5], [3]]
+  path = _write(path, 'n,o\n0.125,1\n0.03,1\n')
+  _refused(lambda: tables.read_rows(path, **kinds), "'%'", '2 rows')
+
+
+def test_a_missing_column_gets_a_near_name(tmp_path):
+  path = _write(tmp_path / 't.csv', 'A,b,k\n1,2,u\n')
+  _refused(lambda: tables.read_rows(path, **NAMES), "'a'", "mean 'A'?")

@@ -3,6 +3,7 @@
 import gzip
 import io
 import pathlib
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -11,8 +12,10 @@ import tiny_text
 from conftest import assert_refused
 
 from genre2_jax.data import subwords, targets, text_sources, texts
+from genre2_jax.data.reading import Reading
 from genre2_jax.data.subwords import TextFeatures
 from genre2_jax.data.texts import Choice
+from genre2_jax.data.wording import DataWarning
 
 SHARED = pathlib.Path(__file__).parents[3] / 'shared/data/text'
 CHOICE = Choice(prompt=tiny_text.PROMPT, target='stars')
@@ -440,3 +443,60 @@ def test_real_sets_are_read():
   code = Choice(prompt='{input}', target='target')
   task = texts.read(SHARED / 'code/kernelbench_latency.jsonl', code)
   assert [len(task.train), len(task.val), len(task.test)] == [800, 100, 100]
+
+
+def test_targets_that_float32_makes_one_are_refused_or_said():
+  far = 1e9 + np.arange(1000.0)
+  assert_refused(
+    lambda: targets.fit('none', far), '1000 different', 'data.transform'
+  )
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')
+    z = targets.fit('standard', far).standardize(far)
+    targets.fit('none', far - 1e9)
+    targets.fit('standard', np.random.RandomState(0).normal(size=20_000))
+  assert len(np.unique(z.astype(np.float32))) == 1000
+  with pytest.warns(DataWarning, match='transform=quantile'):
+    targets.fit('standard', np.append(np.arange(1000.0), 1e12))
+
+
+def test_quotation_marks_take_no_rows(tmp_path):
+  words = ['"one', 'two', '"three', 'four', 'five']
+  path = tmp_path / 't.tsv'
+  path.write_text(
+    'text\ty\n' + ''.join(f'{w}\t{i}\n' for i, w in enumerate(words))
+  )
+  read = texts.read(path, Choice(prompt='{text}', target='y'))
+  found = [*read.train.text, *read.val.text, *read.test.text]
+  assert sorted(found) == sorted(words)
+  rows = texts.read_rows(path, prompt='{text}')
+  assert rows.text.tolist() == words
+
+
+def test_texts_are_read_as_they_are_written(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  path = tmp_path / 't.csv'
+  text = 'text;y\n' + ''.join(f'größer {i};{i},5\n' for i in range(9))
+  path.write_bytes(text.encode('cp1252'))
+  reading = Reading.parse('separator=; decimal=, encoding=cp1252')
+  choice = Choice(prompt='{text}', target='y', reading=reading)
+  read = texts.read('~/t.csv', choice)
+  assert read.train.text[0].startswith('größer')
+  assert (read.train.target % 1 == 0.5).all()
+  rows = texts.read_rows('~/t.csv', prompt='{text}', reading=reading)
+  assert len(rows) == 9
+  assert_refused(
+    lambda: texts.read(path, Choice(prompt='{text}', target='y')), 'cp1252'
+  )
+
+
+def test_prompts_keep_text_and_write_values_plainly(tmp_path):
+  frame = pd.DataFrame(
+    {
+      'a': ['007', 'true', '1.0'],
+      'b': [1.0, 2.5, 3.0],
+      'c': [True, False, True],
+    }
+  )
+  found = texts.render(frame, '{a} {b} {c}').tolist()
+  assert found == ['007 1 True', 'true 2.5 False', '1.0 3 True']

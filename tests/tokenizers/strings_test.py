@@ -123,3 +123,27 @@ def test_token_kinds_keep_the_point_out():
   assert tokenizer.token_kinds.tolist() == [0] * 10 + [-1]
   assert tokenizer.allowed[1].tolist() == [False] * 10 + [True]
   assert Strings(('a', 'b'), (4.0, 2.0)).token_values.tolist() == [4.0, 2.0]
+
+
+@pytest.mark.parametrize(
+  ('tokenizer', 'numbers'),
+  [
+    (
+      Strings(tuple('abcdefghijklm'), tuple(10.0**9 + i for i in range(13))),
+      10.0**9 + np.arange(13),
+    ),
+    (Decimal(9, 0), 999_999_000.0 + np.arange(13)),
+    (Decimal(7, 2), 9_999_999 + np.arange(13) / 100),
+    (Decimal(9, 0), 500_000_000.0 + np.arange(-6, 7)),
+  ],
+)
+def test_far_numbers_are_told_apart_on_the_device(tokenizer, numbers):
+  """float32 keeps 7 digits: the mean comes off before."""
+  mean, std = numbers.mean(), numbers.std()
+  codec = Codec(tokenizer, -2.0, 2.0, mean, std)
+  z = (numbers - mean) / std
+  tokens = codec.encode(z)
+  on_device = np.asarray(codec.decode(jnp.asarray(tokens)))
+  assert on_device.dtype == np.float32
+  np.testing.assert_allclose(on_device, z, atol=1e-5)
+  np.testing.assert_allclose(codec.decode(tokens), z, atol=1e-6)

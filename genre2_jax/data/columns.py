@@ -1,0 +1,463 @@
+"""Columns of a frame by their kinds, as numbers and as labels."""
+
+import ast
+import datetime
+import decimal
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from genre2_jax.data import cells, doubts
+from genre2_jax.data.cells import PARTS, PLAIN, Formats
+from genre2_jax.data.wording import (
+  counted,
+  located,
+  say,
+  shortened,
+  suggestion,
+)
+from genre2_jax.errors import InputError
+
+# Kinds that a user can give a column; 'ignore' leaves it out.
+BY_HAND = ('number', 'date', 'time', 'boolean', 'category', 'ignore')
+_PLURALS = {
+  'number': 'numbers',
+  'date': 'dates',
+  'datetime': 'dates',
+  'time': 'times',
+  'boolean': 'booleans',
+}
+_TYPES = (
+  (str, 'text'),
+  ((datetime.date, np.datetime64), 'dates'),
+  ((datetime.time, datetime.timedelta, np.timedelta64), 'times'),
+  ((bool, np.bool_), 'booleans'),
+  ((int, float, decimal.Decimal, np.number), 'numbers'),
+)
+_PART_NAMES = frozenset(part for parts in PARTS.values() for part in parts)
+# Whole numbers up to here are all float64.
+_EXACT = 2**53
+
+
+class Column(NamedTuple):
+  """A column of a frame: name, numbers or categories, and its kind.
+
+  kind: as in `cells`, or 'ignore'; '' of runs that did not keep it yet.
+  """
+
+  name: str
+  is_numeric: bool
+  kind: str = ''
+
+
+def parse_kinds(text: str | Mapping[str, str] | None) -> dict[str, str]:
+  """{column: kind} of 'size=number,zip=category' or of a dict, also as text.
+
+  Raises InputError.
+  """
+  if not text:
+    return {}
+  if isinstance(text, Mapping):
+    kinds = dict(text)
+  elif text.strip().startswith('{'):
+    try:
+      kinds = ast.literal_eval(text.strip())
+    except (SyntaxError, ValueError) as error:
+      raise InputError(f'data.kinds={text!r}: {_HOW_KINDS}') from error
+  else:
+    kinds = dict(pairs('data.kinds', text, _HOW_KINDS, ', '))
+  if not isinstance(kinds, dict):
+    raise InputError(f'data.kinds={text!r}: {_HOW_KINDS}')
+  for name, kind in kinds.items():
+    base = kind.partition(' ')[0] if isinstance(kind, str) else kind
+    if not isinstance(name, str) or base not in BY_HAND:
+      raise InputError(
+        f'data.kinds: {name!r} is {kind!r}, which is not one of '
+        f"{', '.join(BY_HAND)} ('date %d.%m.%Y' with its format)"
+      )
+  return kinds
+
+
+_HOW_KINDS = (
+  'write "size=number,zip=category", or a dict, '
+  "{'size': 'number', 'zip': 'category'}"
+)
+
+
+def pairs(
+  field: str, text: str, how: str, blanks: str
+) -> Iterator[tuple[str, str]]:
+  """(name, value) of 'name=value' words, of which quotes may hold blanks.
+
+  Raises InputError, which names the field and how to write it.
+  """
+  words = shlex.shlex(text, posix=True)
+  words.whitespace, words.whitespace_split = blanks, True
+  words.commenters, words.escape = '', ''
+  try:
+    for word in words:
+      name, equals, value = word.rpartition('=')
+      if not equals or not name:
+        raise ValueError(f'{word!r} has no name and value')
+      yield name, value
+  except ValueError as error:
+    raise InputError(f'{field}={text!r}: {error}; {how}') from error
+
+
+def check_kinds(
+  where: str, kinds: Mapping[str, str], names: Sequence[str]
+) -> None:
+  """Raises InputError for a kind of a column that there is not."""
+  for name in kinds:
+    if name not in names:
+      raise InputError(
+        f'{where}: data.kinds names {name!r}, which is no column; '
+        f'{suggestion(name, list(names))}'
+      )
+
+
+def plan(
+  frame: pd.DataFrame,
+  kinds: Mapping[str, str],
+  formats: Formats = PLAIN,
+  *,
+  where: str,
+  booleans_are_numbers: bool = False,
+) -> list[Column]:
+  """The columns of training rows; what is doubtful about them is said.
+
+  Args:
+    frame: names are unique and text.
+    kinds: of columns that the user chose.
+    formats: of text.
+    where: begins every message.
+    booleans_are_numbers: 1 and 0 of typed ones, instead of labels.
+
+  Raises:
+    InputError: cells that are not of the kind that the user chose.
+  """
+  columns, said = [], []
+  for name in frame:
+    kind = kinds.get(name, '')
+    if kind == 'ignore':
+      columns.append(Column(name, False, kind))
+      continue
+    column = column_of(
+      name,
+      frame[name],
+      kind,
+      formats,
+      where=where,
+      booleans_are_numbers=booleans_are_numbers,
+    )
+    columns.append(column)
+    if not kind:
+      said.append(_doubt(column, frame[name], formats))
+  said = list(filter(None, said))
+  for message in said[:8]:
+    say(f'{where}: {message}')
+  if len(said) > 8:
+    say(f'{where}: {len(said) - 8} more columns are as doubtful as these')
+  return columns
+
+
+def column_of(
+  name: str,
+  column: pd.Series,
+  kind: str = '',
+  formats: Formats = PLAIN,
+  *,
+  where: str = '',
+  booleans_are_numbers: bool = False,
+) -> Column:
+  """A column with the kind of its cells, or with the one given by hand."""
+  here = f'{where}: column {name!r}' if where else f'column {name!r}'
+  if kind:
+    kind = _completed(here, name, column, kind, formats)
+  else:
+    kind = cells.kind_of(column, formats)
+  is_numeric = kind != 'category'
+  if kind == 'boolean':
+    is_numeric = booleans_are_numbers and not any(
+      isinstance(cell, str) for cell in cells.plain(column)
+    )
+  return Column(name, is_numeric, kind)
+
+
+def _completed(here, name, column, kind, formats) -> str:
+  """A kind by hand, with the unit or the format that its text turns out."""
+  base, _, how = kind.partition(' ')
+  text = [
+    cell
+    for cell in cells.plain(column)
+    if isinstance(cell, str) and not cells.is_missing(cell)
+  ]
+  if base == 'number' and not how and text:
+    _, bad = cells.text_numbers(
+      pd.Series([cell.strip() for cell in text], dtype=object), formats
+    )
+    if 2 * bad.sum() > len(text) and (unit := doubts.common_unit(text)):
+      kind = f'number {unit}'
+  if base == 'date' and not how and not formats.date_format and text:
+    _, bad = cells.read(pd.Series(text, dtype=object), 'date')
+    found = doubts.date_formats(text)[0] if 2 * bad.sum() > len(text) else []
+    if len(found) > 1:
+      settings = ' or '.join(
+        doubts.setting(name, f'date {how}') for how in found[:3]
+      )
+      raise InputError(
+        f'{here}: dates such as {text[0]!r} have the day or the month first: '
+        f'set {settings}'
+      )
+    if found:
+      kind = f'date {found[0]}'
+  if base != 'date':
+    return kind
+  return cells.with_hours(kind, cells.read(column, kind, formats)[0])
+
+
+def _doubt(column: Column, series: pd.Series, formats: Formats) -> str:
+  """What is to be said of how a column was read; '' if nothing."""
+  name = column.name
+  if column.kind == 'category':
+    if isinstance(series.dtype, pd.CategoricalDtype):
+      return ''
+    return doubts.of_column(name, series, formats)
+  if series.dtype.kind in 'fbmM':
+    return ''
+  if column.kind == 'number':
+    values = cells.read(series, 'number', formats)[0]
+    lost = distinct_lost(series, values)
+    if lost:
+      return (
+        f'column {name!r}: {lost[0]} different numbers are {lost[1]} in '
+        'float64: if they are identifiers, set '
+        f'{doubts.setting(name, "category")} or "ignore"'
+      )
+    if _counts_rows(name, values):
+      return (
+        f'column {name!r}: has no name and counts the rows, but is read as a '
+        f'feature; set {doubts.setting(name, "ignore")} to leave it out'
+      )
+  if series.dtype.kind in 'iu':
+    return ''
+  gaps = [
+    cell
+    for cell in cells.plain(series)
+    if isinstance(cell, str) and cell.strip() in cells.GAPS
+  ]
+  if gaps:
+    return (
+      f'column {name!r}: {counted(gaps)} among '
+      f'{_PLURALS[column.kind.partition(" ")[0]]} are read as missing'
+    )
+  return ''
+
+
+def _counts_rows(name: str, values: np.ndarray) -> bool:
+  unnamed = name.startswith(('column_', 'Unnamed: '))
+  steps = np.diff(values)
+  return unnamed and len(steps) > 1 and bool((steps == 1).all())
+
+
+def distinct_lost(
+  series: pd.Series, values: np.ndarray
+) -> tuple[int, int] | None:
+  """(distinct numbers, distinct float64 of them) where the two differ."""
+  if series.dtype.kind in 'fbmM':
+    return None
+  finite = np.isfinite(values)
+  typed = series.dtype.kind in 'iu'
+  if typed and (np.abs(values[finite]) < _EXACT).all():
+    return None
+  kept = pd.unique(values[finite])
+  raw = pd.unique(cells.plain(series)[finite])
+  if len(raw) <= len(kept):
+    return None
+  exact = {_exact(cell) for cell in raw} - {None}
+  return (len(exact), len(kept)) if len(exact) > len(kept) else None
+
+
+def _exact(cell):
+  """A number without rounding; None for what is written in another way."""
+  try:
+    if isinstance(cell, float | np.floating):
+      return decimal.Decimal(float(cell))
+    if isinstance(cell, int | np.integer):
+      return decimal.Decimal(int(cell))
+    if isinstance(cell, str):
+      return decimal.Decimal(cell.strip())
+    return cell if isinstance(cell, decimal.Decimal) else None
+  except decimal.InvalidOperation:
+    return None
+
+
+# -------------------------------------------------------------------- reading
+
+
+def numeric_columns(columns: Sequence[Column]) -> list[Column]:
+  """The numeric columns, behind every date its month, weekday and hour.
+
+  A part is named as 'sold.month', unless a column has that name.
+  """
+  taken = {column.name for column in columns}
+  out = []
+  for column in columns:
+    if column.is_numeric:
+      out.append(column)
+      for part in PARTS.get(column.kind.partition(' ')[0], ()):
+        if f'{column.name}.{part}' not in taken:
+          out.append(Column(f'{column.name}.{part}', True, part))
+  return out
+
+
+def category_columns(columns: Sequence[Column]) -> list[Column]:
+  """The columns of categories."""
+  return [c for c in columns if not c.is_numeric and c.kind != 'ignore']
+
+
+def of_features(
+  numeric_names: Sequence[str],
+  category_names: Sequence[str],
+  kinds: Sequence[str] = (),
+) -> list[Column]:
+  """The columns of a frame that features were made of.
+
+  kinds: of all of them, numeric first; () if they were not kept.
+  """
+  names = (*numeric_names, *category_names)
+  kinds = kinds or ('',) * len(names)
+  return [
+    Column(name, place < len(numeric_names), kind)
+    for place, (name, kind) in enumerate(zip(names, kinds, strict=True))
+    if kind not in _PART_NAMES
+  ]
+
+
+def arrays(
+  frame: pd.DataFrame,
+  columns: Sequence[Column],
+  formats: Formats = PLAIN,
+  *,
+  where: str,
+  by_hand: Mapping[str, str] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Numbers float64 [n, F_num] and labels object [n, F_cat] of a frame.
+
+  Args:
+    frame: with the columns, by name.
+    columns: as `plan` found them.
+    formats: of text.
+    where: begins every message.
+    by_hand: columns whose cells of another kind are missing, not refused.
+
+  Raises:
+    InputError: cells of another kind than the column's.
+  """
+  n, values = len(frame), {}
+  for column in columns:
+    if column.is_numeric:
+      values[column.name] = read_as(
+        f'{where}: column {column.name!r}',
+        frame[column.name],
+        column.kind,
+        formats,
+        by_hand=column.name in (by_hand or {}),
+      )
+  numeric = np.empty((n, 0))
+  found = []
+  for column in numeric_columns(columns):
+    if column.kind in _PART_NAMES:
+      source = column.name.removesuffix(f'.{column.kind}')
+      found.append(cells.parts_of(values[source], column.kind))
+    else:
+      found.append(values[column.name])
+  if found:
+    numeric = np.stack(found, axis=1)
+  categories = np.empty((n, len(category_columns(columns))), object)
+  for place, column in enumerate(category_columns(columns)):
+    series = frame[column.name]
+    categories[:, place] = cells.labels_of(series, column.kind)
+  return numeric, categories
+
+
+def read_as(
+  where: str,
+  column: pd.Series,
+  kind: str = '',
+  formats: Formats = PLAIN,
+  *,
+  by_hand: bool = False,
+  rows: np.ndarray | None = None,
+) -> np.ndarray:
+  """Values float64 [n] of a column of a kind, NaN where missing.
+
+  Dates that nanoseconds since 1970 cannot hold are missing, and said to be.
+
+  Args:
+    where: begins every message.
+    column: of any dtype.
+    kind: of numbers, as in `cells`; '' takes that of the cells.
+    formats: of text.
+    by_hand: cells of another kind are missing, and said, not refused, if they
+      are at most half of those present.
+    rows: int [n], of the cells, to count them by; None: each has its own.
+
+  Raises:
+    InputError: cells of another kind.
+  """
+  if not kind:
+    kind = cells.kind_of(column, formats)
+    if kind in ('category', 'boolean'):
+      kind = 'number'
+  values, bad = cells.read(column, kind, formats)
+  if kind.partition(' ')[0] in PARTS:
+    beyond = cells.is_beyond(values)
+    if beyond.any():
+      first = shortened(cells.plain(column)[beyond.argmax()])
+      say(
+        f'{where}: dates before 1678 or after 2262 in {located(beyond)}, such '
+        f'as {first!r}: read as missing'
+      )
+      values = np.where(beyond, np.nan, values)
+  if not bad.any():
+    return values
+  found = cells.plain(column)
+  num_present = sum(not cells.is_missing(cell) for cell in found)
+  if by_hand and 2 * bad.sum() <= num_present:
+    say(
+      f'{where}: {counted(map(str, found[bad]))} in {located(bad)} are no '
+      f'{_PLURALS[kind.partition(" ")[0]]}: read as missing'
+    )
+    return np.where(bad, np.nan, values)
+  raise InputError(_refusal(where, found, bad, kind, formats, rows))
+
+
+def _refusal(where, found, bad, kind, formats, rows) -> str:
+  base, _, how = kind.partition(' ')
+  in_rows = bad
+  if rows is not None:
+    in_rows = np.zeros(rows.max() + 1, bool)
+    in_rows[rows[bad]] = True
+  first = found[bad.argmax()]
+  what = next((name for t, name in _TYPES if isinstance(first, t)), 'objects')
+  mend = 'correct or clear these cells'
+  if base == 'number' and how:
+    mend = f'the training cells carry {how!r}: write it in these, too'
+  elif base == 'number':
+    text = [cell for cell in found[bad] if isinstance(cell, str)]
+    if hint := doubts.way_to_read(text, formats) if text else '':
+      mend += f', or set {hint}'
+  elif base in PARTS:
+    mend = f'write dates as {how or formats.date_format or "2020-12-31"}'
+  elif base == 'time':
+    mend = 'write times as 10:30:00'
+  elif base == 'boolean':
+    mend = 'write True and False, or 1 and 0'
+  return (
+    f'{where}: {what} instead of {_PLURALS[base]} in {located(in_rows)}, such '
+    f'as {shortened(first)!r}; {mend}'
+  )

@@ -1,0 +1,217 @@
+"""What looks like numbers or dates and is read as categories, in words.
+
+Nothing is guessed: a column of "1,234" or "31/12/2019" stays a category, and
+the user is told what would make it numbers.
+"""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from genre2_jax.data import cells
+from genre2_jax.data.cells import PLAIN, Formats
+from genre2_jax.data.wording import counted, located, shortened
+
+# Cells that decide whether all of them are worth a look.
+_SAMPLE = 1000
+# Ways to write numbers that are tried, the likeliest first.
+_WAYS = (
+  {'thousands': ','},
+  {'decimal': ','},
+  {'decimal': ',', 'thousands': '.'},
+  {'thousands': ' '},
+  {'decimal': ',', 'thousands': ' '},
+  {'thousands': "'"},
+)
+# Spellings of dates that are told from each other by trying.
+_DAYS = (
+  '%Y-%m-%d', '%d.%m.%Y', '%d/%m/%Y', '%m/%d/%Y', '%d-%m-%Y', '%m-%d-%Y',
+  '%Y/%m/%d', '%Y.%m.%d', '%d.%m.%y', '%d/%m/%y', '%m/%d/%y', '%d %b %Y',
+  '%d %B %Y', '%b %d, %Y', '%B %d, %Y', '%b %d %Y', '%d-%b-%Y', '%d-%b-%y',
+)  # fmt: skip
+_HOURS = ('', ' %H:%M', ' %H:%M:%S', ' %I:%M %p', 'T%H:%M:%S')
+_LIKE_A_DATE = re.compile(
+  r'\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b.*|\d{1,2}[ -][A-Za-z]{3,9}[ -]\d{2,4}.*'
+  r'|[A-Za-z]{3,9} \d{1,2},? \d{4}.*'
+)
+_WORDS = {' ': 'space', "'": 'apostrophe'}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Way(Formats):
+  """A way to write numbers, and the unit beside them."""
+
+  unit: str = ''
+
+  @property
+  def setting(self) -> str:
+    """'data.reading="decimal=,"', what reads it; '' for plain numbers."""
+    fields = [
+      f'{field}={_WORDS.get(value, value)}'
+      for field, value, default in (
+        ('decimal', self.decimal, PLAIN.decimal),
+        ('thousands', self.thousands, PLAIN.thousands),
+      )
+      if value != default
+    ]
+    return f'data.reading="{" ".join(fields)}"' if fields else ''
+
+
+def of_column(name: str, column: pd.Series, formats: Formats = PLAIN) -> str:
+  """What to say of a column of categories; '' where it looks like no numbers.
+
+  name: of the column, whose cells are at least half numbers, dates or times if
+  there is something to say.
+  """
+  found = cells.labels(cells.plain(column))
+  rows = np.flatnonzero(np.array([text is not None for text in found], bool))
+  text = [str(found[row]) for row in rows]
+  if not text:
+    return ''
+  step = -(-len(text) // _SAMPLE)
+  sample = text[::step]
+  for doubt in (_plain_numbers, _written_numbers, _dates, _times):
+    # Most columns of categories are done with after the sample.
+    if doubt(name, sample, rows[::step], len(column), formats):
+      if said := doubt(name, text, rows, len(column), formats):
+        return f'column {name!r}: {said}'
+  return ''
+
+
+def way_to_read(text: Sequence[str], formats: Formats = PLAIN) -> str:
+  """The setting that makes numbers of most of the text; '' if there is none."""
+  way, num = _best_way(text, formats)
+  if 2 * num <= len(text) or way.unit:
+    return ''
+  if (way.decimal, way.thousands) == (formats.decimal, formats.thousands):
+    return ''
+  if way.thousands == ',' and all(
+    re.fullmatch(r'[+-]?\d{1,3},\d{3}', cell.strip()) for cell in text
+  ):
+    return f'{way.setting} (or "decimal=," if the commas are decimal ones)'
+  return way.setting
+
+
+def common_unit(text: Sequence[str]) -> str:
+  """The unit of most of the text that is no plain number; '' without one."""
+  units = [unit for cell in text if (unit := cells.unit_of(cell))]
+  best = max(units, key=units.count, default='') if len(units) else ''
+  return best if 2 * units.count(best) > len(text) else ''
+
+
+def date_formats(text: Sequence[str]) -> tuple[list[str], int]:
+  """The formats that read most of the text as dates, and how many they read."""
+  series = pd.Series(list(text), dtype=object)
+  sample = series[:: -(-len(series) // _SAMPLE) or 1]
+  like = sample[[bool(_LIKE_A_DATE.fullmatch(cell)) for cell in sample]]
+  if 2 * len(like) <= len(sample):
+    return [], 0
+  counts = {
+    day + hour: _num_dates(like, day + hour) for day in _DAYS for hour in _HOURS
+  }
+  most = max(counts.values())
+  best = [how for how, count in counts.items() if count == most > 0]
+  counts = {how: _num_dates(series, how) for how in best}
+  most = max(counts.values(), default=0)
+  return [how for how, count in counts.items() if count == most], most
+
+
+def setting(name: str, kind: str) -> str:
+  """'data.kinds="size=number"', which reads a column as a kind."""
+  if not re.fullmatch(r'\w+', name):
+    return f'data.kinds="{{{name!r}: {kind!r}}}"'
+  kind = f"'{kind}'" if ' ' in kind else kind
+  return f'data.kinds="{name}={kind}"'
+
+
+def _num_dates(series, how) -> int:
+  times = pd.to_datetime(series, format=how, errors='coerce')
+  return int(times.notna().sum())
+
+
+def _best_way(text: Sequence[str], formats: Formats) -> tuple[Way, int]:
+  """The way that makes most of the text numbers, and how many of it."""
+  series = pd.Series([cell.strip() for cell in text], dtype=object)
+  gaps = series.isin(cells.GAPS).to_numpy(bool)
+  given = {'decimal': formats.decimal, 'thousands': formats.thousands}
+  best = Way(**given), 0
+  for unit in dict.fromkeys(('', common_unit(text))):
+    for fields in (given, {}, *_WAYS):
+      way = Way(unit=unit, **fields)
+      _, bad = cells.text_numbers(series, way, unit)
+      num = int((~bad & ~gaps).sum())
+      if num > best[1]:
+        best = way, num
+  return best
+
+
+def _share(num, text) -> str:
+  return f'all {num}' if num == len(text) else f'{num} of {len(text)}'
+
+
+def _plain_numbers(name, text, rows, n, formats) -> str:
+  series = pd.Series(text, dtype=object)
+  _, bad = cells.text_numbers(series, formats)
+  num = len(text) - int(bad.sum())
+  if 2 * num <= len(text):
+    return ''
+  if not bad.any():
+    codes = sum(map(cells.is_code, text))
+    return codes and (
+      f'{codes} of {len(text)} cells are numbers with leading zeros: read as '
+      f'categories; set {setting(name, "number")} if they are quantities'
+    )
+  where = np.zeros(n, bool)
+  where[rows[bad]] = True
+  others = list(series[bad])
+  hint = way_to_read(others, formats)
+  hint = f', or set {hint}' if hint else ''
+  return (
+    f'{num} of {len(text)} cells are numbers, but not {counted(others)} in '
+    f'{located(where)}: read as categories; correct these cells{hint}, or set '
+    f'{setting(name, "number")} to read them as missing'
+  )
+
+
+def _written_numbers(name, text, rows, n, formats) -> str:
+  way, num = _best_way(text, formats)
+  if 2 * num <= len(text):
+    return ''
+  hint = way.setting if way.unit else way_to_read(text, formats)
+  needs_kind = way.unit or num < len(text) or not hint
+  by_hand = setting(name, 'number') if needs_kind else ''
+  unit = f' with {way.unit!r}' if way.unit else ''
+  return (
+    f'{_share(num, text)} cells are numbers{unit} such as '
+    f'{shortened(text[0])!r}: read as categories; set '
+    f'{" and ".join(filter(None, (hint, by_hand)))} to read them as numbers'
+  )
+
+
+def _dates(name, text, rows, n, formats) -> str:
+  found, num = date_formats(text)
+  if 2 * num <= len(text):
+    return ''
+  settings = ' or '.join(
+    setting(name, 'date' if how == '%Y-%m-%d' else f'date {how}')
+    for how in found[:3]
+  )
+  order = ' (day or month first?)' if len(found) > 1 else ''
+  return (
+    f'{_share(num, text)} cells are dates such as {text[0]!r}{order}: read as '
+    f'categories; set {settings} to read them as dates'
+  )
+
+
+def _times(name, text, rows, n, formats) -> str:
+  num = sum(bool(cells.CLOCK.fullmatch(cell)) for cell in text)
+  if 2 * num <= len(text):
+    return ''
+  return (
+    f'{_share(num, text)} cells are times such as {text[0]!r}: read as '
+    f'categories; set {setting(name, "time")} to read them as numbers of '
+    'seconds'
+  )
