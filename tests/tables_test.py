@@ -558,7 +558,13 @@ def test_a_target_with_a_unit_is_read_by_hand(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'cell', [lambda i: 'abc'[i % 3], lambda i: f'A{i}', lambda i: f'{i % 5}A-{i}']
+  'cell',
+  [
+    lambda i: 'abc'[i % 3],
+    lambda i: f'A{i}',
+    lambda i: f'{i % 5}A-{i}',
+    lambda i: f'第{i}类',
+  ],
 )
 def test_labels_are_no_doubt(tmp_path, cell):
   table, said = _with_column(tmp_path, cell)

@@ -40,7 +40,7 @@ _LIKE_A_DATE = re.compile(
   r'|[A-Za-z]{3,9} \d{1,2},? \d{4}.*'
 )
 # Digits and marks, no letters: a quantity or a date in some notation.
-_DIGITS = re.compile(r'[^A-Za-z]*\d[^A-Za-z]*')
+_DIGITS = re.compile(r'[\W\d]*\d[\W\d]*')
 _WORDS = {' ': 'space', "'": 'apostrophe'}
 
 
