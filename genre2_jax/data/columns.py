@@ -258,9 +258,10 @@ def _doubt(column: Column, series: pd.Series, formats: Formats) -> str:
 
 
 def _counts_rows(name: str, values: np.ndarray) -> bool:
-  unnamed = name.startswith(('column_', 'Unnamed: '))
-  steps = np.diff(values)
-  return unnamed and len(steps) > 1 and bool((steps == 1).all())
+  if not name.startswith(('column_', 'Unnamed: ')):
+    return False
+  steps = np.diff(values[np.isfinite(values)])
+  return 1 < len(steps) == len(values) - 1 and bool((steps == 1).all())
 
 
 def distinct_lost(
@@ -451,6 +452,8 @@ def _refusal(where, found, bad, kind, formats, rows) -> str:
     text = [cell for cell in found[bad] if isinstance(cell, str)]
     if hint := doubts.way_to_read(text, formats) if text else '':
       mend += f', or set {hint}'
+    elif unit := doubts.common_unit(text):
+      mend += f", or give the column the kind 'number' by hand for {unit!r}"
   elif base in PARTS:
     mend = f'write dates as {how or formats.date_format or "2020-12-31"}'
   elif base == 'time':

@@ -31,12 +31,16 @@ _DAYS = (
   '%Y-%m-%d', '%d.%m.%Y', '%d/%m/%Y', '%m/%d/%Y', '%d-%m-%Y', '%m-%d-%Y',
   '%Y/%m/%d', '%Y.%m.%d', '%d.%m.%y', '%d/%m/%y', '%m/%d/%y', '%d %b %Y',
   '%d %B %Y', '%b %d, %Y', '%B %d, %Y', '%b %d %Y', '%d-%b-%Y', '%d-%b-%y',
+  '%Y-%m', '%m/%Y', '%m.%Y',
 )  # fmt: skip
 _HOURS = ('', ' %H:%M', ' %H:%M:%S', ' %I:%M %p', 'T%H:%M:%S')
 _LIKE_A_DATE = re.compile(
-  r'\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b.*|\d{1,2}[ -][A-Za-z]{3,9}[ -]\d{2,4}.*'
+  r'\d{4}-\d\d|\d\d[./]\d{4}|\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b.*'
+  r'|\d{1,2}[ -][A-Za-z]{3,9}[ -]\d{2,4}.*'
   r'|[A-Za-z]{3,9} \d{1,2},? \d{4}.*'
 )
+# Digits and marks, no letters: a quantity or a date in some notation.
+_DIGITS = re.compile(r'[\W\d]*\d[\W\d]*')
 _WORDS = {' ': 'space', "'": 'apostrophe'}
 
 
@@ -73,7 +77,7 @@ def of_column(name: str, column: pd.Series, formats: Formats = PLAIN) -> str:
     return ''
   step = -(-len(text) // _SAMPLE)
   sample = text[::step]
-  for doubt in (_plain_numbers, _written_numbers, _dates, _times):
+  for doubt in _KINDS_OF_DOUBT:
     # Most columns of categories are done with after the sample.
     if doubt(name, sample, rows[::step], len(column), formats):
       if said := doubt(name, text, rows, len(column), formats):
@@ -215,3 +219,19 @@ def _times(name, text, rows, n, formats) -> str:
     f'categories; set {setting(name, "time")} to read them as numbers of '
     'seconds'
   )
+
+
+def _digits(name, text, rows, n, formats) -> str:
+  num = sum(bool(_DIGITS.fullmatch(cell)) for cell in text)
+  if 2 * num <= len(text) or 5 * len(set(text)) < len(text):
+    return ''
+  return (
+    f'{_share(num, text)} cells are digits and marks such as '
+    f'{shortened(text[0])!r}, which are read as categories, not as numbers or '
+    f'dates: write them all in one plain way, or set '
+    f'{setting(name, "category")} if they are labels'
+  )
+
+
+# The first that has something to say is heard.
+_KINDS_OF_DOUBT = (_plain_numbers, _written_numbers, _dates, _times, _digits)

@@ -521,7 +521,50 @@ def test_what_looks_like_numbers_is_said_and_read_by_hand(
 
 
 @pytest.mark.parametrize(
-  'cell', [lambda i: 'abc'[i % 3], lambda i: f'A{i}', lambda i: f'{i % 5}A-{i}']
+  'cell',
+  [
+    lambda i: f'({i})',
+    lambda i: f'{i}-',
+    lambda i: f'{i}-{i + 5}',
+    lambda i: f'<{i}',
+    lambda i: f'{i % 28 + 1}.1.2020' if i % 2 else f'2020-01-{i % 28 + 1:02d}',
+  ],
+)
+def test_other_notations_are_said(tmp_path, cell):
+  table, said = _with_column(tmp_path, cell)
+  assert table.category_names == ('size',)
+  assert 'numbers or dates' in said[0] and 'size=category' in said[0]
+  _, said = _with_column(tmp_path, cell, kinds='size=category')
+  assert not said
+
+
+def test_months_are_dates(tmp_path):
+  _, said = _with_column(tmp_path, lambda i: f'2020-{i % 12 + 1:02d}')
+  assert "size='date %Y-%m'" in said[0]
+
+
+def test_infinite_numbers_are_no_doubt(tmp_path):
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')
+    _with_column(tmp_path, lambda i: 'inf' if i % 3 else i)
+
+
+def test_a_target_with_a_unit_is_read_by_hand(tmp_path):
+  rows = ''.join(f'{i},{i} €\n' for i in range(9))
+  path = _write(tmp_path / 't.csv', f'x,y\n{rows}')
+  _refused(lambda: tables.read_file(path, 'y'), "'number' by hand", "'€'")
+  table = tables.read_file(path, 'y', kinds='y=number')
+  assert sorted(_columns(table)['x']) == list(range(9))
+
+
+@pytest.mark.parametrize(
+  'cell',
+  [
+    lambda i: 'abc'[i % 3],
+    lambda i: f'A{i}',
+    lambda i: f'{i % 5}A-{i}',
+    lambda i: f'第{i}类',
+  ],
 )
 def test_labels_are_no_doubt(tmp_path, cell):
   table, said = _with_column(tmp_path, cell)
