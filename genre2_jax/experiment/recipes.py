@@ -372,9 +372,12 @@ _OF_RAFT = {
   ),
   'special_token': _head(
     'special_token',
-    'A head: the logit of a subword that texts lack, after the text.',
+    'A head: the logit of a subword that texts lack, after the text, and a '
+    'bias.',
   ),
-  'mlp': _head('mlp', 'A head: an MLP on the logits after the text.'),
+  'mlp': _head(
+    'mlp', 'A head: an MLP of sigmoid units on the logits after the text.'
+  ),
   'mean': _head('mean', 'A head: a linear map of the mean of the last states.'),
   'min': _head(
     'min', 'A head: a linear map of the minimum of the last states.'
