@@ -5,7 +5,8 @@ enough. Estimators are named: 'greedy', 'sample', 'mean', ... are of samples,
 'exact_mean' and 'exact_median' of the whole trie, 'tempered' of the trie at a
 temperature and 'conformal' of its interval with a margin, both fitted on
 validation rows, 'learned_mean' of RAFT's trained numbers, 'rail' and
-'rail_normalized' of evenly spaced numbers.
+'rail_normalized' of evenly spaced numbers. 'sample' also has the grid_mass of a
+policy whose softmax has more than numbers.
 """
 
 import numpy as np
@@ -78,6 +79,9 @@ def rows(
       high=scaler.high,
       **unit,
     )
+    if 'grid_mass' in member:
+      mass = float(np.mean(member['grid_mass'], dtype=np.float64))
+      values.append(('sample', 'grid_mass', mass))
     for name in ('learned_mean', 'rail', 'rail_normalized'):
       if f'{name}_z' in member:
         values += sampled.point_metrics(
@@ -133,6 +137,7 @@ _SUMMARY = (
   ),
   *(('sample', m) for m in ('reward', 'crps', 'coverage90', 'width90')),
   *(('exact', m) for m in ('reward', 'crps', 'nll', 'coverage90', 'width90')),
+  ('sample', 'grid_mass'),
 )
 
 

@@ -107,9 +107,11 @@ class Run:
     """Whether a row has one number, which has no spread to speak of."""
     return self.num_samples == 1
 
-  def has(self, estimator: str) -> bool:
-    """Whether some stage has test metrics of an estimator."""
-    return any(key[2] == estimator for key in self.results)
+  def has(self, estimator: str, metric: str = '') -> bool:
+    """Whether some stage has test metrics of an estimator, or this metric."""
+    return any(
+      key[2] == estimator and metric in ('', key[3]) for key in self.results
+    )
 
   def value(
     self, stage: Stage, estimator: str, metric: str, seed: str = ''

@@ -53,6 +53,7 @@ DISTRIBUTION_COLUMNS = (
   Column('Width', 'of 90%, z', 'width90'),
   Column('Entropy', 'nats', 'entropy'),
   Column('Reward', 'z²', 'reward', _higher),
+  Column('Grid mass', 'share of p', 'grid_mass'),
 )
 SEED_COLUMNS = (
   Column('RMSE of the mean', 'z', 'rmse', estimator='mean'),
@@ -104,6 +105,8 @@ def distributions(run: Run) -> dict[str, Any] | None:
   if run.is_point and not exact:
     return None
   columns = [c for c in DISTRIBUTION_COLUMNS if exact or c.metric != 'nll']
+  if not run.has('sample', 'grid_mass'):  # A softmax over numbers alone.
+    columns = [c for c in columns if c.metric != 'grid_mass']
   groups = [
     (
       DISTRIBUTION_NAMES.get(name, name),

@@ -12,7 +12,7 @@ from genre2_jax.errors import InterruptedRunError
 from genre2_jax.objectives.grid import expected_value
 from genre2_jax.objectives.objective import supervised
 from genre2_jax.objectives.rewards import comparable
-from genre2_jax.policy import Pointwise, sampling, trie
+from genre2_jax.policy import Pointwise, sampling, scoring, trie
 from genre2_jax.policy.enumeration import subset_numbers
 
 
@@ -109,8 +109,9 @@ def predictions(
     'log_p' [b, K], at temperature 1, and where the numbers were trained
     'learned_mean_z' [b]; with RAIL 'rail_z' [b], Σ p(y) y over its numbers,
     and 'rail_normalized_z', with p renormalised on them; an open policy has
-    them over the whole trie too, if exact. A `Pointwise`
-    predicts a point mass: G is 1.
+    them over the whole trie too, if exact, and 'grid_mass' [b], the probability
+    that it writes a number at all, exact or estimated from the samples. A
+    `Pointwise` predicts a point mass: G is 1.
   """
   own = params['policy']
   if isinstance(network, Pointwise):
@@ -143,8 +144,16 @@ def predictions(
       # As the grid level trains it.
       log_p = trie.log_probs(network, own, context, normalized=False)
       rail = log_p, codec.values().astype(np.float32)
+      predicted['grid_mass'] = jnp.sum(jnp.exp(log_p), -1)
     if 'numbers' in params:
       predicted['learned_mean_z'] = jnp.exp(log_p) @ params['numbers']
+  elif network.open:
+    # E_q[p / q] over numbers of the grammar's q is Σ p.
+    shared = scoring.score(
+      network, own, context, samples.tokens, normalized=False
+    )
+    log_ratio = shared.token_log_probs() - samples.token_log_probs()
+    predicted['grid_mass'] = jnp.mean(jnp.exp(jnp.sum(log_ratio, -1)), -1)
   if rail_numbers:
     rail = subset_numbers(network, codec, own, context, rail_numbers)
   if rail is not None:

@@ -231,6 +231,23 @@ def test_trained_numbers_have_rows_of_their_own():
     assert found[seed]['learned_mean', 'rmse'] == pytest.approx(rmse)
 
 
+def test_the_mass_on_the_grid_is_a_mean_over_rows():
+  mass = np.random.default_rng(4).uniform(size=(3, 8))
+  rows = result_rows(TRIPLE | {'grid_mass': mass}, (7, 8, 9), TARGET)
+  found = by_seed(rows)
+  for seed, expected in ((8, mass[1]), ('ensemble', mass), ('mean', mass)):
+    value = found[seed]['sample', 'grid_mass']
+    assert value == pytest.approx(expected.mean())
+  (line,) = (
+    x
+    for x in results.summary(rows, ['ce']).splitlines()
+    if x.startswith('sample grid_mass')
+  )
+  assert line.endswith(f'{mass.mean():.4f}')
+  plain = by_seed(result_rows(TRIPLE, (7, 8, 9), TARGET))
+  assert ('sample', 'grid_mass') not in plain[8]
+
+
 def test_recalibrated_rows_come_only_with_validation_rows():
   val = predicted_of(3, num_rows=30, exact=True, stream=1)
   val_target = np.random.default_rng(4).uniform(-1, 2, 30)

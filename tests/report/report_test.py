@@ -310,6 +310,25 @@ def test_exact_distributions_stand_beside_the_samples(tmp_path):
   assert plain['heads'] == ('Stage',)
 
 
+def test_the_mass_on_the_grid_is_shown_where_there_is_some_beside(tmp_path):
+  run = load(make_workdir(tmp_path))
+
+  def shown(run):
+    table = result_tables.distributions(run)
+    (_, stages), *_ = table['groups']
+    metrics = [column.metric for column in table['columns']]
+    if 'grid_mass' in metrics:
+      place = metrics.index('grid_mass')
+      return [cells[place]['text'] for _, cells in stages]
+    return None
+
+  assert shown(run) is None
+  more = {('0', 'ce', 'sample', 'grid_mass'): 0.93}
+  more['0', 'remax', 'sample', 'grid_mass'] = 0.08
+  run = dataclasses.replace(run, results={**run.results, **more})
+  assert shown(run) == ['0.930', '0.080']
+
+
 @pytest.mark.parametrize(
   ('names', 'expected'),
   [

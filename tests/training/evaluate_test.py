@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
 from table_policy import log_probs, objective_of, random_table, table_policy
 
 from genre2_jax import tokenizers
@@ -228,6 +229,50 @@ def test_trained_numbers_predict_their_own_mean():
   predicted = predict(ROWS.inputs, 3, exact=True, params=params)
   expected = np.einsum('snk,sk->sn', np.exp(predicted['log_p']), numbers)
   np.testing.assert_allclose(predicted['learned_mean_z'], expected, rtol=1e-5)
+
+
+def test_an_open_policy_says_how_much_of_it_is_numbers():
+  """Exactly, or by samples of the grammar, at any temperature of theirs."""
+  model = SimpleNamespace(network=open_policy(0.7), codec=CODEC)
+  inputs = ROWS.inputs
+
+  def predicted(exact, num_samples, temperature):
+    ask = evaluation.predictor(
+      model, SEED_KEYS, num_samples=num_samples, temperature=temperature,
+      exact=exact,
+    )  # fmt: skip
+    return evaluation.predict(
+      ask, TWO_SEEDS, inputs, block_size=7, sharding=HOST
+    )
+
+  def share(logits):  # of a token's softmax
+    whole = special.logsumexp(logits, -1)
+    return np.exp(whole - np.logaddexp(whole, 0.7))
+
+  expected = []
+  for table in TWO_SEEDS['policy']:
+    first = inputs[:, None] * table[0]
+    second = inputs[:, None, None] * table[1:4]
+    then = special.softmax(first, -1) * share(second)
+    expected.append(share(first) * then.sum(-1))
+  assert np.ptp(expected) > 0.04
+  exact = predicted(True, 4, 1.0)['grid_mass']
+  np.testing.assert_allclose(exact, expected, rtol=1e-5)
+  for temperature in (1.0, 1.5):
+    drawn = predicted(False, 4096, temperature)['grid_mass']
+    np.testing.assert_allclose(drawn, expected, rtol=0.02)
+  assert 'grid_mass' not in predict(inputs, 3, exact=True)
+
+
+def open_policy(rest):
+  """`POLICY` with a column for all else, whose logit is `rest`."""
+
+  def decode(*args, **kwargs):
+    logits, cache = POLICY.decode(*args, **kwargs)
+    beside = jnp.full((*logits.shape[:-1], 1), rest)
+    return jnp.concatenate([logits, beside], -1), cache
+
+  return POLICY._replace(decode=decode, open=True)
 
 
 def test_a_regression_head_predicts_a_point_mass():
