@@ -117,7 +117,7 @@ def prediction_columns(predicted, model):
   )
   low, high = sampled.central_interval(samples, 0.9)
   if 'log_p' in member:
-    values = model.codec.values()
+    values, _ = model.codec.grid()
     low, median, high = exact.quantiles(
       member['log_p'], values, [0.05, 0.5, 0.95]
     ).T
@@ -141,12 +141,13 @@ _SUMMARY = (
 )
 
 
-def summary(rows, stages):
+def summary(rows, stages, unit='z'):
   """Test metrics of the stages side by side, as text.
 
   Args:
     rows: of results.csv.
     stages: names, in order.
+    unit: what errors are in, in words.
   """
   seeds = {row[1] for row in rows}
   seed = 'mean' if 'mean' in seeds else min(seeds)
@@ -157,7 +158,7 @@ def summary(rows, stages):
     if s == seed and split == 'test'
   }
   lines = [
-    f'Test rows, {of}; z-scores; "sample" is of all samples',
+    f'Test rows, {of}; errors in {unit}; "sample" is of all samples',
     f'{"":24}' + ''.join(f'{stage:>14}' for stage in stages),
   ]
   for estimator, metric in _SUMMARY:
@@ -165,9 +166,15 @@ def summary(rows, stages):
     if any(cell is not None for cell in cells):
       lines.append(
         f'{estimator + " " + metric:24}'
-        + ''.join(f'{"" if c is None else f"{c:.4f}":>14}' for c in cells)
+        + ''.join(f'{_shown(cell):>14}' for cell in cells)
       )
   return '\n'.join(lines)
+
+
+def _shown(value):
+  if value is None:
+    return ''
+  return f'{value:.4f}' if abs(value) < 1e6 else f'{value:.4e}'
 
 
 def _unit(scaler):
@@ -177,7 +184,7 @@ def _unit(scaler):
 
 
 def _grid(codec):
-  return exact.Grid(codec.values(), codec.cells())
+  return exact.Grid(*codec.grid())
 
 
 def _recalibrated(log_p, summary, target_z, val_log_p, val_target, model):
@@ -195,8 +202,9 @@ def _recalibrated(log_p, summary, target_z, val_log_p, val_target, model):
   found.append(('tempered', 'temperature', temperature))
   val = exact.summarize(*fit)
   margin = recalibration.conformal_margin(val.low, val.high, val_target)
-  low = np.minimum(summary.low - margin, summary.median)
-  high = np.maximum(summary.high + margin, summary.median)
+  within = model.codec.within
+  low = within(np.minimum(summary.low - margin, summary.median))
+  high = within(np.maximum(summary.high + margin, summary.median))
   covered = (low <= target_z) & (target_z <= high)
   found.append(('conformal', 'coverage90', float(covered.mean())))
   found.append(('conformal', 'width90', float((high - low).mean())))

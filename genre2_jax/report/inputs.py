@@ -107,6 +107,12 @@ class Run:
     """Whether a row has one number, which has no spread to speak of."""
     return self.num_samples == 1
 
+  @property
+  def unit(self) -> targets.Unit:
+    """What errors in z are measured in."""
+    data = self.config.get('data', {})
+    return targets.UNITS[data.get('transform', 'standard')]
+
   def has(self, estimator: str, metric: str = '') -> bool:
     """Whether some stage has test metrics of an estimator, or this metric."""
     return any(

@@ -31,6 +31,7 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
   write_figures(workdir, sections)
   html = template('report/report.html.j2').render(
     title=run.info['task'],
+    unit=run.unit,
     verdict=words.verdict(run),
     notes=words.notes(run),
     facts=words.facts(run),

@@ -91,6 +91,7 @@ def predictions(
 
   A row's samples depend on the key and on its number, not on the rows beside
   it. The greedy number is the sampler's: the likeliest token at every step.
+  Numbers beyond the bounds of the target count as the nearer of them.
 
   Args:
     params: of one seed.
@@ -115,7 +116,7 @@ def predictions(
   """
   own = params['policy']
   if isinstance(network, Pointwise):
-    point = network.predict(own, inputs)
+    point = codec.within(network.predict(own, inputs))
     return {
       'samples_z': point[:, None],
       'greedy_z': point,
@@ -133,8 +134,8 @@ def predictions(
   )
   samples, greedy_tokens = sampling.without_greedy(rollout)
   predicted = {
-    'samples_z': codec.decode(samples.tokens),
-    'greedy_z': codec.decode(greedy_tokens),
+    'samples_z': codec.within(codec.decode(samples.tokens)),
+    'greedy_z': codec.within(codec.decode(greedy_tokens)),
     'entropy': jnp.mean(samples.entropy(), -1),
   }
   rail = None
@@ -146,7 +147,8 @@ def predictions(
       rail = log_p, codec.values().astype(np.float32)
       predicted['grid_mass'] = jnp.sum(jnp.exp(log_p), -1)
     if 'numbers' in params:
-      predicted['learned_mean_z'] = jnp.exp(log_p) @ params['numbers']
+      mean = jnp.exp(log_p) @ params['numbers']
+      predicted['learned_mean_z'] = codec.within(mean)
   elif network.open:
     # E_q[p / q] over numbers of the grammar's q is Σ p.
     shared = scoring.score(
@@ -158,8 +160,9 @@ def predictions(
     rail = subset_numbers(network, codec, own, context, rail_numbers)
   if rail is not None:
     log_p, values = rail
-    predicted['rail_z'] = expected_value(log_p, values)
-    predicted['rail_normalized_z'] = expected_value(log_p, values, True)
+    for name, normalize in (('rail_z', False), ('rail_normalized_z', True)):
+      mean = expected_value(log_p, codec.within(values), normalize)
+      predicted[name] = codec.within(mean)
   return predicted
 
 

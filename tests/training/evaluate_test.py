@@ -222,6 +222,34 @@ def test_exact_distributions_are_those_of_every_seed_at_temperature_1():
     )
 
 
+def test_predictions_keep_to_the_bounds_of_the_target():
+  """A tokenizer may write numbers that no target has."""
+  low, high = -0.4, 1.1
+  codec = dataclasses.replace(CODEC, bounds=(low, high))
+  numbers = 40 * np.random.default_rng(1).normal(size=(2, 9))
+  params = TWO_SEEDS | {'numbers': numbers.astype(np.float32)}
+
+  def predicted(codec, network=None):
+    network = network or open_policy(0.7)
+    model = SimpleNamespace(network=network, codec=codec)
+    return predict(ROWS.inputs, 3, exact=True, params=params, model=model)
+
+  free, bound = predicted(CODEC), predicted(codec)
+  for name in ('samples_z', 'greedy_z', 'learned_mean_z'):
+    assert (free[name] < low).any() or (free[name] > high).any()
+    np.testing.assert_allclose(
+      bound[name], free[name].clip(low, high), atol=1e-6
+    )
+  values = CODEC.values().clip(low, high)
+  np.testing.assert_allclose(
+    bound['rail_normalized_z'], np.exp(bound['log_p']) @ values, rtol=1e-5
+  )
+  head = predicted(codec, HEAD._replace(predict=lambda p, x, key=None: 9 * x))
+  np.testing.assert_allclose(
+    head['greedy_z'][0], (9 * ROWS.inputs).clip(low, high), rtol=1e-6
+  )
+
+
 def test_trained_numbers_predict_their_own_mean():
   numbers = np.random.default_rng(1).normal(size=(2, 9)).astype(np.float32)
   params = TWO_SEEDS | {'numbers': numbers}
