@@ -20,7 +20,9 @@ from genre2_jax.training.stages import Stage, optimizer_of, seed_keys
 from genre2_jax.training.step import train_step
 from genre2_jax.training.train_state import TrainState
 
-_SHUFFLE = 2**31 - 1  # no step comes this far
+# Streams of a stage's key, beside those of its steps, which come not this far.
+_SHUFFLE = 2**31 - 1
+_VALIDATION = 2**31 - 2
 
 # (row numbers, padded width) of texts that a batch may be taken from.
 Buckets = Sequence[tuple[np.ndarray, int]]
@@ -241,6 +243,7 @@ def functions(
   def validate(state, rows, numbers):
     means = jax.tree.map(lambda x: x / epoch_steps, state.totals)
     keys = jax.vmap(jax.random.wrap_key_data)(state.key)
+    keys = jax.vmap(jax.random.fold_in, (0, None))(keys, _VALIDATION)
     score, values = jax.vmap(validation, (0, None, None, 0))(
       train_state.merge(state.params, state.frozen), rows, numbers, keys
     )
