@@ -28,7 +28,7 @@ from genre2_jax.data.features import Features
 from genre2_jax.devices import sharding
 from genre2_jax.errors import InputError
 from genre2_jax.experiment import defaults, experiment
-from genre2_jax.files import writers
+from genre2_jax.files import atomic
 from genre2_jax.metrics import exact, recalibration, results
 from genre2_jax.objectives.catalog import LEVELS
 from genre2_jax.policy import Pointwise
@@ -440,7 +440,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     params = self.get_params(deep=False)
     # The run knows the seed that was drawn; its folder is of this machine.
     params |= {'random_state': self._run.seeds[0], 'workdir': None}
-    writers.write_json(
+    atomic.write_json(
       path / _OWN_FILE,
       {
         'params': params,
@@ -563,7 +563,7 @@ class _Run:
   def write(self, workdir):
     # run.json last: it says that the run is whole.
     for name in sorted(self._files, key=lambda name: name == 'run.json'):
-      writers.write_bytes(pathlib.Path(workdir, name), self._files[name])
+      atomic.write_bytes(pathlib.Path(workdir, name), self._files[name])
 
   def __getstate__(self):
     return self._files

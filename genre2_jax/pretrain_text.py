@@ -32,7 +32,7 @@ from genre2_jax.data import batches, corpora
 from genre2_jax.devices import sharding
 from genre2_jax.devices.interrupts import deferred
 from genre2_jax.errors import InputError, InterruptedRunError, NonFiniteError
-from genre2_jax.files import writers
+from genre2_jax.files import atomic
 from genre2_jax.models import pretrained
 from genre2_jax.models.gemma.backbone import GemmaConfig
 from genre2_jax.models.gemma.causal import causal_language_model
@@ -109,7 +109,7 @@ def pretrain(config, workdir, interrupts=(), verbose=1):
     )
   except ValueError as error:
     raise InputError(f'model: {error}') from error
-  writers.write_json(workdir / _RECIPE, recipe)
+  atomic.write_json(workdir / _RECIPE, recipe)
   params, losses = _train(
     config, model, sequences, workdir, interrupts, verbose
   )
@@ -127,7 +127,7 @@ def pretrain(config, workdir, interrupts=(), verbose=1):
     **losses,
     'seconds': round(time.monotonic() - began, 1),
   }
-  writers.write_json(workdir / _STATED, stated)  # Last: it is finished.
+  atomic.write_json(workdir / _STATED, stated)  # Last: it is finished.
   if verbose:
     print(
       f'{stated["train_subwords"]:,} subwords, '

@@ -29,7 +29,7 @@ from genre2_jax.data import tables, texts
 from genre2_jax.devices import memory, processes, profiling, sharding
 from genre2_jax.errors import InputError, InterruptedRunError, NonFiniteError
 from genre2_jax.experiment import experiment
-from genre2_jax.files import writers
+from genre2_jax.files import atomic, metrics_log
 from genre2_jax.metrics import results
 from genre2_jax.models import language_model
 from genre2_jax.report import page
@@ -171,7 +171,7 @@ def train_and_evaluate(
   environment = experiment.environment(mesh) | memory.describe()
   _logger.info('%s', experiment.summary(environment))
   if is_first:
-    writers.write_json(run.workdir / 'env.json', environment)
+    atomic.write_json(run.workdir / 'env.json', environment)
   # ----------------------------------------------------------------- stages
   with memory.shortage_in_words(run.need, config, mesh):
     names, rows, params = _run_stages(run, todo, source, params)
@@ -242,7 +242,7 @@ def _train(run, stage, start):
       return train_state.merge(state.best_params, state.frozen)
     step = -1 if at is None else int(at.step[0])
     if run.is_first:
-      writers.truncate(run.workdir, stage.name, step)
+      metrics_log.truncate(run.workdir, stage.name, step)
     programs = _compile(run, stage)
     if state is None:
       state = programs.init(start())
@@ -525,7 +525,7 @@ def _metric_writer(run):
   """Process 0's writer of metrics.jsonl."""
   if not run.is_first:
     return contextlib.nullcontext()
-  return writers.MetricWriter(run.workdir, len(run.seeds))
+  return metrics_log.MetricWriter(run.workdir, len(run.seeds))
 
 
 def _profile(run, stage, programs):

@@ -54,7 +54,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 
 def room_of(name):
-  """'data.tables' -> 'data'; a command, which runs a package, is at the root."""
+  """'data.tables' -> 'data'; a command runs a package and is at the root."""
   return '' if name.endswith('__main__') else name.partition('.')[0]
 
 

@@ -20,7 +20,7 @@ import pandas as pd
 from genre2_jax.data.features import Features, TargetScaler
 from genre2_jax.data.tables import SPLITS, Rows, Table
 from genre2_jax.errors import InputError, InterruptedRunError
-from genre2_jax.metrics import sampled
+from genre2_jax.metrics.points import r2
 
 _FOREST_TREES = 500
 # Trees of a boosted ensemble, and how many without a better validation error
@@ -119,11 +119,11 @@ def _search(fit, suggest, default, x, y, num_trials, seed):
   """The predict function with the best R² on validation rows x [n, F], y."""
   optuna = _require('optuna')
   optuna.logging.set_verbosity(optuna.logging.WARNING)
-  best = [sampled.r2(_float64(default(x)), y), default]
+  best = [r2(_float64(default(x)), y), default]
 
   def objective(trial):
     predict = fit(suggest(trial))
-    value = sampled.r2(_float64(predict(x)), y)
+    value = r2(_float64(predict(x)), y)
     if value > best[0]:
       best[:] = value, predict
     return value

@@ -20,7 +20,7 @@ from genre2_jax import errors
 from genre2_jax.benchmark import comparison_tables, figures, statistics
 from genre2_jax.benchmark.figures import method_name
 from genre2_jax.benchmark.statistics import Benchmark, Comparison
-from genre2_jax.files import writers
+from genre2_jax.files import atomic
 from genre2_jax.report.page import template, write_figures
 
 BENCHMARK_FILE = 'benchmark.json'
@@ -38,14 +38,14 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
   """
   workdir = pathlib.Path(workdir)
   benchmark = load(workdir)
-  writers.write_csv(
+  atomic.write_csv(
     workdir / 'results.csv',
     statistics.RESULT_COLUMNS,
     benchmark.results.itertuples(index=False, name=None),
   )
   compared = statistics.compare(benchmark)
   said, remarks = verdict(compared), notes(compared)
-  writers.write_text(
+  atomic.write_text(
     workdir / 'table.md', comparison_tables.markdown(compared, said, remarks)
   )
   sections = figures.draw(compared)
@@ -60,7 +60,7 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
     command=benchmark.command,
   )
   path = workdir / 'report.html'
-  writers.write_text(path, html)
+  atomic.write_text(path, html)
   return path
 
 
@@ -307,7 +307,7 @@ def import_published(
       f'{path} cannot be read as CSV ({reason}): correct --published'
     ) from error
   long['method'] = long['method'].str.removesuffix('_RMSE')
-  writers.write_csv(
+  atomic.write_csv(
     pathlib.Path(workdir) / PUBLISHED_FILE,
     PUBLISHED_COLUMNS,
     long.itertuples(index=False, name=None),

@@ -28,7 +28,7 @@ from genre2_jax.benchmark.page import (
 from genre2_jax.benchmark.statistics import BASE
 from genre2_jax.data import tables
 from genre2_jax.errors import InputError, InterruptedRunError
-from genre2_jax.files import writers
+from genre2_jax.files import atomic
 
 # Two methods share a base if these sections of their configs are the same.
 _BASE_SECTIONS = (
@@ -150,7 +150,7 @@ def run(
         said = _duration(_read_seconds(folder))
       else:
         failures.append(failure)
-        writers.write_json(note, dataclasses.asdict(failure))
+        atomic.write_json(note, dataclasses.asdict(failure))
         said = f'failed, {failure.type}: {failure.reason}'.rstrip(': ')
       left = _time_left(workdir, todo[place:])
       print(f'{place}/{len(todo)} {task}, {method}: {said}{left}', flush=True)
@@ -200,7 +200,7 @@ def _run_one(config, task, method, workdir, train_and_evaluate, interrupts):
     # What an interrupted run took counts as well.
     if folder.exists():
       seconds = spent + time.monotonic() - began
-      writers.write_json(folder / SECONDS_FILE, {'seconds': seconds})
+      atomic.write_json(folder / SECONDS_FILE, {'seconds': seconds})
   return None
 
 
@@ -305,7 +305,7 @@ def _write_benchmark(workdir, config, command):
   # A name of its own: other processes of an array job write the same file.
   temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex}')
   try:
-    writers.write_json(temporary, ours)
+    atomic.write_json(temporary, ours)
     os.replace(temporary, path)
   except OSError as error:
     raise InputError(

@@ -12,7 +12,7 @@ import shutil
 import jax
 
 from genre2_jax.errors import InputError
-from genre2_jax.files import writers
+from genre2_jax.files import atomic
 
 _logger = logging.getLogger('genre2_jax')
 
@@ -97,7 +97,7 @@ class Profile:
       num_steps=step - self._began,
       num_devices=jax.local_device_count(),
     )
-    writers.write_json(
+    atomic.write_json(
       self._folder / 'operations.json',
       {'steps': [self._began, step], 'operations': operations},
     )

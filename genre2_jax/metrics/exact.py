@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from genre2_jax.metrics import sampled
+from genre2_jax.metrics import points
 
 _CHUNK = 2**22  # cells of [rows, K] that are looked at together
 NOMINAL = 0.9
@@ -127,14 +127,14 @@ def evaluate(
   """Metrics of distributions: [(estimator, metric, value)].
 
   Estimators `<name>_mean` and `<name>_median` carry the point metrics of
-  `metrics.evaluate`; `<name>` carries those of the distribution: crps, width90
+  `points.evaluate`; `<name>` carries those of the distribution: crps, width90
   (z), coverage90 (share), nll (nats, of the density per z), entropy (nats) and
   reward, −E (X − y)².
   """
   target = np.asarray(target, np.float64)
   rows = []
   for estimator in ('mean', 'median'):
-    rows += sampled.point_metrics(
+    rows += points.evaluate(
       f'{name}_{estimator}',
       getattr(summary, estimator),
       target,

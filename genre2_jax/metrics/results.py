@@ -8,9 +8,14 @@ validation rows, 'learned_mean' of RAFT's trained numbers, 'rail' and
 'rail_normalized' of evenly spaced numbers.
 """
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 
-from genre2_jax.metrics import exact, recalibration, sampled
+from genre2_jax.metrics import exact, points, recalibration, sampled
+
+# Of results.csv.
+COLUMNS = ('task', 'seed', 'stage', 'split', 'estimator', 'metric', 'value')
 
 
 def pooled(predicted):
@@ -80,9 +85,7 @@ def rows(
     )
     for name in ('learned_mean', 'rail', 'rail_normalized'):
       if f'{name}_z' in member:
-        values += sampled.point_metrics(
-          name, member[f'{name}_z'], target_z, **unit
-        )
+        values += points.evaluate(name, member[f'{name}_z'], target_z, **unit)
     if 'log_p' in member:
       grid, index = _grid(model.codec), model.codec.index(target_z)
       summary = exact.summarize(member['log_p'], grid, target_z, index)
@@ -97,7 +100,31 @@ def rows(
           model,
         )
     found += [(task, seed, stage, split, *value) for value in values]
-  return sampled.summarize(found)
+  return over_seeds(found)
+
+
+def over_seeds(rows: Iterable[Sequence]) -> list[tuple]:
+  """The result rows, followed by their mean and std over seeds.
+
+  Rows are (task, seed, ..., value). Those that differ only in a numeric seed
+  form a group; one of two or more gains a row with seed 'mean' and one with
+  'std' (ddof 1). Other seeds, such as 'ensemble', pass through.
+  """
+  rows = [tuple(row) for row in rows]
+  groups: dict[tuple, list[float]] = {}
+  for task, seed, *key, value in rows:
+    if str(seed).isdecimal():
+      groups.setdefault((task, *key), []).append(float(value))
+  summary = [
+    (task, name, *key, float(value))
+    for (task, *key), values in groups.items()
+    if len(values) > 1
+    for name, value in (
+      ('mean', np.mean(values)),
+      ('std', np.std(values, ddof=1)),
+    )
+  ]
+  return rows + summary
 
 
 def prediction_columns(predicted, model):

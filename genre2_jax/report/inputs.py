@@ -14,7 +14,7 @@ import numpy as np
 
 from genre2_jax import errors
 from genre2_jax.data import targets
-from genre2_jax.files import writers
+from genre2_jax.files import metrics_log
 
 SPLIT = 'test'
 NOMINAL = 0.9  # of the intervals behind coverage90 and width90 in results.csv
@@ -169,7 +169,7 @@ def load(workdir: str | pathlib.Path) -> Run:
     ) from error
   except (EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
     raise errors.InputError(f'{workdir} is damaged: {error!r}') from error
-  records = writers.read_metrics(workdir)
+  records = metrics_log.read(workdir)
   return Run(
     info,
     config,

@@ -16,7 +16,7 @@ from typing import Any
 
 import jinja2
 
-from genre2_jax.files import writers
+from genre2_jax.files import atomic
 from genre2_jax.report import drawing, figures, inputs, result_tables, words
 
 
@@ -44,7 +44,7 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
     env=_flatten({k: v for k, v in run.env.items() if k != 'command'}),
   )
   path = workdir / 'report.html'
-  writers.write_text(path, html)
+  atomic.write_text(path, html)
   return path
 
 
@@ -55,7 +55,7 @@ def write_figures(
   for section in sections:
     for panel in section.panels:
       path = workdir / 'figures' / f'{panel.name}.png'
-      writers.write_bytes(path, panel.png)
+      atomic.write_bytes(path, panel.png)
 
 
 def template(name: str) -> jinja2.Template:

@@ -3,7 +3,7 @@
 config.json      the resolved config: the run's identity
 model.json       statistics of features and target, for new rows
 env.json         what it ran on
-metrics.jsonl    training and validation, as they go (`writers.py`)
+metrics.jsonl    training and validation, as they go (`files/metrics_log.py`)
 evaluation/      predictions per stage and split, all seeds
 results.csv      every metric; rewritten after each stage
 predictions.csv  of the test rows, last stage, all seeds together
@@ -22,7 +22,8 @@ from ml_collections import ConfigDict
 from genre2_jax.data import targets
 from genre2_jax.errors import InputError
 from genre2_jax.experiment import experiment
-from genre2_jax.files import writers
+from genre2_jax.files import atomic
+from genre2_jax.metrics import results
 
 # Fields that do not change what a run computes.
 _FREE_FIELDS = (
@@ -97,7 +98,7 @@ def create(workdir, config, table, model):
     return
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    writers.write_json(
+    atomic.write_json(
       workdir / 'model.json',
       {
         'target_name': table.target_name,
@@ -106,7 +107,7 @@ def create(workdir, config, table, model):
         'data_digest': digest,
       },
     )
-    writers.write_json(path, config.to_dict())
+    atomic.write_json(path, config.to_dict())
   except OSError as error:
     raise InputError(
       f'cannot make the workdir {workdir} ({error.strerror}): '
@@ -169,7 +170,7 @@ def write_evaluation(workdir, stage, split, predicted, target, scaler):
   Of exact distributions results.csv keeps what there is to say.
   """
   kept = {k: v for k, v in predicted.items() if k != 'log_p'}
-  writers.write_npz(
+  atomic.write_npz(
     workdir / 'evaluation' / f'{stage}_{split}.npz',
     **kept,
     target=target,
@@ -184,7 +185,7 @@ def write_evaluation(workdir, stage, split, predicted, target, scaler):
 
 def write_results(workdir, rows):
   """Writes results.csv: all rows so far, each with all of its columns."""
-  writers.write_csv(workdir / 'results.csv', writers.RESULT_COLUMNS, rows)
+  atomic.write_csv(workdir / 'results.csv', results.COLUMNS, rows)
 
 
 def write_predictions(path, columns, target=None):
@@ -194,12 +195,12 @@ def write_predictions(path, columns, target=None):
     head['target'] = target
   columns = head | columns
   rows = zip(*(list(column) for column in columns.values()), strict=True)
-  writers.write_csv(path, tuple(columns), rows)
+  atomic.write_csv(path, tuple(columns), rows)
 
 
 def write_run(workdir, table, model, stages, seeds, num_parameters):
   """Writes run.json, which says that the run is finished."""
-  writers.write_json(
+  atomic.write_json(
     workdir / 'run.json',
     {
       'task': table.name,

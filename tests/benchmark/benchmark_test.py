@@ -435,7 +435,7 @@ def test_collect_command(config, tmp_path):
 
 
 def test_the_command_is_the_same_for_every_part():
-  assert suite._command(
+  assert program._command(
     ['--config=c.py', '--index=1', '--count', '4', '--seeds=0,1', '--collect']
   ) == ('python -m genre2_jax.benchmark --config=c.py --seeds=0,1')
 

@@ -8,8 +8,13 @@ from scipy import special
 
 from genre2_jax import tokenizers
 from genre2_jax.data.features import TargetScaler
-from genre2_jax.metrics import exact as grid_metrics
-from genre2_jax.metrics import recalibration, results, sampled
+from genre2_jax.metrics import (
+  exact,
+  points,
+  recalibration,
+  results,
+  sampled,
+)
 from genre2_jax.tokenizers.codec import Codec
 
 CODEC = Codec(
@@ -99,8 +104,23 @@ def test_results_of_several_seeds_have_mean_std_and_ensemble():
     sampled.crps(samples, target)
   )
   assert found['ensemble']['mean', 'rmse'] == pytest.approx(
-    sampled.rmse(samples.mean(-1), target)
+    points.rmse(samples.mean(-1), target)
   )
+
+
+def test_rows_gain_their_mean_and_std_over_seeds():
+  rows = [
+    ('t', 0, 'ce', 'test', 'mean', 'rmse', 1.0),
+    ('t', '1', 'ce', 'test', 'mean', 'rmse', 3.0),
+    ('t', 'ensemble', 'ce', 'test', 'mean', 'rmse', 0.5),
+    ('t', 0, 'ce', 'val', 'mean', 'rmse', 7.0),
+  ]
+  summary = results.over_seeds(rows)
+  assert summary[:4] == rows
+  assert summary[4:] == [
+    ('t', 'mean', 'ce', 'test', 'mean', 'rmse', 2.0),
+    ('t', 'std', 'ce', 'test', 'mean', 'rmse', pytest.approx(np.sqrt(2))),
+  ]
 
 
 def test_columns_of_predictions_are_in_the_original_unit():
@@ -183,9 +203,9 @@ def brute_force(p, target):
       }
     )
   return {
-    ('exact_mean', 'rmse'): sampled.rmse(means, target),
-    ('exact_mean', 'rmse_unit'): 10 * sampled.rmse(means, target),
-    ('exact_median', 'mae'): sampled.mae(medians, target),
+    ('exact_mean', 'rmse'): points.rmse(means, target),
+    ('exact_mean', 'rmse_unit'): 10 * points.rmse(means, target),
+    ('exact_median', 'mae'): points.mae(medians, target),
     **{('exact', m): np.mean([row[m] for row in found]) for m in found[0]},
   }
 
@@ -227,7 +247,7 @@ def test_trained_numbers_have_rows_of_their_own():
   predicted = TRIPLE | {'learned_mean_z': learned}
   found = by_seed(result_rows(predicted, (7, 8, 9), TARGET))
   for seed, z in ((7, learned[0]), ('ensemble', learned.mean(0))):
-    rmse = sampled.rmse(z, TARGET)
+    rmse = points.rmse(z, TARGET)
     assert found[seed]['learned_mean', 'rmse'] == pytest.approx(rmse)
 
 
@@ -284,7 +304,7 @@ def test_each_member_is_recalibrated_on_its_own_validation_rows(member):
     assert found[member][key] == pytest.approx(float(value), rel=1e-4), key
 
   def interval(p):
-    return grid_metrics.quantiles(np.log(p), VALUES, [0.05, 0.95]).T
+    return exact.quantiles(np.log(p), VALUES, [0.05, 0.95]).T
 
   low, high = interval(val_p)
   outside = np.sort(np.maximum(low - val_target, val_target - high))

@@ -11,9 +11,9 @@ import pytest
 
 from genre2_jax import errors
 from genre2_jax.baselines.points import BASELINES
-from genre2_jax.files import writers
-from genre2_jax.metrics import exact as grid_metrics
-from genre2_jax.metrics import sampled as metrics
+from genre2_jax.files import atomic, metrics_log
+from genre2_jax.metrics import exact as exact_metrics
+from genre2_jax.metrics import results, sampled
 from genre2_jax.objectives import catalog
 from genre2_jax.report import page, result_tables, words
 from genre2_jax.report.__main__ import main
@@ -68,7 +68,7 @@ def make_workdir(
     greedy = samples[..., -1]
     nats = 0 if G == 1 else 3.1 if stage == 'ce' else 1.9
     entropy = np.full((len(seeds), n), nats)
-    writers.write_npz(
+    atomic.write_npz(
       folder / 'evaluation' / f'{stage}_test.npz',
       target_z=y,
       target=y * std + mean,
@@ -81,7 +81,7 @@ def make_workdir(
       high=np.float64(HIGH),
     )
     for i, seed in enumerate(seeds):
-      values = metrics.evaluate(
+      values = sampled.evaluate(
         samples[i], greedy[i], entropy[i], y, low=LOW, high=HIGH, std=std
       )
       if stage in exact:
@@ -105,13 +105,13 @@ def make_workdir(
           curves = {k: v for k, v in curves.items() if k.startswith('val/')}
         place = {'stage': stage, 'seed': seed, 'epoch': epoch}
         records.append(place | {'step': 8 * epoch, 'seconds': 0.5} | curves)
-  rows = metrics.summarize(rows)
-  writers.write_csv(folder / 'results.csv', writers.RESULT_COLUMNS, rows)
-  writers.write_text(
-    folder / writers.METRICS_FILE,
+  rows = results.over_seeds(rows)
+  atomic.write_csv(folder / 'results.csv', results.COLUMNS, rows)
+  atomic.write_text(
+    folder / metrics_log.METRICS_FILE,
     ''.join(json.dumps(record) + '\n' for record in records),
   )
-  writers.write_json(
+  atomic.write_json(
     folder / 'run.json',
     {
       'task': task,
@@ -125,11 +125,11 @@ def make_workdir(
       'constant_target': constant,
     },
   )
-  writers.write_json(
+  atomic.write_json(
     folder / 'config.json',
     {'seed': 0, 'model': {'width': 256}, 'tokenizer': TOKENIZER},
   )
-  writers.write_json(
+  atomic.write_json(
     folder / 'env.json',
     {
       'python': '3.11.9',
@@ -147,15 +147,15 @@ def exact_values(samples, y, std):
   """Metrics of a grid that is known exactly, and of its recalibration."""
   values = np.linspace(LOW, HIGH, 17)
   centre = samples.mean(axis=1, keepdims=True)
-  summary = grid_metrics.summarize(
+  summary = exact_metrics.summarize(
     -np.square(values - centre),
-    grid_metrics.Grid(values, np.full(17, values[1] - values[0])),
+    exact_metrics.Grid(values, np.full(17, values[1] - values[0])),
     y,
     np.abs(values - y[:, None]).argmin(axis=1),
   )
   return [
-    *grid_metrics.evaluate(summary, y, std=std),
-    *grid_metrics.evaluate(summary, y, std=std, name='tempered'),
+    *exact_metrics.evaluate(summary, y, std=std),
+    *exact_metrics.evaluate(summary, y, std=std, name='tempered'),
     ('tempered', 'temperature', 1.25),
     ('conformal', 'coverage90', 0.875),
     ('conformal', 'width90', 1.5),
@@ -297,10 +297,10 @@ def test_exact_distributions_stand_beside_the_samples(tmp_path):
       for stage, cells in groups[group]
     }
 
-  sampled = {'crps', 'coverage90', 'width90', 'entropy', 'reward'}
-  assert shown('samples') == {'ce': sampled, 'remax': sampled}
+  shares = {'crps', 'coverage90', 'width90', 'entropy', 'reward'}
+  assert shown('samples') == {'ce': shares, 'remax': shares}
   for group in ('exact', 'tempered'):
-    assert shown(group) == {'ce': set(), 'remax': sampled | {'nll'}}
+    assert shown(group) == {'ce': set(), 'remax': shares | {'nll'}}
   assert shown('conformal') == {'ce': set(), 'remax': {'coverage90', 'width90'}}
   html = page.write(tmp_path).read_text(encoding='utf-8')
   assert '>conformal</th>' in html and '>0.875</td>' in html
@@ -322,8 +322,8 @@ def test_learning_curves_show_what_the_best_is_chosen_by(
 ):
   make_workdir(tmp_path, stages=('crps_ce',))
   record = {'stage': 'crps_ce', 'seed': 0, 'epoch': 1, 'step': 8}
-  writers.write_text(
-    tmp_path / writers.METRICS_FILE,
+  atomic.write_text(
+    tmp_path / metrics_log.METRICS_FILE,
     json.dumps(record | dict.fromkeys(names, 0.5)) + '\n',
   )
   html = page.write(tmp_path).read_text(encoding='utf-8')
@@ -367,9 +367,9 @@ def test_verdict_follows_the_numbers(tmp_path, new, parts):
     ('sample', 'crps'): 0.25,
     ('sample', 'coverage90'): 0.85,
   }
-  results = {('0', 'ce', *key): value for key, value in old.items()}
-  results |= {('0', 'remax', *key): v for key, v in (old | new).items()}
-  run = dataclasses.replace(load(make_workdir(tmp_path)), results=results)
+  found = {('0', 'ce', *key): value for key, value in old.items()}
+  found |= {('0', 'remax', *key): v for key, v in (old | new).items()}
+  run = dataclasses.replace(load(make_workdir(tmp_path)), results=found)
   for text in parts:
     assert text in words.verdict(run)
 
@@ -389,7 +389,7 @@ def test_best_value_is_marked_unless_it_reads_the_same(tmp_path):
       ('remax', 'sample', 'width90', 1.0),
     ]
   ]
-  writers.write_csv(tmp_path / 'results.csv', writers.RESULT_COLUMNS, rows)
+  atomic.write_csv(tmp_path / 'results.csv', results.COLUMNS, rows)
   html = page.write(tmp_path).read_text(encoding='utf-8')
   assert re.findall('<strong>(.*?)</strong>', html) == ['0.400', '0.930']
 
@@ -407,8 +407,8 @@ def test_seeds_are_shown_with_their_spread(tmp_path):
 def test_hostile_names_are_text(tmp_path):
   evil = '<script>alert("$x_1$")</script>'
   make_workdir(tmp_path, task=evil, target=evil + '& $\\frac{名')
-  writers.write_json(tmp_path / 'env.json', {evil: evil, 'command': evil})
-  writers.write_json(
+  atomic.write_json(tmp_path / 'env.json', {evil: evil, 'command': evil})
+  atomic.write_json(
     tmp_path / 'config.json', {'tokenizer': TOKENIZER, evil: {evil: [evil]}}
   )
   html = page.write(tmp_path).read_text(encoding='utf-8')
@@ -436,7 +436,7 @@ def test_wild_predictions_do_not_break_the_axes(tmp_path):
   with np.load(path) as arrays:
     arrays = dict(arrays)
   arrays['samples_z'][:, :2] = 1e10
-  writers.write_npz(path, **arrays)
+  atomic.write_npz(path, **arrays)
   assert page.write(tmp_path).exists()
 
 
@@ -453,7 +453,7 @@ def test_missing_field_is_named(tmp_path):
   path = make_workdir(tmp_path) / 'run.json'
   info = json.loads(path.read_text(encoding='utf-8'))
   del info['num_test']
-  writers.write_json(path, info)
+  atomic.write_json(path, info)
   with pytest.raises(errors.InputError, match='num_test'):
     page.write(tmp_path)
 

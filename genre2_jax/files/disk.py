@@ -1,0 +1,63 @@
+"""A full disk, told from other faults and said in one line."""
+
+import contextlib
+import errno
+import os
+import re
+from collections.abc import Iterator
+
+from genre2_jax.errors import FullDiskError, RunError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+# Libraries in C++ give the words of `strerror`, and no errno.
+_WORDS = tuple(os.strerror(number) for number in _FULL)
+
+
+def is_full(error: BaseException | None) -> bool:
+  """Whether an exception, or one that it was raised from, is of a full disk."""
+  while error is not None:
+    if isinstance(error, OSError) and error.errno in _FULL:
+      return True
+    if any(words in str(error) for words in _WORDS):
+      return True
+    error = error.__cause__ or error.__context__
+  return False
+
+
+def in_words(
+  error: BaseException, folder: str | os.PathLike[str] = ''
+) -> FullDiskError:
+  """What to raise from an error of a full disk.
+
+  Args:
+    error: `is_full`.
+    folder: that was written to; '' if the error has to say.
+  """
+  if not folder:
+    quoted = re.search(r'["\'](/[^"\']+)["\']', str(error))
+    folder = os.path.dirname(quoted[1]) if quoted else ''
+  where = f'the disk of {os.path.abspath(folder)}' if folder else 'a disk'
+  return FullDiskError(
+    f'{where} is full: make room there; the same command then goes on from '
+    'what was saved'
+  )
+
+
+@contextlib.contextmanager
+def fullness_in_words(folder: str | os.PathLike[str] = '') -> Iterator[None]:
+  """Answers the error of a full disk with one line.
+
+  Args:
+    folder: that is written to within; '' if the error has to say.
+
+  Raises:
+    FullDiskError: instead of what was raised.
+  """
+  try:
+    yield
+  except RunError:
+    raise
+  except Exception as error:
+    if not is_full(error):
+      raise
+    raise in_words(error, folder) from error
