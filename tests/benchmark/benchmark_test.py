@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from configs import talent_twenty
 from genre2_jax import errors
+from genre2_jax.benchmark import __main__ as program
 from genre2_jax.benchmark import figures, suite
 
 ROOT = pathlib.Path(__file__).parents[2]
