@@ -13,6 +13,7 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from genre2_jax.errors import InputError, RunError
+from genre2_jax.files import disk
 
 # Defined once, for programs that import each other.
 CONFIG = config_flags.DEFINE_config_file('config', None, 'A recipe.')
@@ -26,7 +27,8 @@ def run(main):
     set_up_logging()
     if len(argv) > 1:
       raise InputError(f'unexpected argument {argv[1]!r}: flags begin with --')
-    main()
+    with disk.fullness_in_words():
+      main()
 
   try:
     app.run(start, flags_parser=parse_flags)

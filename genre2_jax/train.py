@@ -173,7 +173,7 @@ def train_and_evaluate(
   if is_first:
     atomic.write_json(run.workdir / 'env.json', environment)
   # ----------------------------------------------------------------- stages
-  with memory.shortage_in_words(run.need, config, mesh):
+  with memory.shortage_in_words(run.need, config, mesh, run.workdir):
     names, rows, params = _run_stages(run, todo, source, params)
   # ----------------------------------------------------------------- report
   num_parameters = sum(

@@ -7,6 +7,7 @@ import os
 import jax
 
 from genre2_jax.errors import OutOfMemoryError
+from genre2_jax.files import disk
 
 
 def per_device():
@@ -37,6 +38,16 @@ def readable(count):
       return f'{count:.4g} {unit}'
     count /= 1024
   return f'{count:.4g} TiB'
+
+
+def own_bytes(tree):
+  """Bytes of a tree of arrays that this process is the one to save."""
+  return sum(
+    shard.data.nbytes
+    for x in jax.tree.leaves(tree)
+    for shard in x.addressable_shards
+    if shard.replica_id == 0
+  )
 
 
 def shard_bytes(abstract):
@@ -72,19 +83,23 @@ class Need:
 
 
 @contextlib.contextmanager
-def shortage_in_words(need, config, mesh):
+def shortage_in_words(need, config, mesh, folder=''):
   """Answers an out-of-memory error with the settings that would help.
 
   Args:
     need: a `Need`.
     config: resolved.
     mesh: of the run.
+    folder: that the run writes to; '' if an error has to say.
 
   Raises:
     OutOfMemoryError: instead of what the runtime raised.
+    FullDiskError: instead of what a library raised, which may call a full disk
+      an exhausted resource too.
   """
   try:
-    yield
+    with disk.fullness_in_words(folder):
+      yield
   except (jax.errors.JaxRuntimeError, ValueError) as error:
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import re
+import shutil
 from collections.abc import Iterator
 
 from genre2_jax.errors import FullDiskError, RunError
@@ -41,6 +42,28 @@ def in_words(
     f'{where} is full: make room there; the same command then goes on from '
     'what was saved'
   )
+
+
+def check_room(folder: str | os.PathLike[str], num_bytes: int) -> None:
+  """Refuses to begin what would not fit, and would be left half written.
+
+  Args:
+    folder: that will be written to, or one above it.
+    num_bytes: at most so many.
+
+  Raises:
+    FullDiskError: the disk has less room.
+  """
+  there = os.path.abspath(folder)
+  while not os.path.exists(there):
+    there = os.path.dirname(there)
+  total, _, free = shutil.disk_usage(there)
+  if total and free < num_bytes:  # Some network disks do not say.
+    raise FullDiskError(
+      f'the disk of {folder} is full: what comes next takes up to '
+      f'{num_bytes / 2**20:,.1f} MiB, and {free / 2**20:,.1f} are free; make '
+      'room there, and the same command goes on from what was saved'
+    )
 
 
 @contextlib.contextmanager

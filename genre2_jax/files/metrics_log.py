@@ -8,10 +8,13 @@ import json
 import logging
 import os
 import pathlib
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import tensorboardX
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from genre2_jax.errors import InputError
 from genre2_jax.files import atomic, disk
@@ -22,6 +25,8 @@ TENSORBOARD_FOLDER = 'tensorboard'
 
 # What every record has: the point that its metrics belong to.
 _PLACE = {'stage': str, 'seed': int, 'epoch': int, 'step': int}
+
+_FLUSH_SECONDS = 10  # between what a TensorBoard that is watching sees
 
 _logger = logging.getLogger('genre2_jax')
 
@@ -90,16 +95,11 @@ class MetricWriter:
     folder = self._workdir / TENSORBOARD_FOLDER
     records = read(workdir)
     _write_records(workdir, records)  # so that no append follows a torn line
-    for path in folder.glob('events.out.tfevents.*'):
-      path.unlink()
     self._num_seeds = num_seeds
-    # A TensorBoard that is watching drops the past at a session that starts
-    # at step 0, and then reads the replay.
-    self._events = tensorboardX.SummaryWriter(
-      str(folder), purge_step=0, flush_secs=10
-    )
-    for record in records:
-      self._add_scalars(record)
+    with disk.fullness_in_words(self._workdir):
+      self._events = _Events(folder)
+      for record in records:
+        self._add_scalars(record)
     # Unbuffered: a line that failed is not tried again at closing.
     self._lines = open(self._workdir / METRICS_FILE, 'ab', buffering=0)
 
@@ -124,12 +124,17 @@ class MetricWriter:
     record = atomic.plain(place | {'seconds': seconds} | metrics)
     with disk.fullness_in_words(self._workdir):
       self._append(_json_line(record).encode())
-    self._add_scalars(record)
+      self._add_scalars(record)
 
   def close(self) -> None:
-    """Flushes and closes both; closing twice is fine."""
+    """Flushes and closes both; closing twice is fine.
+
+    Raises:
+      FullDiskError: there is no room for the last events.
+    """
     self._lines.close()
-    self._events.close()
+    with disk.fullness_in_words(self._workdir):
+      self._events.close()
 
   def __enter__(self) -> 'MetricWriter':
     return self
@@ -153,6 +158,39 @@ class MetricWriter:
       if is_metric and isinstance(value, int | float):
         tag = f'{record["stage"]}/{name}{suffix}'
         self._events.add_scalar(tag, value, record['step'])
+
+
+class _Events:
+  """A new file of TensorBoard events, in the place of those there were.
+
+  Not tensorboardX's SummaryWriter: a thread of its own writes, and where that
+  dies, of a full disk for one, whoever adds the next events waits for ever.
+  """
+
+  def __init__(self, folder: pathlib.Path):
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob('events.out.tfevents.*'):
+      path.unlink()
+    self._writer = EventsWriter(str(folder / 'events'))
+    self._flushed = time.monotonic()
+    # A TensorBoard that is watching drops the past at a session that starts
+    # at step 0, and then reads the replay.
+    start = SessionLog(status=SessionLog.START)
+    self._add(step=0, session_log=start)
+
+  def add_scalar(self, tag: str, value: float, step: int) -> None:
+    self._add(step=step, summary=summary.scalar(tag, value))
+
+  def close(self) -> None:
+    if self._writer is not None:
+      writer, self._writer = self._writer, None
+      writer.close()
+
+  def _add(self, **fields: Any) -> None:
+    self._writer.write_event(Event(wall_time=time.time(), **fields))
+    if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+      self._writer.flush()
+      self._flushed = time.monotonic()
 
 
 def _parsed(

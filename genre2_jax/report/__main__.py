@@ -23,9 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
       from genre2_jax.report import page
     print(page.write(workdir))
-  except errors.InputError as error:
+  except errors.RunError as error:
     print(error, file=sys.stderr)
-    return 2
+    return error.exit_code
   return 0
 
 

@@ -49,6 +49,14 @@ def test_the_folder_is_the_callers_or_the_errors():
       raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def test_what_would_not_fit_is_refused_before_it_is_begun(tmp_path):
+  folder = tmp_path / 'not' / 'there'
+  disk.check_room(folder, 1000)
+  with pytest.raises(FullDiskError, match='is full: what comes') as caught:
+    disk.check_room(folder, 2**70)
+  assert str(folder) in str(caught.value) and '\n' not in str(caught.value)
+
+
 @pytest.mark.parametrize('error', [InputError('no'), OSError(errno.EIO, 'no')])
 def test_other_errors_stay_what_they_are(error):
   with pytest.raises(type(error)) as caught:

@@ -74,6 +74,21 @@ def test_no_file_no_records(tmp_path):
   assert metrics_log.read(tmp_path) == []
 
 
+def test_events_without_room_end_the_run_and_do_not_hang_it(
+  tmp_path, monkeypatch
+):
+  def full(_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  monkeypatch.setattr(metrics_log, '_FLUSH_SECONDS', -1)
+  with pytest.raises(errors.FullDiskError):
+    with metrics_log.MetricWriter(tmp_path) as writer:
+      monkeypatch.setattr(metrics_log.EventsWriter, 'flush', full)
+      for step in range(50):
+        writer.write(**record('ce', step, loss=1.0))
+  assert [r['step'] for r in metrics_log.read(tmp_path)] == [0]
+
+
 @pytest.mark.parametrize('tail', [b'{"stage": "ce", "st', b'{"a": "\xcf', b'{'])
 def test_a_torn_last_line_is_skipped_and_healed(tmp_path, tail):
   records = [record('ce', 1, loss=2.0), record('ce', 2, loss=1.0)]
