@@ -20,6 +20,7 @@ from genre2_jax.benchmark import protocols
 from genre2_jax.data.wording import DataWarning
 from genre2_jax.errors import InputError, RunError
 from genre2_jax.experiment import recipes
+from genre2_jax.files import disk
 
 # What `--config` knows without a file: get_config of what is after the colon.
 _NAMED = {
@@ -65,7 +66,8 @@ def run(main):
     set_up_logging()
     if len(argv) > 1:
       raise InputError(f'unexpected argument {argv[1]!r}: flags begin with --')
-    main()
+    with disk.fullness_in_words():
+      main()
 
   try:
     app.run(start, flags_parser=parse_flags)

@@ -27,6 +27,10 @@ class OutOfMemoryError(RunError):
   at_once = True
 
 
+class FullDiskError(RunError):
+  """A disk has no room left: the message names the folder."""
+
+
 class LostProcessError(RunError):
   """Another process of the run is gone, and waiting for it would not end."""
 

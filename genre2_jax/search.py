@@ -34,7 +34,7 @@ from ml_collections import ConfigDict, config_flags
 from genre2_jax import command_line
 from genre2_jax.devices.interrupts import deferred
 from genre2_jax.errors import InputError, InterruptedRunError, RunError
-from genre2_jax.files import writers
+from genre2_jax.files import atomic
 
 _logger = logging.getLogger('genre2_jax')
 
@@ -277,7 +277,7 @@ def _write_summary(optuna, study, workdir, space):
   trials = study.get_trials(deepcopy=False)
   complete = [t for t in trials if t.state == optuna.trial.TrialState.COMPLETE]
   best = max(complete, key=lambda t: (t.value, -t.number), default=None)
-  writers.write_csv(
+  atomic.write_csv(
     workdir / 'trials.csv',
     ('number', 'state', 'value', *space, 'reason'),
     [
@@ -302,7 +302,7 @@ def _write_summary(optuna, study, workdir, space):
     value=best.value,
     fields={f: best.params[f] for f in space},
   )
-  writers.write_json(workdir / 'best.json', dataclasses.asdict(best))
+  atomic.write_json(workdir / 'best.json', dataclasses.asdict(best))
   return best
 
 
@@ -352,7 +352,7 @@ def _claim_workdir(workdir, config, space):
   }
   identity = json.loads(json.dumps(identity, default=str))
   if not path.exists():
-    writers.write_json(path, identity)
+    atomic.write_json(path, identity)
     return
   try:
     there = json.loads(path.read_text(encoding='utf-8'))
@@ -401,7 +401,7 @@ def _drop_torn_line(path):
   if path.exists():
     data = path.read_bytes()
     if data and not data.endswith(b'\n'):
-      writers.write_bytes(path, data[: data.rfind(b'\n') + 1])
+      atomic.write_bytes(path, data[: data.rfind(b'\n') + 1])
 
 
 @contextlib.contextmanager

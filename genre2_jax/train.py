@@ -27,7 +27,7 @@ from genre2_jax.devices import memory, processes, sharding
 from genre2_jax.errors import InputError
 from genre2_jax.experiment import tasks
 from genre2_jax.experiment.experiment import Experiment, build
-from genre2_jax.files import writers
+from genre2_jax.files import atomic
 from genre2_jax.metrics import results
 from genre2_jax.report import page
 from genre2_jax.runs import environment, finished, weights, workdirs
@@ -117,10 +117,11 @@ def train_and_evaluate(
   seen = environment.environment(mesh) | memory.describe()
   _logger.info('%s', environment.summary(seen))
   if is_first:
-    writers.write_json(workdir / 'env.json', seen)
+    atomic.write_json(workdir / 'env.json', seen)
   # ----------------------------------------------------------------- stages
   run = _begun(experiment, workdir, stages, examples, interrupts, verbose)
-  with memory.shortage_in_words(run.options.need, _settings(run), mesh):
+  need, settings = run.options.need, _settings(run)
+  with memory.shortage_in_words(need, settings, mesh, workdir):
     names, rows, params = _run_stages(run, start)
   # ----------------------------------------------------------------- report
   num_parameters = sum(
@@ -128,7 +129,7 @@ def train_and_evaluate(
   ) // len(experiment.seeds)
   with processes.together():
     if is_first:
-      workdirs.write_run(workdir, experiment, names, num_parameters)
+      workdirs.write_run(workdir, experiment, names, num_parameters, len(rows))
       if experiment.report:
         page.write(workdir)
   if verbose > 1:

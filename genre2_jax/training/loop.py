@@ -21,7 +21,7 @@ import tqdm
 from genre2_jax.data.batches import Examples
 from genre2_jax.devices import memory, processes, profiling
 from genre2_jax.errors import InterruptedRunError, NonFiniteError
-from genre2_jax.files import writers
+from genre2_jax.files import metrics_log
 from genre2_jax.models.model import Model
 from genre2_jax.training import train_state
 from genre2_jax.training.checkpoints import StageCheckpoints
@@ -128,7 +128,7 @@ def train(
       return Trained(params=state.best_params, frozen=state.frozen)
     step = -1 if at is None else int(at.step[0])
     if processes.is_first():
-      writers.truncate(options.workdir, stage.name, step)
+      metrics_log.truncate(options.workdir, stage.name, step)
     programs = _compile(stage, model, examples, options)
     if state is None:
       state = programs.init(start())
@@ -224,7 +224,7 @@ def _metric_writer(options):
   """Process 0's writer of metrics.jsonl; None for the others."""
   if not processes.is_first():
     return contextlib.nullcontext()
-  return writers.MetricWriter(options.workdir, len(options.seeds))
+  return metrics_log.MetricWriter(options.workdir, len(options.seeds))
 
 
 def _profile(stage, programs, options):
