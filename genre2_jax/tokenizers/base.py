@@ -99,8 +99,9 @@ class Tokenizer(abc.ABC):
     """
 
   def decode_above(self, tokens: ArrayT, origin: float) -> ArrayT:
-    """`decode` minus an origin: of the natural domain, where float32 is coarse."""
-    return self.decode(tokens) - origin
+    """`decode` minus an origin, without float32's rounding where it matters."""
+    value: Any = self.decode(tokens)
+    return value - origin
 
   def best_tokens(self, tokens: ArrayT, target: ArrayT) -> ArrayT:
     """Dense expert: the next token that leads nearest to the target.

@@ -53,7 +53,8 @@ class Codec:
   def decode(self, tokens: ArrayT) -> ArrayT:
     """z-scores [...] that tokens [..., T] mean, in numpy or on the device."""
     if self.tokenizer.domain == 'natural':
-      return self.tokenizer.decode_above(tokens, self.mean) / self.std
+      above: Any = self.tokenizer.decode_above(tokens, self.mean)
+      return above / self.std
     value: Any = self.tokenizer.decode(tokens)
     if self.tokenizer.domain == 'unit':
       value = value * (self.high - self.low) + self.low
