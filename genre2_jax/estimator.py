@@ -412,6 +412,12 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
         f'coverage={coverage}: a conformal interval goes up to '
         f"{_COVERAGES[-1]}: give less, or method='model'"
       )
+    if self._margins[place] is None:
+      raise InputError(
+        f'coverage={coverage}: a conformal interval takes '
+        f'{recalibration.rows_needed(_COVERAGES[place])} validation rows, and '
+        "fit had fewer: give less, fit with more rows, or method='model'"
+      )
     return _COVERAGES[place], self._margins[place]
 
   def _refuse_points(self, what):
@@ -487,7 +493,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     try:
       own = json.loads((path / _OWN_FILE).read_text(encoding='utf-8'))
       columns = [Column(*column) for column in own['columns']]
-      margins = [float(margin) for margin in own['margins']]
+      margins = [m if m is None else float(m) for m in own['margins']]
       if set(columns) != known or len(margins) not in (0, len(_COVERAGES)):
         raise ValueError('it does not fit model.json')
       return cls(**own['params']), columns, margins, bool(own['is_frame'])
@@ -620,7 +626,10 @@ def _quantiles(model, predicted, levels):
 
 
 def _margins(run, rows, num_samples):
-  """Of each of `_COVERAGES`, fitted on validation rows, in z-scores."""
+  """Of each of `_COVERAGES`, fitted on validation rows, in z-scores.
+
+  None where the rows are too few for it.
+  """
   if isinstance(run.model.network, Pointwise):
     return []
   predicted = run.predict(rows, 1 if run.is_exact else num_samples)
@@ -630,6 +639,8 @@ def _margins(run, rows, num_samples):
   target = run.model.scaler.standardize(rows.target)
   return [
     recalibration.conformal_margin(low[:, i], high[:, i], target, coverage)
+    if len(target) >= recalibration.rows_needed(coverage)
+    else None
     for i, coverage in enumerate(_COVERAGES)
   ]
 

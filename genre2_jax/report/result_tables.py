@@ -49,6 +49,7 @@ POINT_COLUMNS = (
 DISTRIBUTION_COLUMNS = (
   Column('CRPS', 'z', 'crps', _lower),
   Column('NLL', 'nats', 'nll', _lower),
+  Column('Outside', 'share of targets', 'outside'),
   Column('Coverage', 'of 90%', 'coverage90', _nominal),
   Column('Width', 'of 90%, z', 'width90'),
   Column('Entropy', 'nats', 'entropy'),
@@ -72,6 +73,7 @@ ESTIMATOR_NAMES = {'sample': 'one sample'}
 DISTRIBUTION_NAMES = {'sample': 'samples'}
 # What results.csv has only of tries that are enumerated.
 EXACT_POINTS = ('exact_mean', 'exact_median', 'learned_mean')
+EXACT_METRICS = ('nll', 'outside')
 EXACT_DISTRIBUTIONS = ('exact', 'tempered', 'conformal')
 
 Label = Stage | str
@@ -103,7 +105,9 @@ def distributions(run: Run) -> dict[str, Any] | None:
   exact = [name for name in EXACT_DISTRIBUTIONS if run.has(name)]
   if run.is_point and not exact:
     return None
-  columns = [c for c in DISTRIBUTION_COLUMNS if exact or c.metric != 'nll']
+  columns = [
+    c for c in DISTRIBUTION_COLUMNS if exact or c.metric not in EXACT_METRICS
+  ]
   groups = [
     (
       DISTRIBUTION_NAMES.get(name, name),

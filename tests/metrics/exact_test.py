@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
+from genre2_jax import tokenizers
 from genre2_jax.metrics import exact, points, sampled
 from genre2_jax.metrics.exact import Grid
+from genre2_jax.tokenizers.codec import Codec
 
 RNG = np.random.default_rng(0)
 VALUES = np.linspace(-2, 2, 16, endpoint=False)
@@ -69,6 +71,46 @@ def test_the_density_is_the_mass_of_a_cell_over_its_width():
   np.testing.assert_allclose(
     found, LOG_P[np.arange(7), INDEX] - np.log(0.25), rtol=1e-9
   )
+
+
+def test_targets_beyond_the_last_cells_are_counted():
+  """Their density is that of the edge, and they are not passed over."""
+  target = np.array([-2.2, -2.1, 0.0, 1.8, 1.9, 5.0, -9.0])
+  found = summarize(target=target, index=np.array([0, 0, 8, 15, 15, 15, 0]))
+  # Cells reach from −2.125 to 1.875.
+  np.testing.assert_array_equal(found.outside, [1, 0, 0, 0, 1, 1, 1])
+  np.testing.assert_allclose(
+    found.log_density[-1], LOG_P[-1, 0] - np.log(0.25), rtol=1e-9
+  )
+  rows = {(e, m): v for e, m, v in exact.evaluate(found, target, std=1.0)}
+  assert rows['exact', 'outside'] == pytest.approx(4 / 7)
+
+
+@pytest.mark.parametrize(
+  ('tokenizer', 'inside', 'beyond'),
+  [
+    (tokenizers.Bins(6), [-3.7, 0.0, 3.7], [-3.9, 3.9]),
+    (
+      tokenizers.Repetition(tokenizers.Normalized(3, 2)),
+      [-2.1, 1.7],
+      [-2.3, 1.9],
+    ),
+    (
+      tokenizers.Scientific('ieee', 10, 1, specials=True),
+      [-9.4e9, 9.4e9],
+      [-9.6e9, 9.6e9],
+    ),
+  ],
+)
+def test_the_cells_of_every_tokenizer_have_an_end(tokenizer, inside, beyond):
+  """Tails, numbers that are written in many ways, NaN and infinities."""
+  codec = Codec(tokenizer, low=-2.0, high=2.0)
+  grid = Grid(codec.values(), codec.cells())
+  log_p = np.where(np.isfinite(grid.values), 0.0, -np.inf)[None]
+  for target in inside + beyond:
+    with np.errstate(all='ignore'):
+      found = exact.summarize(log_p, grid, [target], codec.index([target]))
+    assert found.outside == (target in beyond), target
 
 
 def test_sequences_that_mean_one_number_pool_their_mass():

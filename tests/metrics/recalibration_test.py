@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
+from genre2_jax.errors import InputError
 from genre2_jax.metrics import exact, recalibration
 from genre2_jax.metrics.exact import Grid
 
@@ -71,3 +72,26 @@ def test_the_conformal_margin_by_hand():
   # Ten times 0.9 is the ninth least score: 0.5.
   assert recalibration.conformal_margin(low, high, target) == 0.5
   assert recalibration.conformal_margin(low, high, low + 0.5) == -0.5
+
+
+@pytest.mark.parametrize('coverage', [0.5, 0.55, 0.7, 0.9, 0.95, 0.99, 0.999])
+def test_a_margin_is_refused_where_it_could_not_keep_its_promise(coverage):
+  """With k scores the greatest covers a new row with probability k/(k + 1)."""
+  needed = recalibration.rows_needed(coverage)
+  assert needed / (needed + 1) >= coverage - 1e-12
+  assert needed == 1 or (needed - 1) / needed < coverage
+  scores = np.arange(float(needed))
+  zero = 0 * scores
+  margin = recalibration.conformal_margin(zero, zero, scores, coverage)
+  assert margin == scores[-1]
+  with pytest.raises(InputError, match=f'takes {needed} cal') as caught:
+    recalibration.conformal_margin(zero[1:], zero[1:], scores[1:], coverage)
+  assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('coverage', [0.0, 1.0, -0.1, float('nan')])
+def test_a_coverage_is_a_share(coverage):
+  with pytest.raises(InputError, match='between 0 and 1'):
+    recalibration.conformal_margin(
+      np.zeros(9), np.ones(9), np.ones(9), coverage
+    )

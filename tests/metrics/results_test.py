@@ -1,5 +1,6 @@
 """Tables of predictions: seeds, ensembles, exact and recalibrated rows."""
 
+import logging
 from types import SimpleNamespace
 
 import numpy as np
@@ -320,11 +321,27 @@ def test_each_member_is_recalibrated_on_its_own_validation_rows(member):
   )
 
 
+def test_too_few_validation_rows_leave_the_conformal_rows_out(caplog):
+  """Eight rows: no margin covers nine in ten. It is said once, not per seed."""
+  results._warn_once.cache_clear()
+  val = predicted_of(3, num_rows=8, exact=True, stream=1)
+  val_target = np.linspace(-1, 2, 8)
+  for _ in ('ce', 'remax'):
+    with caplog.at_level(logging.WARNING, logger='genre2_jax'):
+      rows = result_rows(TRIPLE, (7, 8, 9), TARGET, (val, val_target))
+  found = by_seed(rows)
+  for values in found.values():
+    estimators = {estimator for estimator, _ in values}
+    assert 'tempered' in estimators and 'conformal' not in estimators
+  (message,) = caplog.messages
+  assert 'takes 9 calibration rows, and there are 8' in message
+
+
 def test_a_margin_never_turns_an_interval_inside_out():
   """Intervals that are far too wide are narrowed to the median at most."""
-  wide = np.full((1, 8, 9), -np.log(9), np.float32)
-  predicted = predicted_of(1) | {'log_p': wide}
-  target = np.full(8, VALUES[4])
+  wide = np.full((1, 9, 9), -np.log(9), np.float32)
+  predicted = predicted_of(1, num_rows=9) | {'log_p': wide}
+  target = np.full(9, VALUES[4])
   validation = predicted, target + 1e-3
   found = by_seed(result_rows(predicted, (7,), target, validation))[7]
   assert 0 <= found['conformal', 'width90'] < 0.01

@@ -300,13 +300,14 @@ def test_exact_distributions_stand_beside_the_samples(tmp_path):
   shares = {'crps', 'coverage90', 'width90', 'entropy', 'reward'}
   assert shown('samples') == {'ce': shares, 'remax': shares}
   for group in ('exact', 'tempered'):
-    assert shown(group) == {'ce': set(), 'remax': shares | {'nll'}}
+    assert shown(group) == {'ce': set(), 'remax': shares | {'nll', 'outside'}}
   assert shown('conformal') == {'ce': set(), 'remax': {'coverage90', 'width90'}}
   html = page.write(tmp_path).read_text(encoding='utf-8')
   assert '>conformal</th>' in html and '>0.875</td>' in html
   # Without them, no column and no group is there for nothing.
   plain = result_tables.distributions(load(make_workdir(tmp_path / 'plain')))
-  assert 'nll' not in {column.metric for column in plain['columns']}
+  metrics = {column.metric for column in plain['columns']}
+  assert not metrics & {'nll', 'outside'}
   assert plain['heads'] == ('Stage',)
 
 
