@@ -182,7 +182,7 @@ def train_and_evaluate(
   with processes.together():
     if is_first:
       workdirs.write_run(
-        run.workdir, table, model, names, seeds, num_parameters
+        run.workdir, table, model, names, seeds, num_parameters, len(rows)
       )
       if config.report:
         page.write(run.workdir)

@@ -147,7 +147,7 @@ def run(
         config, task, method, workdir, train_and_evaluate, interrupts
       )
       if failure is None:
-        said = _duration(_read_seconds(folder))
+        said = _duration(page.read_seconds(folder))
       else:
         failures.append(failure)
         atomic.write_json(note, dataclasses.asdict(failure))
@@ -179,7 +179,7 @@ def _run_one(config, task, method, workdir, train_and_evaluate, interrupts):
   """Runs one (task, method) to its end: None, or why it failed."""
   folder = workdir / task / method
   run_config = configure(config, task, method, workdir)
-  spent, began = _read_seconds(folder), time.monotonic()
+  spent, began = page.read_seconds(folder), time.monotonic()
   try:
     base = run_config.init_from
     if base and not pathlib.Path(base, 'run.json').exists():
@@ -329,13 +329,6 @@ def _alone(workdir):
     yield
 
 
-def _read_seconds(folder):
-  path = folder / SECONDS_FILE
-  if not path.exists():
-    return 0.0
-  return float(page.read_json(path)['seconds'])
-
-
 def _time_left(workdir, todo):
   """'; 1.2 h left', from what finished runs took, each of its method."""
   todo = [
@@ -343,9 +336,10 @@ def _time_left(workdir, todo):
     for task, method in todo
     if not (workdir / task / method / 'run.json').exists()
   ]
-  spent = {}
+  spent: dict[str, list[float]] = {}
   for path in workdir.glob('*/*/run.json'):
-    spent.setdefault(path.parent.name, []).append(_read_seconds(path.parent))
+    seconds = page.read_seconds(path.parent)
+    spent.setdefault(path.parent.name, []).append(seconds)
   if not todo or not spent:
     return ''
   means = {method: sum(s) / len(s) for method, s in spent.items()}

@@ -109,7 +109,8 @@ def _history(run: Run, stage: Stage, name: str) -> tuple[list[int], np.ndarray]:
   values = {
     (record['seed'], record['epoch']): record[name]
     for record in run.records
-    if record['stage'] == stage.key and record.get(name) is not None
+    if record['stage'] == stage.key
+    and isinstance(record.get(name), int | float)
   }
   epochs = sorted({epoch for _, epoch in values})
   rows = [

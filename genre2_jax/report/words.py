@@ -112,9 +112,18 @@ def _tokenizer(run: Run) -> dict[str, str]:
   if head == 'pointwise' or run.config.get('baseline', {}).get('name'):
     return {}
   fields = run.config['tokenizer']
-  text = f'{fields["name"]}, base {fields["base"]}, {fields["digits"]} digits'
-  if fields['name'] == 'bins':
-    text = f'{fields["bins"]} bins and two tails'
+  match fields['name']:
+    case 'bins':
+      text = f'{fields["bins"]} bins and two tails'
+    case 'strings':
+      text = f'strings {fields["strings"]}'
+    case 'decimal':
+      text = (
+        f'decimals, {fields["integer_digits"]} digits before the point and '
+        f'{fields["fraction_digits"]} after it'
+      )
+    case name:
+      text = f'{name}, base {fields["base"]}, {fields["digits"]} digits'
   return {'Tokenizer': text}
 
 

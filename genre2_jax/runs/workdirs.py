@@ -198,8 +198,13 @@ def write_predictions(path, columns, target=None):
   atomic.write_csv(path, tuple(columns), rows)
 
 
-def write_run(workdir, table, model, stages, seeds, num_parameters):
-  """Writes run.json, which says that the run is finished."""
+def write_run(
+  workdir, table, model, stages, seeds, num_parameters, num_results
+):
+  """Writes run.json, which says that the run is finished.
+
+  `num_results` is the number of rows of results.csv: fewer are a torn file.
+  """
   atomic.write_json(
     workdir / 'run.json',
     {
@@ -212,6 +217,7 @@ def write_run(workdir, table, model, stages, seeds, num_parameters):
       'num_test': len(table.test),
       'parameters': num_parameters,
       'constant_target': model.scaler.is_constant,
+      'num_results': num_results,
     },
   )
 

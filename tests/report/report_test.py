@@ -1,6 +1,7 @@
 import base64
 import dataclasses
 import json
+import math
 import re
 import struct
 import subprocess
@@ -11,11 +12,11 @@ import pytest
 
 from genre2_jax import errors
 from genre2_jax.baselines.points import BASELINES
-from genre2_jax.files import atomic, metrics_log
+from genre2_jax.files import atomic, metrics_log, reading
 from genre2_jax.metrics import exact as exact_metrics
 from genre2_jax.metrics import results, sampled
 from genre2_jax.objectives import catalog
-from genre2_jax.report import page, result_tables, words
+from genre2_jax.report import drawing, page, result_tables, words
 from genre2_jax.report.__main__ import main
 from genre2_jax.report.inputs import TERM_NAMES, load, stage_name
 
@@ -457,6 +458,156 @@ def test_missing_field_is_named(tmp_path):
   atomic.write_json(path, info)
   with pytest.raises(errors.InputError, match='num_test'):
     page.write(tmp_path)
+
+
+def damaged_values(value, depth=0):
+  """What a value may turn into, or any value in it, and it without one."""
+  if depth:
+    yield from (
+      None, True, 'x', '', '\ud800', '../x', -1, 0, 7, 1.5, 10**30, math.inf,
+      [], [None], [[]], {}, {'name': 1},
+    )  # fmt: skip
+  if isinstance(value, dict | list):
+    for key in value if isinstance(value, dict) else range(len(value)):
+      for other in damaged_values(value[key], depth + 1):
+        changed = value.copy()
+        changed[key] = other
+        yield changed
+      changed = value.copy()
+      del changed[key]
+      yield changed
+
+
+@pytest.mark.parametrize(
+  'name',
+  ['run.json', 'config.json', 'env.json', 'profile/ce/operations.json'],
+)
+def test_no_damaged_value_is_a_traceback(tmp_path, monkeypatch, name):
+  """Each value deleted, or of another type: a report, or one line."""
+  make_workdir(tmp_path, stages=('ce',), n=3, G=2, num_epochs=1)
+  operation = {'name': 'dot', 'source': 'a/b'}
+  operation |= {'milliseconds': 1.5, 'calls': 1.0, 'share': 1.0}
+  atomic.write_json(
+    tmp_path / 'profile/ce/operations.json',
+    {'steps': [1, 2], 'operations': [operation]},
+  )
+  # Figures know of these files the names in run.json; pixels take minutes.
+  monkeypatch.setattr(drawing, 'png', lambda figure: b'')
+  if name != 'run.json':
+    monkeypatch.setattr(drawing, 'draw', lambda sections, run: [])
+  path = tmp_path / name
+  refused = 0
+  for value in damaged_values(json.loads(path.read_text())):
+    path.write_text(json.dumps(value))
+    try:
+      page.write(tmp_path)
+    except errors.InputError as error:
+      refused += 1
+      assert '\n' not in str(error), value
+      assert '.json' in str(error) or '.npz' in str(error), value
+  assert refused > 2
+  # No name leads out of the folder of the figures.
+  expected = {'config.json', 'env.json', 'evaluation', 'figures', 'profile'}
+  expected |= {'metrics.jsonl', 'report.html', 'results.csv', 'run.json'}
+  assert {path.name for path in tmp_path.iterdir()} | {'figures'} == expected
+
+
+@pytest.mark.parametrize('name', ['results.csv', 'evaluation/ce_test.npz'])
+def test_no_torn_file_is_a_traceback(tmp_path, name):
+  make_workdir(tmp_path, stages=('ce',), n=3, G=2, num_epochs=1)
+  path = tmp_path / name
+  whole = path.read_bytes()
+  for size in range(0, len(whole), 1 + len(whole) // 150):
+    path.write_bytes(whole[:size])
+    try:
+      load(tmp_path)
+    except errors.InputError as error:
+      assert '\n' not in str(error) and path.name in str(error)
+    else:  # A table that ends with a line is whole, as far as one can tell.
+      assert name == 'results.csv' and whole[:size].endswith(b'\n')
+  for place in range(0, len(whole), 1 + len(whole) // 150):
+    path.write_bytes(whole[:place] + b'\xff\x00' + whole[place + 2 :])
+    try:
+      load(tmp_path)
+    except errors.InputError as error:
+      assert '\n' not in str(error)
+
+
+@pytest.mark.parametrize(
+  ('array', 'value'),
+  [
+    ('samples_z', np.zeros((1, 3))),
+    ('samples_z', np.zeros((2, 3, 2))),
+    ('samples_z', np.zeros((1, 3, 0))),
+    ('samples_z', np.full((1, 3, 2), 'x')),
+    ('target', np.zeros(4)),
+    ('target_z', np.zeros(0)),
+    ('mean', np.zeros(2)),
+    ('std', np.array('x')),
+    ('std', None),
+  ],
+)
+def test_predictions_of_another_shape_are_named(tmp_path, array, value):
+  make_workdir(tmp_path, stages=('ce',), n=3, G=2, num_epochs=1)
+  path = tmp_path / 'evaluation/ce_test.npz'
+  arrays = reading.read_npz(path)
+  del arrays[array]
+  atomic.write_npz(path, **arrays, **({} if value is None else {array: value}))
+  with pytest.raises(errors.InputError, match=f'ce_test.npz.*{array}'):
+    page.write(tmp_path)
+
+
+def test_missing_rows_of_results_are_noticed(tmp_path):
+  """Where run.json says how many there are."""
+  make_workdir(tmp_path, stages=('ce',), n=3, G=2, num_epochs=1)
+  table, info = tmp_path / 'results.csv', tmp_path / 'run.json'
+  lines = table.read_text().splitlines(keepends=True)
+  run = json.loads(info.read_text())
+  atomic.write_json(info, run | {'num_results': len(lines) - 1})
+  load(tmp_path)
+  table.write_text(''.join(lines[:-1]))
+  with pytest.raises(errors.InputError, match=f'{len(lines) - 2} rows of'):
+    load(tmp_path)
+  atomic.write_json(info, run)
+  load(tmp_path)  # A run of an earlier version.
+
+
+def test_a_broken_line_of_the_record_is_left_out_and_said(tmp_path, caplog):
+  make_workdir(tmp_path, stages=('ce',), n=3, G=2)
+  path = tmp_path / metrics_log.METRICS_FILE
+  lines = path.read_text().splitlines(keepends=True)
+  path.write_text(''.join([*lines[:2], '{"torn\n', *lines[3:], '{"torn']))
+  with caplog.at_level('WARNING', logger='genre2_jax'):
+    run = load(tmp_path)
+  assert len(run.records) == len(lines) - 1
+  (message,) = caplog.messages
+  assert message.endswith('left out what is damaged, line 3')
+
+
+def test_a_metric_of_another_type_is_no_point_of_a_curve(tmp_path):
+  make_workdir(tmp_path, stages=('ce',), n=3, G=2)
+  path = tmp_path / metrics_log.METRICS_FILE
+  records = metrics_log.read(tmp_path)
+  records[2] |= {'val/loss': 'x', 'train/loss': [1]}
+  path.write_text(''.join(json.dumps(r) + '\n' for r in records))
+  assert page.write(tmp_path).exists()
+
+
+@pytest.mark.parametrize(
+  ('fields', 'text'),
+  [
+    ({'name': 'bins', 'bins': 64}, '64 bins and two tails'),
+    ({'name': 'strings', 'strings': '1..5'}, 'strings 1..5'),
+    (
+      {'name': 'decimal', 'integer_digits': 2, 'fraction_digits': 1},
+      'decimals, 2 digits before the point and 1 after it',
+    ),
+  ],
+)
+def test_the_tokenizer_is_described_by_what_it_uses(tmp_path, fields, text):
+  make_workdir(tmp_path, stages=('ce',), n=3, G=2)
+  atomic.write_json(tmp_path / 'config.json', {'tokenizer': TOKENIZER | fields})
+  assert words.facts(load(tmp_path))['Tokenizer'] == text
 
 
 @pytest.mark.parametrize('size', [0, 1, 500])
