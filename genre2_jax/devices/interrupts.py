@@ -2,18 +2,20 @@
 
 import contextlib
 import signal
+from collections.abc import Iterator
+from types import FrameType
 
 
 class Interrupts:
   """Remembers that a signal came, for the loop to see."""
 
-  def __init__(self):
-    self.signal = None
+  def __init__(self) -> None:
+    self.signal: int | None = None
 
-  def __bool__(self):
+  def __bool__(self) -> bool:
     return self.signal is not None
 
-  def receive(self, number, frame):
+  def receive(self, number: int, frame: FrameType | None) -> None:
     """Signal handler; a second Ctrl-C does not wait for the loop."""
     del frame
     if self.signal == number == signal.SIGINT:
@@ -22,7 +24,7 @@ class Interrupts:
 
 
 @contextlib.contextmanager
-def deferred():
+def deferred() -> Iterator[Interrupts]:
   """Within it, SIGTERM and SIGINT are remembered instead of obeyed.
 
   Of several processes, SIGTERM is then no longer seen by jax's preemption

@@ -3,19 +3,22 @@
 import contextlib
 import math
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from genre2_jax.errors import OutOfMemoryError
 from genre2_jax.files import disk
 
 
-def per_device():
+def per_device() -> int:
   """Bytes that a device has, by its own account; 0 where it has none (CPU)."""
   return (jax.local_devices()[0].memory_stats() or {}).get('bytes_limit', 0)
 
 
-def of_host():
+def of_host() -> int:
   """Bytes of memory of this host; 0 where it does not say."""
   try:
     return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
@@ -23,7 +26,7 @@ def of_host():
     return 0
 
 
-def describe():
+def describe() -> dict[str, str]:
   """Fields of env.json, bytes as text; '' where there is no telling."""
   return {
     'device_memory': readable(per_device()) if per_device() else '',
@@ -31,8 +34,8 @@ def describe():
   }
 
 
-def readable(count):
-  """1536 -> '1.5 KiB'."""
+def readable(count: float) -> str:
+  """Bytes in words: 1536 -> '1.5 KiB'."""
   for unit in ('B', 'KiB', 'MiB', 'GiB'):
     if count < 1024:
       return f'{count:.4g} {unit}'
@@ -40,7 +43,7 @@ def readable(count):
   return f'{count:.4g} TiB'
 
 
-def own_bytes(tree):
+def own_bytes(tree: Any) -> int:
   """Bytes of a tree of arrays that this process is the one to save."""
   return sum(
     shard.data.nbytes
@@ -50,7 +53,7 @@ def own_bytes(tree):
   )
 
 
-def shard_bytes(abstract):
+def shard_bytes(abstract: Any) -> int:
   """Bytes of a tree of abstract arrays on one device."""
   return sum(
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
@@ -66,15 +69,15 @@ class Need:
     temporaries: bytes per device beside them; 0 while unknown.
   """
 
-  def __init__(self):
+  def __init__(self) -> None:
     self.arguments = 0
     self.temporaries = 0
 
-  def of_state(self, abstract):
+  def of_state(self, abstract: Any) -> None:
     """Notes the state, before anything is compiled."""
     self.arguments, self.temporaries = shard_bytes(abstract), 0
 
-  def of_program(self, compiled):
+  def of_program(self, compiled: jax.stages.Compiled) -> None:
     """Notes what the compiler says, where it says something."""
     analysis = compiled.memory_analysis()
     if analysis is not None:
@@ -83,7 +86,12 @@ class Need:
 
 
 @contextlib.contextmanager
-def shortage_in_words(need, config, mesh, folder=''):
+def shortage_in_words(
+  need: Need,
+  config: ConfigDict,
+  mesh: jax.sharding.Mesh,
+  folder: str | os.PathLike[str] = '',
+) -> Iterator[None]:
   """Answers an out-of-memory error with the settings that would help.
 
   Args:
@@ -106,7 +114,7 @@ def shortage_in_words(need, config, mesh, folder=''):
     raise OutOfMemoryError(advice(need, config, mesh)) from error
 
 
-def advice(need, config, mesh):
+def advice(need: Need, config: ConfigDict, mesh: jax.sharding.Mesh) -> str:
   """What is needed, and three settings that need less, in one line.
 
   Accumulation over k micro-batches divides what grows with the batch, nearly

@@ -6,8 +6,11 @@ plugin and https://ui.perfetto.dev open what lies in `profile/<stage>`.
 
 import collections
 import logging
+import pathlib
 import re
 import shutil
+from collections.abc import Callable, Mapping
+from typing import Any, Self
 
 import jax
 
@@ -21,7 +24,7 @@ _CONTAINERS = ('while', 'call', 'conditional')
 _FAR = 2**31 - 1
 
 
-def parse_steps(text):
+def parse_steps(text: str) -> tuple[int, int] | None:
   """'10:13' -> (10, 13): steps 10, 11 and 12; '' -> None.
 
   Raises:
@@ -43,7 +46,14 @@ class Profile:
   A run that goes on from a step in between traces the rest.
   """
 
-  def __init__(self, steps, workdir, stage, num_steps, is_writer=True):
+  def __init__(
+    self,
+    steps: tuple[int, int] | None,
+    workdir: pathlib.Path,
+    stage: str,
+    num_steps: int,
+    is_writer: bool = True,
+  ):
     """Traces nothing yet.
 
     Args:
@@ -65,14 +75,14 @@ class Profile:
     self._last = min(self._last, num_steps)
     self._folder = workdir / 'profile' / stage
     self._is_writer = is_writer
-    self._began = None
+    self._began: int | None = None
 
-  def limit(self, step):
+  def limit(self, step: int) -> int:
     """Steps from here until the trace begins or ends."""
     edges = [edge for edge in (self._first, self._last) if edge > step]
     return min(edges, default=_FAR) - step
 
-  def begin(self, step):
+  def begin(self, step: int) -> None:
     """Starts the trace if this is the place."""
     if self._is_writer and self._first <= step < self._last:
       if self._began is None:
@@ -80,7 +90,7 @@ class Profile:
         jax.profiler.start_trace(self._folder)
         self._began = step
 
-  def end(self, step, program_text):
+  def end(self, step: int, program_text: Callable[[], str]) -> None:
     """Ends the trace if this is the place.
 
     Args:
@@ -106,15 +116,15 @@ class Profile:
     )
     self._began = None
 
-  def __enter__(self):
+  def __enter__(self) -> Self:
     return self
 
-  def __exit__(self, *exception):
+  def __exit__(self, *exception: object) -> None:
     if self._began is not None:  # The stage was left before.
       jax.profiler.stop_trace()
 
 
-def sources(program_text):
+def sources(program_text: str) -> dict[str, str]:
   """Name of an HLO operation -> where in the program it comes from."""
   pattern = re.compile(
     r'^\s*(?:ROOT )?%?([\w.-]+) = .*metadata=\{[^}]*op_name="([^"]*)"', re.M
@@ -122,7 +132,14 @@ def sources(program_text):
   return dict(pattern.findall(program_text))
 
 
-def largest(profile, sources, *, num_steps, num_devices, count=20):
+def largest(
+  profile: jax.profiler.ProfileData,
+  sources: Mapping[str, str],
+  *,
+  num_steps: int,
+  num_devices: int,
+  count: int = 20,
+) -> list[dict[str, Any]]:
   """The operations that take most time, by a trace.
 
   Args:
@@ -136,7 +153,8 @@ def largest(profile, sources, *, num_steps, num_devices, count=20):
     [{'name', 'source', 'milliseconds' and 'calls', both per device and step,
     'share' of the time of all operations}], the largest first.
   """
-  nanoseconds, calls = collections.Counter(), collections.Counter()
+  nanoseconds: collections.Counter[str] = collections.Counter()
+  calls: collections.Counter[str] = collections.Counter()
   for name, duration in _operations(profile):
     nanoseconds[name] += duration
     calls[name] += 1

@@ -9,6 +9,8 @@ Letters: T tokens per number, V vocabulary, K or D digits, N exponents.
 Digit tokens come first in every vocabulary: token v < base is the digit v.
 """
 
+from typing import Any
+
 from genre2_jax.tokenizers.base import Tokenizer, check_choice
 from genre2_jax.tokenizers.bins import Bins
 from genre2_jax.tokenizers.error_correcting import Hamming, Repetition
@@ -42,7 +44,7 @@ OPTIONS = {
 }
 
 
-def build(name: str, *, base: int, digits: int, **options) -> Tokenizer:
+def build(name: str, *, base: int, digits: int, **options: Any) -> Tokenizer:
   """Tokenizer by name, one of `OPTIONS`, with the options listed there.
 
   `bins`, `strings` and `decimal` ignore base and digits.

@@ -1,11 +1,14 @@
 """Between z-scored targets and number tokens."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from genre2_jax.errors import InputError
 from genre2_jax.tokenizers import Bins, Tokenizer
+from genre2_jax.tokenizers.base import ArrayT
 
 _MAX_NUMBERS = 2**22
 # Sequences that are decoded together: bounds the memory, not the result.
@@ -38,7 +41,7 @@ class Codec:
   mean: float = 0.0
   std: float = 1.0
 
-  def encode(self, z):
+  def encode(self, z: ArrayLike) -> np.ndarray:
     """Tokens int32 [..., T] of z-scores [...]; a constant target is u = 0."""
     z = np.asarray(z, np.float64)
     if self.tokenizer.domain == 'unit':
@@ -47,9 +50,9 @@ class Codec:
       z = z * self.std + self.mean
     return self.tokenizer.encode(z)
 
-  def decode(self, tokens):
+  def decode(self, tokens: ArrayT) -> ArrayT:
     """z-scores [...] that tokens [..., T] mean, in numpy or on the device."""
-    value = self.tokenizer.decode(tokens)
+    value: Any = self.tokenizer.decode(tokens)
     if self.tokenizer.domain == 'unit':
       value = value * (self.high - self.low) + self.low
     elif self.tokenizer.domain == 'natural':
@@ -110,7 +113,7 @@ class Codec:
     cells[finite] = (widths / count)[group]
     return cells
 
-  def index(self, z) -> np.ndarray:
+  def index(self, z: ArrayLike) -> np.ndarray:
     """Place of `encode(z)` among all sequences, int64 [...].
 
     Raises:
