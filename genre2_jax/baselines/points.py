@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from genre2_jax.data.features import Features, TargetScaler
 from genre2_jax.data.tables import SPLITS, Rows, Table
@@ -346,7 +347,8 @@ def _fit_lightgbm(data, parameters, *, seed, num_threads):
   """LightGBM's defaults, but for the number of trees, which validation sets."""
   import lightgbm
 
-  train = lightgbm.Dataset(*data['train'])
+  (x, y), (x_val, y_val) = data['train'], data['val']
+  train = lightgbm.Dataset(x, y)
   model = lightgbm.train(
     {
       'objective': 'regression',
@@ -359,7 +361,7 @@ def _fit_lightgbm(data, parameters, *, seed, num_threads):
     | parameters,
     train,
     num_boost_round=_MAX_TREES,
-    valid_sets=[lightgbm.Dataset(*data['val'], reference=train)],
+    valid_sets=[lightgbm.Dataset(x_val, y_val, reference=train)],
     callbacks=[lightgbm.early_stopping(_PATIENCE, verbose=False)],
   )
   return model.predict  # of the best iteration
@@ -443,7 +445,7 @@ _BASELINES = {
 BASELINES = tuple(_BASELINES)
 
 
-def _require(package: str):
+def _require(package: str) -> Any:
   """The package, or how to install it."""
   try:
     return importlib.import_module(package)
@@ -453,5 +455,5 @@ def _require(package: str):
     ) from error
 
 
-def _float64(values) -> np.ndarray:
+def _float64(values: ArrayLike) -> np.ndarray:
   return np.asarray(values, np.float64).reshape(-1)

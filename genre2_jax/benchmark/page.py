@@ -18,6 +18,7 @@ from genre2_jax.benchmark import comparison_tables, figures, statistics
 from genre2_jax.benchmark.figures import method_name
 from genre2_jax.benchmark.statistics import Benchmark, Comparison
 from genre2_jax.files import atomic, reading
+from genre2_jax.files.atomic import PathLike
 from genre2_jax.report import inputs
 from genre2_jax.report.page import template, write_figures
 
@@ -28,7 +29,7 @@ PUBLISHED_FILE = 'published.csv'
 PUBLISHED_COLUMNS = ('task', 'method', 'rmse_unit')
 
 
-def write(workdir: str | pathlib.Path) -> pathlib.Path:
+def write(workdir: PathLike) -> pathlib.Path:
   """Writes everything from the finished runs; returns report.html's path.
 
   Raises:
@@ -82,8 +83,9 @@ def verdict(compared: Comparison) -> str:
     f'methods: average rank {compared.ranks["r2"][best]:.1f}, mean R² '
     f'{_mean_r2(compared, best)}.'
   ]
-  if compared.critical_difference is not None:
-    said.append(_friedman_in_words(compared))
+  p, difference = compared.friedman_p, compared.critical_difference
+  if p is not None and difference is not None:
+    said.append(_friedman_in_words(compared, p, difference))
   said += _against(compared, best)
   # Where a point predictor leads, what decoding reaches is still the question.
   shown = next((m for m in compared.methods if m in compared.samples), None)
@@ -150,26 +152,20 @@ def facts(compared: Comparison) -> dict[str, str]:
   }
 
 
-def _friedman_in_words(compared: Comparison) -> str:
-  if compared.friedman_p >= statistics.SIGNIFICANCE:
-    return (
-      "Friedman's test does not tell the methods apart "
-      f'(p {_equals(compared.friedman_p)}).'
-    )
+def _friedman_in_words(
+  compared: Comparison, p: float, difference: float
+) -> str:
+  if p >= statistics.SIGNIFICANCE:
+    return f"Friedman's test does not tell the methods apart (p {_equals(p)})."
   ranks = compared.ranks['r2']
   best = compared.methods[0]
   near = [
     method_name(method)
     for method in compared.methods[1:]
-    if ranks[method] - ranks[best] < compared.critical_difference
+    if ranks[method] - ranks[best] < difference
   ]
-  said = (
-    f"Friedman's test tells the methods apart (p "
-    f'{_equals(compared.friedman_p)}); '
-  )
-  within = (
-    f'the critical difference of {compared.critical_difference:.1f} ranks'
-  )
+  said = f"Friedman's test tells the methods apart (p {_equals(p)}); "
+  within = f'the critical difference of {difference:.1f} ranks'
   if not near:
     return f'{said}no other is within {within}.'
   return f'{said}within {within} of it: {", ".join(near)}.'
@@ -208,7 +204,7 @@ def _count(number: int, noun: str) -> str:
 # --------------------------------------------------------------------- files
 
 
-def load(workdir: str | pathlib.Path) -> Benchmark:
+def load(workdir: PathLike) -> Benchmark:
   """Reads all finished runs of a benchmark.
 
   Raises:
@@ -281,9 +277,7 @@ def load(workdir: str | pathlib.Path) -> Benchmark:
   )
 
 
-def import_published(
-  path: str | pathlib.Path, workdir: str | pathlib.Path
-) -> None:
+def import_published(path: PathLike, workdir: PathLike) -> None:
   """Keeps published numbers in the workdir, beside its runs.
 
   The file has a column `dataset` and columns `<method>_RMSE` in the original

@@ -18,6 +18,10 @@ import shutil
 import time
 import traceback
 import uuid
+from collections.abc import Callable
+from typing import Any
+
+from ml_collections import ConfigDict
 
 from genre2_jax.benchmark import page
 from genre2_jax.benchmark.page import (
@@ -29,6 +33,7 @@ from genre2_jax.benchmark.statistics import BASE
 from genre2_jax.data import tables
 from genre2_jax.errors import InputError, InterruptedRunError
 from genre2_jax.files import atomic
+from genre2_jax.files.atomic import PathLike
 
 # Two methods share a base if these sections of their configs are the same.
 _BASE_SECTIONS = (
@@ -47,8 +52,20 @@ class Failure:
   traceback: list[str]
 
 
-def select(config, *, methods='all', tasks='all', seeds=''):
+def select(
+  config: ConfigDict,
+  *,
+  methods: str = 'all',
+  tasks: str = 'all',
+  seeds: str = '',
+) -> ConfigDict:
   """The config with only these methods and tasks, the base first.
+
+  Args:
+    config: of a benchmark.
+    methods: names, as in 'a,b', or 'all'.
+    tasks: likewise.
+    seeds: consecutive numbers, as in '0,1'; '' for those of the config.
 
   Raises:
     InputError: a name that the config lacks, or seeds that are not
@@ -75,7 +92,9 @@ def select(config, *, methods='all', tasks='all', seeds=''):
   return config
 
 
-def configure(config, task, method, workdir):
+def configure(
+  config: ConfigDict, task: str, method: str, workdir: PathLike
+) -> ConfigDict:
   """The config of one run: the method's recipe, with the benchmark's fields.
 
   It starts from the base's weights if it fine-tunes, the base is among the
@@ -93,15 +112,15 @@ def configure(config, task, method, workdir):
 
 
 def run(
-  config,
-  workdir,
-  train_and_evaluate,
-  interrupts=(),
+  config: ConfigDict,
+  workdir: PathLike,
+  train_and_evaluate: Callable[[ConfigDict, str, Any], object],
+  interrupts: Any = (),
   *,
-  index=0,
-  count=1,
-  command='',
-):
+  index: int = 0,
+  count: int = 1,
+  command: str = '',
+) -> list[Failure]:
   """Runs what is left of every `count`-th task, from `index` on.
 
   Args:
@@ -162,7 +181,7 @@ def run(
   return failures
 
 
-def collect(workdir):
+def collect(workdir: PathLike) -> pathlib.Path:
   """Writes results.csv, table.md and report.html; one process at a time.
 
   Returns:

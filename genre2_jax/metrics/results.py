@@ -172,9 +172,9 @@ def over_seeds(rows: Iterable[Sequence]) -> list[tuple]:
   form a group; one of two or more gains a row with seed 'mean' and one with
   'std' (ddof 1). Other seeds, such as 'ensemble', pass through.
   """
-  rows = [tuple(row) for row in rows]
+  found: list[tuple] = [tuple(row) for row in rows]
   groups: dict[tuple, list[float]] = {}
-  for task, seed, *key, value in rows:
+  for task, seed, *key, value in found:
     if str(seed).isdecimal():
       groups.setdefault((task, *key), []).append(float(value))
   summary = [
@@ -186,7 +186,7 @@ def over_seeds(rows: Iterable[Sequence]) -> list[tuple]:
       ('std', np.std(values, ddof=1)),
     )
   ]
-  return rows + summary
+  return found + summary
 
 
 def prediction_columns(

@@ -164,14 +164,14 @@ def evaluate(
     'crps': crps(samples_z, target_z),
     'coverage90': coverage(samples_z, target_z),
     'width90': width(samples_z),
-    'entropy': np.mean(entropy, dtype=np.float64),
+    'entropy': np.mean(np.asarray(entropy, np.float64)),
   }
   rows += [('sample', metric, float(v)) for metric, v in values.items()]
   return rows
 
 
 def sampling_efficiency(
-  samples: ArrayLike, y: ArrayLike, ks: Sequence[int]
+  samples: ArrayLike, y: ArrayLike, ks: Sequence[int] | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
   """RMSE of the best, and of the mean, of the first k ≤ G samples.
 

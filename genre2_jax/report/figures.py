@@ -93,7 +93,7 @@ def _learning_curves(run: Run) -> Panels:
           markeredgewidth=1.5,
           zorder=5,
         )
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.locator_params(axis='x', integer=True)
     unit = ' (nats per token)' if stage.key == 'ce' else ''
     ax.set(xlabel='epoch', ylabel=kind + unit, title=stage.name)
     ax.legend()
@@ -169,8 +169,7 @@ def _predicted_against_true(run: Run, max_bars: int = 120) -> Panels:
         label=f'{outside.sum()} beyond the axis',
       )
       ax.legend(loc='lower right')
-    for axis in (ax.xaxis, ax.yaxis):
-      axis.get_major_locator().set_params(nbins=5)
+    ax.locator_params(nbins=5)
     ax.set(
       xlim=(bottom, top),
       ylim=(bottom, top),

@@ -13,6 +13,7 @@ import numpy as np
 from genre2_jax.data import targets
 from genre2_jax.errors import InputError
 from genre2_jax.files import metrics_log, reading
+from genre2_jax.files.atomic import PathLike
 from genre2_jax.metrics.results import COLUMNS
 
 SPLIT = 'test'
@@ -116,7 +117,7 @@ class Run:
     return z * self.std + self.mean
 
 
-def load(workdir: str | pathlib.Path) -> Run:
+def load(workdir: PathLike) -> Run:
   """Reads a finished run.
 
   Raises:

@@ -212,8 +212,8 @@ def _table(
   ]
   drawn = []
   for label, rows in groups:
-    labels, numbers = zip(*rows, strict=True)
-    by_column = map(_cells, columns, zip(*numbers, strict=True), decimals)
+    labels, values = zip(*rows, strict=True)
+    by_column = map(_cells, columns, zip(*values, strict=True), decimals)
     by_row = zip(*by_column, strict=True)
     drawn.append((label, list(zip(labels, by_row, strict=True))))
   return {'heads': heads, 'columns': columns, 'groups': drawn}
