@@ -28,8 +28,8 @@ _FOREST_TREES = 500
 # end it: TALENT's numbers.
 _MAX_TREES = 2000
 _PATIENCE = 50
-# Features beyond this are as good as infinite: the libraries read float32, and
-# check it by a sum of all cells.
+# Features are clipped to this: the libraries read float32, and add up all cells
+# to look for infinities.
 _LIMIT = 1e30
 # Codes of what is no label of the train rows.
 _ABSENT, _UNSEEN = -1, -2
@@ -44,7 +44,7 @@ _INSTALL = {
 
 
 def names() -> tuple[str, ...]:
-  """What `fit_predict` knows, the simplest first."""
+  """Names of all baselines, the simplest first."""
   return BASELINES
 
 
@@ -232,7 +232,7 @@ def _standardized_and_one_hot(columns, table):
 
 
 def _fit_dummy(data, parameters, *, seed, num_threads):
-  """The train mean: R² near 0, the floor."""
+  """The train mean: R² near 0."""
   del parameters, seed, num_threads
   mean = data['train'][1].mean()
   return lambda x: np.full(x.shape[0], mean)

@@ -30,7 +30,7 @@ class Table:
 
 
 def tables(comparison: Comparison) -> list[Table]:
-  """What a reader needs first: means, tests, samples, tasks, neighbours."""
+  """In order of importance: means, ranks, tests, samples, tasks, published."""
   made = [_means(comparison), *_ranks(comparison), *_tests(comparison)]
   if comparison.samples:
     made += [_sampling(comparison), *_distributions(comparison)]

@@ -272,7 +272,7 @@ def _sampling_efficiency(compared: Comparison) -> Panels:
       ax.locator_params(axis='y', subs=(1, 2, 5))
       ax.yaxis.set_major_formatter('{x:g}')
       ax.yaxis.set_minor_formatter('')
-    else:  # One wild method must not flatten the others.
+    else:  # An outlier would flatten the others.
       top = min(curves.max(), 4 * np.median(curves)) or 1
       ax.set_ylim(0, 1.05 * top)
     ax.set_xlabel('samples k')

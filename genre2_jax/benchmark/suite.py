@@ -321,7 +321,7 @@ def _write_benchmark(workdir, config, command):
     for key in ('tasks', 'methods'):
       ours[key] = list(dict.fromkeys(theirs[key] + ours[key]))
     ours['recipes'] = theirs['recipes'] | ours['recipes']
-  # A name of its own: other processes of an array job write the same file.
+  # A unique name: other processes of an array job write the same file.
   temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex}')
   try:
     atomic.write_json(temporary, ours)
@@ -334,7 +334,7 @@ def _write_benchmark(workdir, config, command):
 
 @contextlib.contextmanager
 def _alone(workdir):
-  """Keeps other processes out; the system lets go when this one dies."""
+  """Holds a lock against other processes; it ends with this one."""
   import fcntl  # not on every system, and only this needs it
 
   try:

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a question that the loop asks between dispatches."""
+"""SIGTERM and Ctrl-C as a flag that training reads between dispatches."""
 
 import contextlib
 import signal
@@ -7,7 +7,7 @@ from types import FrameType
 
 
 class Interrupts:
-  """Remembers that a signal came, for the loop to see."""
+  """True once a signal has come."""
 
   def __init__(self) -> None:
     self.signal: int | None = None
@@ -16,7 +16,7 @@ class Interrupts:
     return self.signal is not None
 
   def receive(self, number: int, frame: FrameType | None) -> None:
-    """Signal handler; a second Ctrl-C does not wait for the loop."""
+    """Signal handler; a second Ctrl-C raises KeyboardInterrupt at once."""
     del frame
     if self.signal == number == signal.SIGINT:
       raise KeyboardInterrupt

@@ -27,7 +27,7 @@ def of_host() -> int:
 
 
 def describe() -> dict[str, str]:
-  """Fields of env.json, bytes as text; '' where there is no telling."""
+  """Fields of env.json, bytes as text; '' where they are unknown."""
   return {
     'device_memory': readable(per_device()) if per_device() else '',
     'host_memory': readable(of_host()) if of_host() else '',
@@ -98,7 +98,7 @@ def shortage_in_words(
     need: a `Need`.
     config: resolved.
     mesh: of the run.
-    folder: that the run writes to; '' if an error has to say.
+    folder: that the run writes to; '' takes it from an error's words.
 
   Raises:
     OutOfMemoryError: instead of what the runtime raised.

@@ -45,9 +45,9 @@ def join(
       JAX_COORDINATOR_ADDRESS.
     num_processes: how many; None: jax finds it.
     process_id: which of them this is, from 0; None: jax finds it.
-    heartbeat_seconds: a process that was silent for so long is given up, and
-      all the others end. It also bounds how long they wait for each other at
-      the end.
+    heartbeat_seconds: a process that was silent for so long counts as lost,
+      and all the others end. It also bounds how long they wait for each other
+      at the end.
 
   Raises:
     InputError: nothing says who is who.
@@ -67,14 +67,14 @@ def join(
       f'({str(error).splitlines()[0]}) where jax looks for it: give each '
       '--coordinator=HOST:PORT --num_processes=N --process_id=I'
     ) from error
-  # absl's, it would follow jax's last words with pages of module names.
+  # absl's handler would add pages of module names to jax's message.
   faulthandler.disable()
   if not is_first():
     logging.getLogger('genre2_jax').setLevel(logging.WARNING)
 
 
 def is_first() -> bool:
-  """Whether this process is the one that writes files and talks."""
+  """Whether this process is the one that writes files and prints."""
   return jax.process_index() == 0
 
 
@@ -193,8 +193,7 @@ def fetch(tree: Any) -> Any:
 
 @contextlib.contextmanager
 def ends_in_words() -> Iterator[None]:
-  """What ends this process of several ends it at once, and in one line if it
-  is the loss of another.
+  """Ends this process at once on any error, in one line if another is lost.
 
   Where collectives go over sockets (gloo, NCCL) they fail at once when a
   process dies. Elsewhere, and wherever no collective is under way, jax itself
@@ -214,16 +213,16 @@ def ends_in_words() -> Iterator[None]:
         f'({str(error).splitlines()[0][:150]}): the same command in all '
         'processes goes on from the last checkpoint'
       ) from error
-    # Or it would wait for the others, which wait for it.
+    # Leaving normally would wait for the others, which wait for this one.
     traceback.print_exc()
     sys.stdout.flush()
     os._exit(1)
 
 
 def is_loss(error: BaseException | None) -> bool:
-  """Whether an exception, or None, is what a collective raises of a lost peer.
+  """Whether a collective raised this because another process is lost.
 
-  It has no type of its own.
+  It has no exception type of its own; its words tell.
   """
   return (
     isinstance(error, jax.errors.JaxRuntimeError | ValueError)

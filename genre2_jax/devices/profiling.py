@@ -19,7 +19,7 @@ from genre2_jax.files import atomic
 
 _logger = logging.getLogger('genre2_jax')
 
-# They hold other operations, which are counted by themselves.
+# Their time is that of the operations inside, which are listed too.
 _CONTAINERS = ('while', 'call', 'conditional')
 _FAR = 2**31 - 1
 
@@ -83,7 +83,7 @@ class Profile:
     return min(edges, default=_FAR) - step
 
   def begin(self, step: int) -> None:
-    """Starts the trace if this is the place."""
+    """Starts the trace at the first of its steps that this process runs."""
     if self._is_writer and self._first <= step < self._last:
       if self._began is None:
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -91,7 +91,7 @@ class Profile:
         self._began = step
 
   def end(self, step: int, program_text: Callable[[], str]) -> None:
-    """Ends the trace if this is the place.
+    """Ends the trace once its last step is done.
 
     Args:
       step: that comes next; the devices are idle.
@@ -120,7 +120,7 @@ class Profile:
     return self
 
   def __exit__(self, *exception: object) -> None:
-    if self._began is not None:  # The stage was left before.
+    if self._began is not None:  # The stage ended before the trace.
       jax.profiler.stop_trace()
 
 

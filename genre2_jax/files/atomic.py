@@ -23,7 +23,8 @@ def write_text(path: PathLike, text: str) -> None:
   """Writes UTF-8 text, making the folder if need be.
 
   Raises:
-    FullDiskError: there is no room; what was there stays. So all that follow.
+    FullDiskError: there is no room; what was there stays. The same holds for
+      every function of this module.
   """
   write_bytes(path, text.encode())
 

@@ -1,4 +1,4 @@
-"""A full disk, told from other faults and said in one line."""
+"""Tells a full disk from other faults, and reports it in one line."""
 
 import contextlib
 import errno
@@ -32,7 +32,7 @@ def in_words(
 
   Args:
     error: `is_full`.
-    folder: that was written to; '' if the error has to say.
+    folder: that was written to; '' takes it from the error's words.
   """
   if not folder:
     quoted = re.search(r'["\'](/[^"\']+)["\']', str(error))
@@ -45,7 +45,7 @@ def in_words(
 
 
 def check_room(folder: str | os.PathLike[str], num_bytes: int) -> None:
-  """Refuses to begin what would not fit, and would be left half written.
+  """Raises before anything is written that would not fit.
 
   Args:
     folder: that will be written to, or one above it.
@@ -58,7 +58,7 @@ def check_room(folder: str | os.PathLike[str], num_bytes: int) -> None:
   while not os.path.exists(there):
     there = os.path.dirname(there)
   total, _, free = shutil.disk_usage(there)
-  if total and free < num_bytes:  # Some network disks do not say.
+  if total and free < num_bytes:  # Some network disks report 0 of 0.
     raise FullDiskError(
       f'the disk of {folder} is full: what comes next takes up to '
       f'{num_bytes / 2**20:,.1f} MiB, and {free / 2**20:,.1f} are free; make '
@@ -71,7 +71,7 @@ def fullness_in_words(folder: str | os.PathLike[str] = '') -> Iterator[None]:
   """Answers the error of a full disk with one line.
 
   Args:
-    folder: that is written to within; '' if the error has to say.
+    folder: that is written to within; '' takes it from the error's words.
 
   Raises:
     FullDiskError: instead of what was raised.

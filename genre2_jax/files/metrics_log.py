@@ -23,7 +23,7 @@ from genre2_jax.files.atomic import PathLike
 METRICS_FILE = 'metrics.jsonl'
 TENSORBOARD_FOLDER = 'tensorboard'
 
-# What every record has: the point that its metrics belong to.
+# Fields of every record: what its metrics were measured at.
 _PLACE = {'stage': str, 'seed': int, 'epoch': int, 'step': int}
 
 _FLUSH_SECONDS = 10  # between what a TensorBoard that is watching sees
@@ -47,7 +47,10 @@ def read(workdir: PathLike) -> list[dict[str, Any]]:
 
 
 def read_intact(workdir: PathLike) -> list[dict[str, Any]]:
-  """As `read`, for looking only: damaged lines are left out, with a warning."""
+  """The records as `read` gives them, but without damaged lines, which it logs.
+
+  For showing them; what goes on writing needs `read`.
+  """
   path = pathlib.Path(workdir, METRICS_FILE)
   records, damaged = _parsed(path)
   if damaged:
@@ -161,10 +164,10 @@ class MetricWriter:
 
 
 class _Events:
-  """A new file of TensorBoard events, in the place of those there were.
+  """A new file of TensorBoard events, which replaces those in the folder.
 
-  Not tensorboardX's SummaryWriter: a thread of its own writes, and where that
-  dies, of a full disk for one, whoever adds the next events waits for ever.
+  tensorboardX's SummaryWriter writes in a thread. When that ends by an error,
+  as on a full disk, adding events blocks for ever once its queue is full.
   """
 
   def __init__(self, folder: pathlib.Path):

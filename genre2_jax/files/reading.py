@@ -1,7 +1,6 @@
-"""Files of a workdir, read back: what is damaged is said in one line.
+"""Reads files of a workdir; damage is an InputError of one line.
 
-A file that is not there is a FileNotFoundError: only the caller knows what it
-is missed for.
+A missing file is a FileNotFoundError: the caller knows what it is needed for.
 """
 
 import csv

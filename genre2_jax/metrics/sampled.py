@@ -1,4 +1,4 @@
-"""Honesty and accuracy of predictive distributions that are known by samples.
+"""Metrics of predictive distributions that are known by samples.
 
 Arrays are float64 numpy: targets `y` [n], samples of the predictive
 distribution [n, G]. Unless a name says otherwise the unit is the z-score of the
@@ -104,7 +104,7 @@ def point_estimates(
   """What to predict, given samples [n, G] and greedy [n]: name → [n].
 
   'sample' is the first one. The clipped estimates clip the *samples* to the
-  range `clip_range`, so that one wild exponent can't drag a mean along; see
+  range `clip_range`, so that a single outlier does not move a mean far; see
   `widened`.
   """
   samples = np.asarray(samples, np.float64)

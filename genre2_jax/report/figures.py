@@ -122,7 +122,7 @@ def _history(run: Run, stage: Stage, name: str) -> tuple[list[int], np.ndarray]:
 
 def _predicted_against_true(run: Run, max_bars: int = 120) -> Panels:
   true = run.target
-  # A wild exponent must not squeeze all else: the axes follow the targets.
+  # The axes follow the targets: an outlier would leave no room for the rest.
   bottom, top = drawing.padded(true.min(), true.max(), 0.1)
   order = np.argsort(true, kind='stable')
   chosen = np.linspace(0, len(true) - 1, min(len(true), max_bars))

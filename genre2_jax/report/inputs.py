@@ -186,12 +186,11 @@ def read_results(
 
 
 def check_stages(path: pathlib.Path, stages: Any) -> list[str]:
-  """`stages` of a run.json, once they are seen to be names.
+  """`stages` of a run.json, checked to be names of files.
 
   Raises:
     InputError: they are not.
   """
-  # They become names of files.
   if (
     not isinstance(stages, list)
     or not stages
@@ -203,7 +202,7 @@ def check_stages(path: pathlib.Path, stages: Any) -> list[str]:
 
 
 def _read_info(path: pathlib.Path) -> dict[str, Any]:
-  """run.json, every field seen to be what it is taken for."""
+  """run.json, with the type of every field checked."""
   info = reading.read_json(path)
   check_stages(path, info.get('stages'))
   seeds = info.get('seeds')
@@ -213,7 +212,7 @@ def _read_info(path: pathlib.Path) -> dict[str, Any]:
     'seeds': isinstance(seeds, list) and seeds and all(map(_is_count, seeds)),
     **{name: _is_count(info.get(name)) for name in _COUNTS},
     'constant_target': isinstance(info.get('constant_target'), bool),
-    # Runs of old do not say.
+    # Runs of earlier versions lack it.
     'num_results': _is_count(info.get('num_results', 0)),
   }
   _refuse(path, [name for name, is_sound in checks.items() if not is_sound])
@@ -221,7 +220,7 @@ def _read_info(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _read_config(path: pathlib.Path) -> dict[str, Any]:
-  """config.json, as far as the report says in words what is in it."""
+  """config.json, with the fields checked that the report puts in words."""
   config = reading.read_json(path)
   sections = {name: config.get(name, {}) for name in ('model', 'baseline')}
   tokenizer = sections['tokenizer'] = config.get('tokenizer')
@@ -253,7 +252,7 @@ def _tokenizer_fields(name: Any) -> tuple[str, ...]:
 def _read_predictions(
   workdir: pathlib.Path, stage: str, info: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-  """Arrays of a stage's predictions, every shape seen to be right."""
+  """Arrays of a stage's predictions, with every shape checked."""
   path = workdir / 'evaluation' / f'{stage}_{SPLIT}.npz'
   arrays = reading.read_npz(path)
   S, n = len(info['seeds']), info['num_test']
@@ -275,7 +274,7 @@ def check_shapes(
   arrays: Mapping[str, np.ndarray],
   shapes: Mapping[str, tuple[int | None, ...]],
 ) -> None:
-  """Refuses arrays that are not there, or are not numbers of a shape.
+  """Checks that arrays are there, and are numbers of a shape.
 
   Args:
     path: of the arrays.

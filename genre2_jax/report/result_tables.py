@@ -67,11 +67,11 @@ OPERATION_COLUMNS = (
   Column('Calls', 'per step', 'calls'),
   Column('Share', 'of all operations', 'share'),
 )
-# Of a single number: they would say that it is one.
+# Meaningless where each row has a single number.
 SPREAD_METRICS = ('coverage90', 'width90', 'entropy')
 ESTIMATOR_NAMES = {'sample': 'one sample'}
 DISTRIBUTION_NAMES = {'sample': 'samples'}
-# What results.csv has only of tries that are enumerated.
+# What results.csv has only where all numbers are enumerated.
 EXACT_POINTS = ('exact_mean', 'exact_median', 'learned_mean')
 EXACT_METRICS = ('nll', 'outside')
 EXACT_DISTRIBUTIONS = ('exact', 'tempered', 'conformal')

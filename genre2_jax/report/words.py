@@ -50,7 +50,7 @@ def verdict(run: Run) -> str:
   if run.is_point:
     return f'{where}, {last.name} after {first.name} {_enumerate(changes)}.'
   *gains, coverage = changes
-  # Accuracy and honesty that move in opposite directions deserve a 'but'.
+  # 'but' where accuracy and coverage move in opposite directions.
   old_error, new_error = _ends(run, CLAIMS[0])
   old_gap, new_gap = (abs(c - NOMINAL) for c in _ends(run, CLAIMS[-1]))
   is_mixed = (old_error - new_error) * (old_gap - new_gap) < 0

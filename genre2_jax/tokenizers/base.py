@@ -117,8 +117,8 @@ class Tokenizer(abc.ABC):
     xp = tokens.__array_namespace__()
     tokens, target = xp.broadcast_arrays(tokens, target)
     differs = tokens != target
-    strayed = xp.cumsum(differs, axis=-1) - differs > 0  # [..., T]
-    return xp.where(strayed, self._nearest(xp, tokens, target), target)
+    differs_before = xp.cumsum(differs, axis=-1) - differs > 0  # [..., T]
+    return xp.where(differs_before, self._nearest(xp, tokens, target), target)
 
   @abc.abstractmethod
   def _nearest(self, xp, tokens, target):

@@ -89,4 +89,4 @@ class Bins(Tokenizer):
     return xp.asarray(self.centers, dtype=float_type(xp))[tokens[..., 0]]
 
   def _nearest(self, xp, tokens, target):
-    return target  # No prefix of a single token can have strayed.
+    return target  # Before a single token there is no prefix.

@@ -106,7 +106,7 @@ class Strings(Tokenizer):
     return xp.asarray(self.values, dtype=float_type(xp))[tokens[..., 0]]
 
   def _nearest(self, xp, tokens, target):
-    return target  # No prefix of a single token can have strayed.
+    return target  # Before a single token there is no prefix.
 
 
 @dataclasses.dataclass(frozen=True)
