@@ -11,7 +11,7 @@ import textwrap
 import numpy as np
 import pytest
 from conftest import assert_same_end, read_log
-from resume_test import flip, largest_file, num_records, wait_until
+from run_files import flip, largest_file, num_records, wait_until
 
 _MANY_MOMENTS = (
   '--config.steps_per_dispatch=1',
