@@ -42,5 +42,5 @@ class InterruptedRunError(RunError):
 
   exit_code = 0
 
-  def __init__(self, where):
+  def __init__(self, where: str):
     super().__init__(f'{where}: the same command goes on from here')

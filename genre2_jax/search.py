@@ -11,7 +11,8 @@ search.json      the recipe and the space: the search's identity
 search.journal   Optuna's study, JSON lines: `optuna-dashboard` reads it
 trials.csv       every trial: its fields, its value or why it failed
 best.json        fields and value of the best one
-trials/<number>  the workdirs; only the best one keeps its checkpoints
+trials/<number>  the workdirs; of those that ended only the best one keeps its
+                 checkpoints
 """
 
 import contextlib
@@ -82,7 +83,7 @@ def search(
   *,
   num_trials: int,
   space: Space = SPACE,
-  interrupts: Any = (),
+  interrupts: object = (),
   train_and_evaluate: Callable[..., Any] | None = None,
 ) -> Best:
   """Maximises R² of the mean on validation rows, after the last stage.
@@ -405,7 +406,7 @@ def _drop_torn_line(path):
 
 
 @contextlib.contextmanager
-def _alone(workdir) -> Iterator[None]:
+def _alone(workdir: pathlib.Path) -> Iterator[None]:
   """Within it no other process of the search decides or writes anything."""
   with _open_lock(workdir / 'locks' / 'search') as file:
     _fcntl().flock(file, _fcntl().LOCK_EX)
@@ -454,7 +455,7 @@ def _import_optuna():
 
 def _flat(nested, prefix=''):
   """{'a': {'b': 1}} as {'a.b': 1}."""
-  out = {}
+  out: dict[str, Any] = {}
   for key, value in nested.items():
     if isinstance(value, dict):
       out |= _flat(value, f'{prefix}{key}.')
@@ -482,7 +483,7 @@ def training_command(recipe: str, fields: Mapping[str, Any]) -> str:
   return shlex.join(['python', '-m', 'genre2_jax.main', *arguments])
 
 
-def main():
+def main() -> None:
   """Searches, then prints how to train with what was found."""
   config = command_line.CONFIG
   if config.value is None:

@@ -27,7 +27,7 @@ from genre2_jax.data.tables import Table
 from genre2_jax.data.targets import Scaler
 from genre2_jax.data.texts import Texts
 from genre2_jax.errors import InputError
-from genre2_jax.experiment.experiment import Experiment
+from genre2_jax.experiment.experiment import Prepared
 from genre2_jax.files import atomic
 from genre2_jax.metrics import results
 from genre2_jax.runs.finished import read_json
@@ -47,7 +47,7 @@ _FREE_FIELDS = (
 
 
 def locate(
-  workdir: PathLike, experiment: Experiment, stages: Sequence[Stage]
+  workdir: PathLike, experiment: Prepared, stages: Sequence[Stage]
 ) -> pathlib.Path:
   """The workdir's path; without a name `runs/<task>_<stage>_<hash>`."""
   if not workdir:
@@ -60,7 +60,7 @@ def identity(fields: Mapping[str, Any], table: Table | Texts) -> str:
   return json.dumps(fields, sort_keys=True) + _digest(table)
 
 
-def create(workdir: pathlib.Path, experiment: Experiment) -> None:
+def create(workdir: pathlib.Path, experiment: Prepared) -> None:
   """Makes the workdir, or checks that it belongs to this experiment.
 
   Args:
@@ -164,7 +164,7 @@ def write_predictions(
 
 def write_run(
   workdir: pathlib.Path,
-  experiment: Experiment,
+  experiment: Prepared,
   stages: Sequence[str],
   num_parameters: int,
   num_results: int,
