@@ -9,7 +9,7 @@ __all__ = ['DecodingRegressor', '__version__']
 __version__ = '0.1.0'
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
   # Imported once it is asked for: it brings JAX along, which takes a second.
   if name == 'DecodingRegressor':
     from genre2_jax.estimator import DecodingRegressor

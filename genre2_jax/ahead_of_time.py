@@ -12,15 +12,19 @@ import importlib.util
 import math
 import os
 import re
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
+from genre2_jax.data.batches import Examples
 from genre2_jax.devices import sharding
 from genre2_jax.errors import InputError
 from genre2_jax.experiment.experiment import build
 from genre2_jax.training import programs, train_state
+from genre2_jax.training.stages import Stage
 
 # Memory of a device as jax sees it, bytes: cloud.google.com/tpu/docs.
 MEMORY = {
@@ -54,7 +58,7 @@ class Collective(NamedTuple):
   size: int
 
   @property
-  def sent(self):
+  def sent(self) -> float:
     """Bytes that a device sends in a step, by a ring of the group.
 
     A ring gathers N bytes by sending N·(g−1)/g; a sum is a scattered sum and a
@@ -103,19 +107,19 @@ class Compiled:
   has_loops: bool
   collectives: tuple[Collective, ...]
 
-  def bytes_by_kind(self):
+  def bytes_by_kind(self) -> dict[str, int]:
     """Kind -> bytes of results per device and step."""
-    found = collections.Counter()
+    found = collections.Counter[str]()
     for collective in self.collectives:
       found[collective.kind] += collective.size
     return dict(sorted(found.items()))
 
 
-def compile_for(config, topology):
-  """Compiles every stage of a config for a topology: [`Compiled`].
+def compile_for(config: ConfigDict, topology: str) -> list[Compiled]:
+  """Compiles every stage of a config for a topology.
 
   Args:
-    config: a ConfigDict of `configs/base.py`.
+    config: with the fields of `experiment/defaults.py`.
     topology: 'v5e:2x4', 'v5p:4x4x4', ...: generation and shape of the slice.
 
   Raises:
@@ -141,12 +145,21 @@ def compile_for(config, topology):
   ]
 
 
-def compile_step(stage, model, rows, *, batch_size, seeds, mesh, topology):
-  """Compiles a stage's step: a `Compiled`.
+def compile_step(
+  stage: Stage,
+  model: programs.Trainable,
+  rows: Examples,
+  *,
+  batch_size: int,
+  seeds: Sequence[int],
+  mesh: jax.sharding.Mesh,
+  topology: str,
+) -> Compiled:
+  """Compiles a stage's step.
 
   Args:
-    stage: a `Stage`.
-    model: with `network`, `codec` and `example_inputs`.
+    stage: with its number of epochs settled.
+    model: what is trained.
     rows: `Examples` of the training split; where texts are padded to one width
       their shapes will do.
     batch_size: B, rows of a step.
@@ -176,8 +189,8 @@ def compile_step(stage, model, rows, *, batch_size, seeds, mesh, topology):
   compiled = traced.lower().compile()
   memory = compiled.memory_analysis()
   found, has_loops = collectives_of(compiled.as_text())
-  parameters = train_state.merge(abstract.params, abstract.frozen)
-  parameters = jax.tree.leaves(parameters['policy'])
+  whole = train_state.merge(abstract.params, abstract.frozen)
+  parameters = jax.tree.leaves(whole['policy'])
   return Compiled(
     stage=stage.name,
     topology=topology,
@@ -197,11 +210,14 @@ def compile_step(stage, model, rows, *, batch_size, seeds, mesh, topology):
   )
 
 
-def product_flops(jaxpr):
+def product_flops(jaxpr: Any) -> int:
   """FLOPs in matrix products of a traced program, all devices together.
 
   A scan's body counts as often as it runs, a while loop's once, of branches the
   dearest.
+
+  Args:
+    jaxpr: a `jax.core.Jaxpr`, closed or open.
   """
   jaxpr, total = getattr(jaxpr, 'jaxpr', jaxpr), 0
   for equation in jaxpr.eqns:
@@ -231,7 +247,7 @@ _CALLED = re.compile(
 )
 
 
-def collectives_of(program):
+def collectives_of(program: str) -> tuple[tuple[Collective, ...], bool]:
   """The collectives of an HLO text, and whether products are in loops.
 
   A loop that counts from 0 to a constant, as `jax.lax.scan` does, multiplies
@@ -240,11 +256,13 @@ def collectives_of(program):
   Returns:
     (`Collective`s, whether a matrix product is run more than once).
   """
-  own = collections.defaultdict(collections.Counter)
-  calls = collections.defaultdict(list)
+  own = collections.defaultdict[str, collections.Counter[tuple[str, int]]](
+    collections.Counter
+  )
+  calls = collections.defaultdict[str, list[tuple[str, int]]](list)
   turns, chains = _turns(program), set()
-  num_devices = re.search(r'num_partitions=(\d+)', program)
-  num_devices = int(num_devices[1]) if num_devices else 1
+  partitions = re.search(r'num_partitions=(\d+)', program)
+  num_devices = int(partitions[1]) if partitions else 1
   here, entry = '', ''
   for line in program.splitlines():
     header = _HEADER.match(line)
@@ -281,7 +299,7 @@ def collectives_of(program):
       calls[here] += [(name, times if code == 'while' else 1) for name in names]
 
   @functools.cache
-  def total(name):
+  def total(name: str) -> collections.Counter[tuple[str, int]]:
     found = collections.Counter(own[name])
     for callee, times in calls[name]:
       for key, size in total(callee).items():
@@ -302,7 +320,9 @@ def collectives_of(program):
 
 def _turns(program):
   """{condition of a loop: how often it holds}, where that is a constant."""
-  found, constants, here = {}, {}, ''
+  found: dict[str, int] = {}
+  constants: dict[str, str] = {}
+  here = ''
   for line in program.splitlines():
     header = _HEADER.match(line)
     if header:
@@ -350,7 +370,7 @@ def _group_size(line, num_devices):
   return 2 if 'source_target_pairs' in line else num_devices
 
 
-def describe(compiled):
+def describe(compiled: Compiled) -> str:
   """`Compiled` as lines of text."""
   mesh = ', '.join(f'{axis} {size}' for axis, size in compiled.mesh.items())
   num_devices = math.prod(compiled.mesh.values())
@@ -375,7 +395,7 @@ def describe(compiled):
   return '\n'.join(lines)
 
 
-def devices(topology):
+def devices(topology: str) -> list[jax.Device]:
   """The devices of a named topology, none of which is there.
 
   Raises:

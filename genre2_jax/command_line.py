@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Callable, Sequence
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -20,6 +21,7 @@ from genre2_jax.benchmark import protocols
 from genre2_jax.data.wording import DataWarning
 from genre2_jax.errors import InputError, RunError
 from genre2_jax.experiment import recipes
+from genre2_jax.files import disk
 
 # What `--config` knows without a file: get_config of what is after the colon.
 _NAMED = {
@@ -58,14 +60,15 @@ flags.FLAGS[CONFIG.name].parser = _RecipeParser(flags.FLAGS[CONFIG.name].parser)
 WORKDIR = flags.DEFINE_string('workdir', '', 'Where everything goes.')
 
 
-def run(main):
+def run(main: Callable[[], None]) -> None:
   """Runs `main()`; what users can mend is one line and an exit code."""
 
   def start(argv):
     set_up_logging()
     if len(argv) > 1:
       raise InputError(f'unexpected argument {argv[1]!r}: flags begin with --')
-    main()
+    with disk.fullness_in_words():
+      main()
 
   try:
     app.run(start, flags_parser=parse_flags)
@@ -77,7 +80,7 @@ def run(main):
     sys.exit(error.exit_code)
 
 
-def parse_flags(argv):
+def parse_flags(argv: Sequence[str]) -> list[str]:
   """Parses flags, config fields included: what is left of the arguments.
 
   Raises:
@@ -90,9 +93,10 @@ def parse_flags(argv):
       CONFIG.value.lock()  # Raises what went wrong when it was read.
     return arguments
   except (AttributeError, KeyError) as error:
-    while isinstance(error.args[0], Exception):
-      error = error.args[0]
-    raise InputError(f'unknown config field: {error.args[0]}') from error
+    cause: Exception = error
+    while isinstance(cause.args[0], Exception):
+      cause = cause.args[0]
+    raise InputError(f'unknown config field: {cause.args[0]}') from error
   except (flags.Error, TypeError) as error:
     raise InputError(str(error)) from error
   except OSError as error:
@@ -109,7 +113,7 @@ def _one_line(message, category, filename, lineno, file=None, line=None):
   print(text, end='', file=file or sys.stderr, flush=True)
 
 
-def set_up_logging():
+def set_up_logging() -> None:
   """Ours from INFO up; of Orbax, which warns of what we ask for, errors."""
   warnings.showwarning = _one_line
   absl_logging.set_verbosity(absl_logging.ERROR)

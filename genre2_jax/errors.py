@@ -27,6 +27,10 @@ class OutOfMemoryError(RunError):
   at_once = True
 
 
+class FullDiskError(RunError):
+  """A disk has no room left: the message names the folder."""
+
+
 class LostProcessError(RunError):
   """Another process of the run is gone, and waiting for it would not end."""
 
@@ -38,5 +42,5 @@ class InterruptedRunError(RunError):
 
   exit_code = 0
 
-  def __init__(self, where):
+  def __init__(self, where: str):
     super().__init__(f'{where}: the same command goes on from here')

@@ -30,7 +30,7 @@ from genre2_jax.data.features import Features
 from genre2_jax.data.reading import Reading
 from genre2_jax.errors import InputError
 from genre2_jax.experiment import defaults, recipes
-from genre2_jax.files import writers
+from genre2_jax.files import atomic
 from genre2_jax.metrics import exact, recalibration, results
 from genre2_jax.objectives.catalog import LEVELS
 from genre2_jax.policy import Pointwise
@@ -418,6 +418,12 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
         f'coverage={coverage}: a conformal interval goes up to '
         f"{_COVERAGES[-1]}: give less, or method='model'"
       )
+    if self._margins[place] is None:
+      raise InputError(
+        f'coverage={coverage}: a conformal interval takes '
+        f'{recalibration.rows_needed(_COVERAGES[place])} validation rows, and '
+        "fit had fewer: give less, fit with more rows, or method='model'"
+      )
     return _COVERAGES[place], self._margins[place]
 
   def _refuse_points(self, what):
@@ -446,7 +452,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     params = self.get_params(deep=False)
     # The run knows the seed that was drawn; its folder is of this machine.
     params |= {'random_state': self._run.seeds[0], 'workdir': None}
-    writers.write_json(
+    atomic.write_json(
       path / _OWN_FILE,
       {
         'params': params,
@@ -495,7 +501,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     try:
       own = json.loads((path / _OWN_FILE).read_text(encoding='utf-8'))
       columns = [Column(*column) for column in own['columns']]
-      margins = [float(margin) for margin in own['margins']]
+      margins = [m if m is None else float(m) for m in own['margins']]
       if not _fit(columns, known) or len(margins) not in (0, len(_COVERAGES)):
         raise ValueError('it does not fit model.json')
       return cls(**own['params']), columns, margins, bool(own['is_frame'])
@@ -565,7 +571,10 @@ def _quantiles(model, predicted, levels):
 
 
 def _margins(run, rows, num_samples):
-  """Of each of `_COVERAGES`, fitted on validation rows, in z-scores."""
+  """Of each of `_COVERAGES`, fitted on validation rows, in z-scores.
+
+  None where the rows are too few for it.
+  """
   if isinstance(run.model.network, Pointwise):
     return []
   exact = run.experiment.evaluation.exact
@@ -576,6 +585,8 @@ def _margins(run, rows, num_samples):
   target = run.model.scaler.standardize(rows.target)
   return [
     recalibration.conformal_margin(low[:, i], high[:, i], target, coverage)
+    if len(target) >= recalibration.rows_needed(coverage)
+    else None
     for i, coverage in enumerate(_COVERAGES)
   ]
 

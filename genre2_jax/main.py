@@ -7,7 +7,8 @@
     python -m genre2_jax.main --mode=compile --topology=v5e:2x4 \
       --config=configs/remax_talent.py
 
-The work is in `train.py` and `predict.py`, where it can be imported and tested.
+The work is in `train.py`, `runs/` and `ahead_of_time.py`, where it can be
+imported and tested.
 """
 
 from absl import flags
@@ -43,7 +44,7 @@ _HEARTBEAT_SECONDS = flags.DEFINE_integer(
 )
 
 
-def main():
+def main() -> None:
   """Does what --mode says."""
   if not _DISTRIBUTED.value:
     _run()

@@ -18,11 +18,13 @@ checkpoints/      to go on from
 
 import json
 import math
+import os
 import pathlib
 import shlex
 import sys
 import time
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -34,7 +36,7 @@ from genre2_jax.data.batches import Examples
 from genre2_jax.devices import memory, sharding
 from genre2_jax.devices.interrupts import deferred
 from genre2_jax.errors import InputError
-from genre2_jax.files import writers
+from genre2_jax.files import atomic, metrics_log
 from genre2_jax.models import pretrained
 from genre2_jax.models.gemma.causal import causal_language_model
 from genre2_jax.models.gemma.sizes import GemmaConfig
@@ -49,7 +51,7 @@ flags.adopt_module_key_flags(command_line)  # --help shows them.
 _RECIPE, _STATED = 'recipe.json', 'pretraining.json'
 
 
-def main():
+def main() -> None:
   """Trains what --config says and leaves a checkpoint in --workdir."""
   config, workdir = command_line.CONFIG.value, command_line.WORKDIR.value
   if config is None:
@@ -60,11 +62,16 @@ def main():
     pretrain(config.to_dict(), workdir, interrupts)
 
 
-def pretrain(config, workdir, interrupts=(), verbose=1):
+def pretrain(
+  config: Mapping[str, Any],
+  workdir: str | os.PathLike[str],
+  interrupts: object = (),
+  verbose: int = 1,
+) -> dict[str, Any]:
   """Trains tokenizer and model; writes a checkpoint in Hugging Face's layout.
 
   Args:
-    config: dict, as `configs/pretrain_text.py` describes it.
+    config: nested, as `configs/pretrain_text.py` describes it.
     workdir: folder of everything that is left behind.
     interrupts: true once the run is asked to leave.
     verbose: 0: silent.
@@ -114,7 +121,7 @@ def pretrain(config, workdir, interrupts=(), verbose=1):
     )
   except ValueError as error:
     raise InputError(f'model: {error}') from error
-  writers.write_json(workdir / _RECIPE, recipe)
+  atomic.write_json(workdir / _RECIPE, recipe)
   params, losses = _train(
     config, model, sequences, workdir, interrupts, verbose
   )
@@ -132,7 +139,7 @@ def pretrain(config, workdir, interrupts=(), verbose=1):
     **losses,
     'seconds': round(time.monotonic() - began, 1),
   }
-  writers.write_json(workdir / _STATED, stated)  # Last: it is finished.
+  atomic.write_json(workdir / _STATED, stated)  # Last: it is finished.
   if verbose:
     print(
       f'{stated["train_subwords"]:,} subwords, '
@@ -142,15 +149,16 @@ def pretrain(config, workdir, interrupts=(), verbose=1):
   return stated
 
 
-class _Model(NamedTuple):
-  """What a stage wants to know of a language model on packed texts."""
+class _Packed(NamedTuple):
+  """A language model on packed texts of one length: a `Trainable`."""
 
   network: Pointwise
   length: int
-  codec: None = None  # It writes no numbers.
+  codec: Any = None  # It writes no numbers.
   widths: tuple[int, ...] = ()
 
   def example_inputs(self) -> np.ndarray:
+    """int32 [1, length]."""
     return np.zeros((1, self.length), np.int32)
 
 
@@ -180,7 +188,7 @@ def _train(config, model, sequences, workdir, interrupts, verbose):
   )
   trained = loop.train(
     stage,
-    _Model(network, config['length']),
+    _Packed(network, config['length']),
     examples,
     lambda: None,
     loop.Options(
@@ -198,7 +206,7 @@ def _train(config, model, sequences, workdir, interrupts, verbose):
       need=memory.Need(),
     ),
   )
-  records = writers.read_metrics(workdir)
+  records = metrics_log.read(workdir)
   best = min(records, key=lambda record: record['val/loss'])
   return jax.tree.map(lambda x: x[0], trained.params['policy']), {
     'steps': records[-1]['step'],

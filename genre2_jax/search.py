@@ -11,7 +11,8 @@ search.json      the recipe and the space: the search's identity
 search.journal   Optuna's study, JSON lines: `optuna-dashboard` reads it
 trials.csv       every trial: its fields, its value or why it failed
 best.json        fields and value of the best one
-trials/<number>  the workdirs; only the best one keeps its checkpoints
+trials/<number>  the workdirs; of those that ended only the best one keeps its
+                 checkpoints
 """
 
 import contextlib
@@ -34,7 +35,7 @@ from ml_collections import ConfigDict, config_flags
 from genre2_jax import command_line
 from genre2_jax.devices.interrupts import deferred
 from genre2_jax.errors import InputError, InterruptedRunError, RunError
-from genre2_jax.files import writers
+from genre2_jax.files import atomic
 
 _logger = logging.getLogger('genre2_jax')
 
@@ -82,7 +83,7 @@ def search(
   *,
   num_trials: int,
   space: Space = SPACE,
-  interrupts: Any = (),
+  interrupts: object = (),
   train_and_evaluate: Callable[..., Any] | None = None,
 ) -> Best:
   """Maximises R² of the mean on validation rows, after the last stage.
@@ -277,7 +278,7 @@ def _write_summary(optuna, study, workdir, space):
   trials = study.get_trials(deepcopy=False)
   complete = [t for t in trials if t.state == optuna.trial.TrialState.COMPLETE]
   best = max(complete, key=lambda t: (t.value, -t.number), default=None)
-  writers.write_csv(
+  atomic.write_csv(
     workdir / 'trials.csv',
     ('number', 'state', 'value', *space, 'reason'),
     [
@@ -302,7 +303,7 @@ def _write_summary(optuna, study, workdir, space):
     value=best.value,
     fields={f: best.params[f] for f in space},
   )
-  writers.write_json(workdir / 'best.json', dataclasses.asdict(best))
+  atomic.write_json(workdir / 'best.json', dataclasses.asdict(best))
   return best
 
 
@@ -352,7 +353,7 @@ def _claim_workdir(workdir, config, space):
   }
   identity = json.loads(json.dumps(identity, default=str))
   if not path.exists():
-    writers.write_json(path, identity)
+    atomic.write_json(path, identity)
     return
   try:
     there = json.loads(path.read_text(encoding='utf-8'))
@@ -401,11 +402,11 @@ def _drop_torn_line(path):
   if path.exists():
     data = path.read_bytes()
     if data and not data.endswith(b'\n'):
-      writers.write_bytes(path, data[: data.rfind(b'\n') + 1])
+      atomic.write_bytes(path, data[: data.rfind(b'\n') + 1])
 
 
 @contextlib.contextmanager
-def _alone(workdir) -> Iterator[None]:
+def _alone(workdir: pathlib.Path) -> Iterator[None]:
   """Within it no other process of the search decides or writes anything."""
   with _open_lock(workdir / 'locks' / 'search') as file:
     _fcntl().flock(file, _fcntl().LOCK_EX)
@@ -454,7 +455,7 @@ def _import_optuna():
 
 def _flat(nested, prefix=''):
   """{'a': {'b': 1}} as {'a.b': 1}."""
-  out = {}
+  out: dict[str, Any] = {}
   for key, value in nested.items():
     if isinstance(value, dict):
       out |= _flat(value, f'{prefix}{key}.')
@@ -482,7 +483,7 @@ def training_command(recipe: str, fields: Mapping[str, Any]) -> str:
   return shlex.join(['python', '-m', 'genre2_jax.main', *arguments])
 
 
-def main():
+def main() -> None:
   """Searches, then prints how to train with what was found."""
   config = command_line.CONFIG
   if config.value is None:

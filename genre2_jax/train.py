@@ -2,8 +2,8 @@
 
 A run is one stage after another: pretraining, as a rule by cross-entropy, then
 fine-tuning from its best parameters. `training/loop.py` runs each of them, the
-seeds of a run stacked in one program. Several processes (`processes.py`) do the
-same side by side: each reads the data, process 0 alone writes and talks.
+seeds of a run stacked in one program. Several processes do the same side by
+side: each reads the data, process 0 alone writes and talks.
 """
 
 import dataclasses
@@ -11,8 +11,6 @@ import functools
 import logging
 import os
 import pathlib
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +25,8 @@ from genre2_jax.data.texts import Texts
 from genre2_jax.devices import memory, processes, sharding
 from genre2_jax.errors import InputError
 from genre2_jax.experiment import tasks
-from genre2_jax.experiment.experiment import Experiment, build
-from genre2_jax.files import writers
+from genre2_jax.experiment.experiment import Prepared, build
+from genre2_jax.files import atomic
 from genre2_jax.metrics import results
 from genre2_jax.report import page
 from genre2_jax.runs import environment, finished, weights, workdirs
@@ -51,18 +49,18 @@ class Run:
     predict_block: `evaluation.predictor` for the seeds.
   """
 
-  experiment: Experiment
+  experiment: Prepared
   workdir: pathlib.Path
   stages: tuple[Stage, ...]
   examples: dict[str, Examples]
   options: loop.Options
-  predict_block: Callable[..., Any]
+  predict_block: evaluation.PredictBlock
 
 
 def train_and_evaluate(
   config: ConfigDict,
   workdir: str | os.PathLike[str] = '',
-  interrupts: Any = (),
+  interrupts: object = (),
   *,
   table: Table | Texts | None = None,
   verbose: int = 2,
@@ -82,7 +80,9 @@ def train_and_evaluate(
     The workdir.
 
   Raises:
-    InputError: nothing has been written then.
+    InputError: a config, data or devices that cannot be used, before anything
+      is written; or weights of this workdir that are damaged.
+    OutOfMemoryError: a device or the host has too little memory.
     InterruptedRunError: progress is saved; the same call goes on.
     NonFiniteError: the last good checkpoint is kept.
   """
@@ -118,10 +118,11 @@ def train_and_evaluate(
   seen = environment.environment(mesh) | memory.describe()
   _logger.info('%s', environment.summary(seen))
   if is_first:
-    writers.write_json(workdir / 'env.json', seen)
+    atomic.write_json(workdir / 'env.json', seen)
   # ----------------------------------------------------------------- stages
   run = _begun(experiment, workdir, stages, examples, interrupts, verbose)
-  with memory.shortage_in_words(run.options.need, _settings(run), mesh):
+  need, settings = run.options.need, _settings(run)
+  with memory.shortage_in_words(need, settings, mesh, workdir):
     names, rows, params = _run_stages(run, start)
   # ----------------------------------------------------------------- report
   num_parameters = sum(
@@ -129,7 +130,7 @@ def train_and_evaluate(
   ) // len(experiment.seeds)
   with processes.together():
     if is_first:
-      workdirs.write_run(workdir, experiment, names, num_parameters)
+      workdirs.write_run(workdir, experiment, names, num_parameters, len(rows))
       if experiment.report:
         page.write(workdir)
   if verbose > 1:
@@ -156,7 +157,14 @@ def _settled(experiment):
   return examples, stages, states
 
 
-def _begun(experiment, workdir, stages, examples, interrupts, verbose) -> Run:
+def _begun(
+  experiment: Prepared,
+  workdir: pathlib.Path,
+  stages: tuple[Stage, ...],
+  examples: dict[str, Examples],
+  interrupts: object,
+  verbose: int,
+) -> Run:
   mesh, model = experiment.mesh, experiment.model
   options = loop.Options(
     workdir=workdir,
@@ -259,7 +267,8 @@ def _record(run, stage, predicted):
 
   By process 0; the others have no rows.
   """
-  rows, validation = [], None
+  rows: list[tuple] = []
+  validation = None
   if not processes.is_first():
     return rows
   experiment = run.experiment

@@ -30,6 +30,7 @@ from genre2_jax import DecodingRegressor, estimator
 from genre2_jax.data import columns as data_columns
 from genre2_jax.data.features import Features
 from genre2_jax.data.wording import DataWarning
+from genre2_jax.errors import InputError
 from genre2_jax.experiment import recipes
 from genre2_jax.runs import prediction
 
@@ -194,6 +195,17 @@ def test_conformal_intervals_hold_on_the_validation_rows(
   )
   held = (found[:, 0] - 1e-3 <= y) & (y <= found[:, 1] + 1e-3)
   assert held.mean() >= coverage
+
+
+def test_more_coverage_than_the_validation_rows_can_promise_is_refused(
+  fitted, rows, tmp_path
+):
+  """Thirty rows: at best 30 in 31."""
+  fitted.save(tmp_path / 'saved')
+  for model in (fitted, DecodingRegressor.load(tmp_path / 'saved')):
+    model.predict_interval(rows[0], 0.96)
+    with pytest.raises(InputError, match='takes 33 validation rows'):
+      model.predict_interval(rows[0], 0.97)
 
 
 def test_coverages_are_rounded_up_to_whole_percent(fitted, rows):

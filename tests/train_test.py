@@ -40,7 +40,7 @@ def of_distribution(name):
   """What is said of a distribution that is known exactly."""
   points = (f'{name}_mean', f'{name}_median')
   return {(e, m) for e in points for m in POINT_METRICS} | {
-    (name, m) for m in (*DISTRIBUTION_METRICS, 'nll', 'reward')
+    (name, m) for m in (*DISTRIBUTION_METRICS, 'nll', 'outside', 'reward')
   }
 
 

@@ -1,20 +1,22 @@
-"""SIGTERM and Ctrl-C as a question that the loop asks between dispatches."""
+"""SIGTERM and Ctrl-C as a flag that training reads between dispatches."""
 
 import contextlib
 import signal
+from collections.abc import Iterator
+from types import FrameType
 
 
 class Interrupts:
-  """Remembers that a signal came, for the loop to see."""
+  """True once a signal has come."""
 
-  def __init__(self):
-    self.signal = None
+  def __init__(self) -> None:
+    self.signal: int | None = None
 
-  def __bool__(self):
+  def __bool__(self) -> bool:
     return self.signal is not None
 
-  def receive(self, number, frame):
-    """Signal handler; a second Ctrl-C does not wait for the loop."""
+  def receive(self, number: int, frame: FrameType | None) -> None:
+    """Signal handler; a second Ctrl-C raises KeyboardInterrupt at once."""
     del frame
     if self.signal == number == signal.SIGINT:
       raise KeyboardInterrupt
@@ -22,7 +24,7 @@ class Interrupts:
 
 
 @contextlib.contextmanager
-def deferred():
+def deferred() -> Iterator[Interrupts]:
   """Within it, SIGTERM and SIGINT are remembered instead of obeyed.
 
   Of several processes, SIGTERM is then no longer seen by jax's preemption

@@ -1,17 +1,13 @@
 """Values that no run could use, found before anything is read or written."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from genre2_jax.baselines.points import BASELINES
-from genre2_jax.data import (
-  subwords,
-  targets,
-  texts,
-)
+from genre2_jax.data import subwords, targets, texts
 from genre2_jax.data.columns import parse_kinds
 from genre2_jax.data.reading import Reading
 from genre2_jax.devices import profiling
@@ -128,7 +124,7 @@ def _check_text(config):
     )
 
 
-def check_choice(field: str, value: Any, choices: Sequence[str]) -> None:
+def check_choice(field: str, value: Any, choices: Collection[str]) -> None:
   """Raises InputError unless a field is one of its choices."""
   if value not in choices:
     near = difflib.get_close_matches(str(value), choices, n=1)

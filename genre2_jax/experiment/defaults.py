@@ -8,7 +8,7 @@ comment says otherwise.
 from ml_collections import ConfigDict
 
 
-def get_config():
+def get_config() -> ConfigDict:
   """All fields at their defaults: cross-entropy, then ReMax."""
   config = ConfigDict()
   config.seed = 0  # of the data split, the weights, the shuffling, the samples
@@ -129,7 +129,7 @@ def get_config():
   config.pretrain = pretrain = ConfigDict()  # from scratch
   pretrain.objective = (('ce', 1.0, {}),)  # a sum, as above
   pretrain.epochs = 200  # at most
-  pretrain.max_steps = 0  # if not 0, fewer epochs where they have more steps
+  pretrain.max_steps = 0  # if not 0, at most: rounded up to whole epochs
   pretrain.learning_rate = 5e-5  # peak; the paper searches 1e-5 .. 1e-4
   pretrain.patience = 20  # epochs without a better validation; 0: never stop
   pretrain.dropout = True  # at the rate of model.dropout
@@ -137,7 +137,7 @@ def get_config():
   config.finetune = finetune = ConfigDict()  # from the best of 'pretrain'
   finetune.objective = (('remax', 1.0, {}),)  # a sum, as above
   finetune.epochs = 40  # at most; the paper: 100, at the rate of 1e-5
-  finetune.max_steps = 0  # if not 0, fewer epochs where they have more steps
+  finetune.max_steps = 0  # if not 0, at most: rounded up to whole epochs
   finetune.learning_rate = 5e-5  # peak; the paper: 1e-5, or the searched rate
   finetune.patience = 20  # epochs without a better validation; 0: never stop
   finetune.dropout = False  # never with objectives at the sequence level
@@ -189,6 +189,6 @@ def get_config():
   profile.steps = ''  # '10:13' traces steps 10 to 12 of each stage
 
   config.report = True  # report.html and figures
-  config.steps_per_dispatch = 0  # 0: about a second's worth
+  config.steps_per_dispatch = 0  # 0: about half a second's worth
   config.lock()  # A recipe that misspells a field says so.
   return config

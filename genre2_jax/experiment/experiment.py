@@ -8,7 +8,7 @@ import csv
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -70,7 +70,7 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
-  """A run as plain objects.
+  """A run as plain objects, without data and devices: a finished run's.
 
   Attributes:
     fields: the resolved config, nested: what config.json holds.
@@ -85,12 +85,10 @@ class Experiment:
     baseline: a name of `BASELINES` that runs instead of the stages, or ''.
     baseline_trials: of its search.
     checkpoint: options of `Checkpoints`.
-    profile_steps: (first, last) to trace, or None.
+    profile_steps: the first to trace and the first after them, or None.
     report: whether report.html is written.
-    steps_per_dispatch: 0: chosen as the run goes.
-    table: the data; None of a finished run.
-    mesh: the devices; None of a finished run.
-    source: the finished run whose weights it starts from, or None.
+    steps_per_dispatch: steps between two looks of the host; 0: chosen as the
+      run goes.
   """
 
   fields: dict[str, Any]
@@ -108,9 +106,46 @@ class Experiment:
   profile_steps: tuple[int, int] | None
   report: bool
   steps_per_dispatch: int
-  table: Table | Texts | None = None
-  mesh: jax.sharding.Mesh | None = None
-  source: Any = None
+
+
+class Source(Protocol):
+  """What is asked of a finished run whose weights another starts from."""
+
+  @property
+  def workdir(self) -> pathlib.Path:
+    """Where it is."""
+
+  @property
+  def experiment(self) -> Experiment:
+    """What was run."""
+
+  @property
+  def stages(self) -> Sequence[str]:
+    """Names of what was evaluated, in order."""
+
+  @property
+  def seeds(self) -> Sequence[int]:
+    """S integers."""
+
+  def weights(
+    self, stage: str = '', mesh: jax.sharding.Mesh | None = None
+  ) -> dict[str, Any]:
+    """The best parameters of a stage, stacked [S, ...]."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prepared(Experiment):
+  """An experiment that can be run.
+
+  Attributes:
+    table: the data.
+    mesh: the devices.
+    source: the finished run whose weights it starts from, or None.
+  """
+
+  table: Table | Texts
+  mesh: jax.sharding.Mesh
+  source: Source | None
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
@@ -138,9 +173,9 @@ def build(
   config: ConfigDict,
   *,
   table: Table | Texts | None = None,
-  open_run: Callable[[str], Any] | None = None,
+  open_run: Callable[[str], Source] | None = None,
   devices: Sequence[jax.Device] | None = None,
-) -> Experiment:
+) -> Prepared:
   """Reads the data and builds what a run needs.
 
   Args:
@@ -169,8 +204,8 @@ def build(
       f'baseline.name={config.baseline.name} is fitted by one process: leave '
       'out --distributed'
     )
-  return _experiment(
-    config, model, stages, table=table, mesh=mesh, source=source
+  return Prepared(
+    **_shared(config, model, stages), table=table, mesh=mesh, source=source
   )
 
 
@@ -188,13 +223,14 @@ def reopened(
     InputError: its head has another form today.
   """
   config = ConfigDict(_overlaid(get_config().to_dict(), _dated(fields)))
-  return _experiment(
-    config, model_of(config, features, scaler), all_stages(config)
+  return Experiment(
+    **_shared(config, model_of(config, features, scaler), all_stages(config))
   )
 
 
-def _experiment(config, model, stages, **more):
-  return Experiment(
+def _shared(config, model, stages) -> dict[str, Any]:
+  """What running and finished experiments have."""
+  return dict(
     fields=config.to_dict(),
     model=model,
     stages=tuple(stages),
@@ -215,7 +251,6 @@ def _experiment(config, model, stages, **more):
     profile_steps=profiling.parse_steps(config.profile.steps),
     report=config.report,
     steps_per_dispatch=config.steps_per_dispatch,
-    **more,
   )
 
 

@@ -6,9 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from genre2_jax import tokenizers
-from genre2_jax.data import (
-  targets,
-)
+from genre2_jax.data import targets
 from genre2_jax.data.features import Features
 from genre2_jax.data.subwords import TextFeatures
 from genre2_jax.data.tables import Table
@@ -25,6 +23,7 @@ from genre2_jax.tokenizers.codec import Codec
 
 def build_model(config: ConfigDict, table: Table | Texts) -> Model:
   """The `Model` of a task, statistics from its training rows only."""
+  features: Features | TextFeatures
   if isinstance(table, Texts):
     text = config.text
     language = config.language_model

@@ -322,7 +322,7 @@ def _from_weights(says: str, name: str, **options: Any) -> Recipe:
 
 
 def _head(kind: str, says: str) -> Recipe:
-  changes = {
+  changes: dict[str, Any] = {
     'stages': ('pretrain',),
     'pretrain.objective': (('mse', 1.0, {}),),
     'language_model.head': kind,
@@ -419,7 +419,7 @@ def _from_random_weights(recipe: Recipe) -> Recipe:
     field.replace('finetune.', 'pretrain.'): value
     for field, value in changes.items()
   }
-  return Recipe(recipe.says, changes | scratch | {'stages': ('pretrain',)})
+  return Recipe(recipe.says, {**changes, **scratch, 'stages': ('pretrain',)})
 
 
 STSB = Family(

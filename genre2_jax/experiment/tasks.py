@@ -115,10 +115,11 @@ def describe(table: Table | Texts, model: Model) -> str:
   lines = []
   if isinstance(table, Texts):
     lines.append(texts.describe(table))
-    widths = ', '.join(map(str, model.features.widths))
+    widths = ', '.join(map(str, model.widths))
     lines.append(f'padded to {widths} subwords')
   else:
     lines.append(tables.describe(table))
+  if isinstance(model.features, Features):
     for split in ('val', 'test'):
       unseen = model.features.unseen(getattr(table, split))
       lines += [f'{split}: {line}' for line in unseen[:8]]

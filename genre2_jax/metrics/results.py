@@ -9,16 +9,70 @@ validation rows, 'learned_mean' of RAFT's trained numbers, 'rail' and
 policy whose softmax has more than numbers.
 """
 
+import functools
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
 import numpy as np
+from numpy.typing import ArrayLike
 
-from genre2_jax.metrics import exact, recalibration, sampled
+from genre2_jax.errors import InputError
+from genre2_jax.metrics import exact, points, recalibration, sampled
+
+# Of results.csv.
+COLUMNS = ('task', 'seed', 'stage', 'split', 'estimator', 'metric', 'value')
 
 
-def pooled(predicted):
+_logger = logging.getLogger('genre2_jax')
+
+# Name -> array; of one seed, or with an axis of seeds before.
+Predicted = Mapping[str, np.ndarray]
+
+
+class Scaler(Protocol):
+  """Between z-scores and the target's own unit, as `data` has it."""
+
+  @property
+  def low(self) -> float: ...
+  @property
+  def high(self) -> float: ...
+  @property
+  def std(self) -> float: ...
+  @property
+  def is_linear(self) -> bool: ...
+  def restore(self, z: ArrayLike, /) -> np.ndarray: ...
+
+
+class Codec(Protocol):
+  """The numbers that can be written, as `tokenizers` has them."""
+
+  def grid(self) -> tuple[np.ndarray, np.ndarray]: ...
+  def within(self, z: np.ndarray, /) -> np.ndarray: ...
+  def index(self, z: ArrayLike, /) -> np.ndarray: ...
+
+
+class Model(Protocol):
+  """What the rows need of a model."""
+
+  @property
+  def scaler(self) -> Scaler: ...
+  @property
+  def codec(self) -> Codec: ...
+
+
+def pooled(predicted: Predicted) -> dict[str, np.ndarray]:
   """The ensemble of S seeds: their samples in one pool, the others' mean.
 
   Samples alternate between the seeds, so that the first k are fair. Exact
   distributions are mixed with equal weights.
+
+  Args:
+    predicted: samples_z [S, n, G], log_p [S, n, K] if it is known, and others
+      [S, n].
+
+  Returns:
+    The same without the axis of seeds, with G·S samples.
   """
   samples = predicted['samples_z']  # [S, n, G]
   num_seeds, num_rows, group = samples.shape
@@ -35,9 +89,11 @@ def pooled(predicted):
   return member
 
 
-def members(predicted, seeds):
+def members(
+  predicted: Predicted, seeds: Sequence[int]
+) -> list[tuple[int | str, dict[str, np.ndarray]]]:
   """Each seed's predictions, and of several the ensemble: [(seed, arrays)]."""
-  found = [
+  found: list[tuple[int | str, dict[str, np.ndarray]]] = [
     (seed, {name: values[i] for name, values in predicted.items()})
     for i, seed in enumerate(seeds)
   ]
@@ -47,15 +103,24 @@ def members(predicted, seeds):
 
 
 def rows(
-  predicted, target_z, *, model, seeds, task, stage, split, validation=None
-):
+  predicted: Predicted,
+  target_z: np.ndarray,
+  *,
+  model: Model,
+  seeds: Sequence[int],
+  task: str,
+  stage: str,
+  split: str,
+  validation: tuple[Predicted, np.ndarray] | None = None,
+) -> list[tuple]:
   """Rows of results.csv for one stage and split.
 
   Each seed by itself; of several seeds their 'mean' and 'std' (ddof 1), and
-  the 'ensemble' that pools them.
+  the 'ensemble' that pools them. Too few validation rows for an interval of
+  nine in ten: no rows 'conformal', and one warning.
 
   Args:
-    predicted: of S seeds.
+    predicted: of S seeds, as `pooled` takes it.
     target_z: [n].
     model: with `codec` and `scaler`.
     seeds: S integers.
@@ -64,11 +129,13 @@ def rows(
     split: its name.
     validation: (predicted, target_z) of other rows, to recalibrate on.
   """
-  scaler, found = model.scaler, []
+  scaler = model.scaler
   unit = _unit(scaler)
-  fitted_on = {}
+  found: list[tuple] = []
+  fitted_on: dict[int | str, dict[str, np.ndarray]] = {}
+  fitted_to = target_z[:0]
   if validation is not None:
-    fitted_on = dict(members(validation[0], seeds))
+    fitted_on, fitted_to = dict(members(validation[0], seeds)), validation[1]
   for seed, member in members(predicted, seeds):
     values = sampled.evaluate(
       member['samples_z'],
@@ -84,9 +151,7 @@ def rows(
       values.append(('sample', 'grid_mass', mass))
     for name in ('learned_mean', 'rail', 'rail_normalized'):
       if f'{name}_z' in member:
-        values += sampled.point_metrics(
-          name, member[f'{name}_z'], target_z, **unit
-        )
+        values += points.evaluate(name, member[f'{name}_z'], target_z, **unit)
     if 'log_p' in member:
       grid, index = _grid(model.codec), model.codec.index(target_z)
       summary = exact.summarize(member['log_p'], grid, target_z, index)
@@ -97,14 +162,40 @@ def rows(
           summary,
           target_z,
           fitted_on[seed]['log_p'],
-          validation[1],
+          fitted_to,
           model,
         )
     found += [(task, seed, stage, split, *value) for value in values]
-  return sampled.summarize(found)
+  return over_seeds(found)
 
 
-def prediction_columns(predicted, model):
+def over_seeds(rows: Iterable[Sequence]) -> list[tuple]:
+  """The result rows, followed by their mean and std over seeds.
+
+  Rows are (task, seed, ..., value). Those that differ only in a numeric seed
+  form a group; one of two or more gains a row with seed 'mean' and one with
+  'std' (ddof 1). Other seeds, such as 'ensemble', pass through.
+  """
+  found: list[tuple] = [tuple(row) for row in rows]
+  groups: dict[tuple, list[float]] = {}
+  for task, seed, *key, value in found:
+    if str(seed).isdecimal():
+      groups.setdefault((task, *key), []).append(float(value))
+  summary = [
+    (task, name, *key, float(value))
+    for (task, *key), values in groups.items()
+    if len(values) > 1
+    for name, value in (
+      ('mean', np.mean(values)),
+      ('std', np.std(values, ddof=1)),
+    )
+  ]
+  return found + summary
+
+
+def prediction_columns(
+  predicted: Predicted, model: Model
+) -> dict[str, np.ndarray]:
   """Columns of a predictions file, in the original unit: name -> [n].
 
   Every point estimate and the central 90 % interval, of all seeds together;
@@ -115,7 +206,7 @@ def prediction_columns(predicted, model):
   columns = sampled.point_estimates(
     samples, member['greedy_z'], sampled.widened(scaler.low, scaler.high)
   )
-  low, high = sampled.central_interval(samples, 0.9)
+  low, high = sampled.central_interval(samples, exact.NOMINAL)
   if 'log_p' in member:
     values, _ = model.codec.grid()
     low, median, high = exact.quantiles(
@@ -141,14 +232,17 @@ _SUMMARY = (
 )
 
 
-def summary(rows, stages, unit='z'):
+def summary(
+  rows: Iterable[Sequence], stages: Sequence[str], unit: str = 'z'
+) -> str:
   """Test metrics of the stages side by side, as text.
 
   Args:
-    rows: of results.csv.
+    rows: of results.csv, numbers as numbers.
     stages: names, in order.
     unit: what errors are in, in words.
   """
+  rows = list(rows)
   seeds = {row[1] for row in rows}
   seed = 'mean' if 'mean' in seeds else min(seeds)
   of = 'mean over seeds' if seed == 'mean' else f'seed {seed}'
@@ -187,6 +281,12 @@ def _grid(codec):
   return exact.Grid(*codec.grid())
 
 
+@functools.cache
+def _warn_once(text: str) -> None:
+  """A warning that each stage and seed of a run would repeat."""
+  _logger.warning('%s', text)
+
+
 def _recalibrated(log_p, summary, target_z, val_log_p, val_target, model):
   """Rows 'tempered' and 'conformal', fitted on validation rows."""
   grid = _grid(model.codec)
@@ -201,7 +301,13 @@ def _recalibrated(log_p, summary, target_z, val_log_p, val_target, model):
   )
   found.append(('tempered', 'temperature', temperature))
   val = exact.summarize(*fit)
-  margin = recalibration.conformal_margin(val.low, val.high, val_target)
+  try:
+    margin = recalibration.conformal_margin(
+      val.low, val.high, val_target, exact.NOMINAL
+    )
+  except InputError as error:
+    _warn_once(f'no conformal interval: {error}')
+    return found
   within = model.codec.within
   low = within(np.minimum(summary.low - margin, summary.median))
   high = within(np.maximum(summary.high + margin, summary.median))

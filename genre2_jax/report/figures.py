@@ -93,7 +93,7 @@ def _learning_curves(run: Run) -> Panels:
           markeredgewidth=1.5,
           zorder=5,
         )
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.locator_params(axis='x', integer=True)
     unit = ' (nats per token)' if stage.key == 'ce' else ''
     ax.set(xlabel='epoch', ylabel=kind + unit, title=stage.name)
     ax.legend()
@@ -109,7 +109,8 @@ def _history(run: Run, stage: Stage, name: str) -> tuple[list[int], np.ndarray]:
   values = {
     (record['seed'], record['epoch']): record[name]
     for record in run.records
-    if record['stage'] == stage.key and record.get(name) is not None
+    if record['stage'] == stage.key
+    and isinstance(record.get(name), int | float)
   }
   epochs = sorted({epoch for _, epoch in values})
   rows = [
@@ -121,7 +122,7 @@ def _history(run: Run, stage: Stage, name: str) -> tuple[list[int], np.ndarray]:
 
 def _predicted_against_true(run: Run, max_bars: int = 120) -> Panels:
   true = run.target
-  # A wild exponent must not squeeze all else: the axes follow the targets.
+  # The axes follow the targets: an outlier would leave no room for the rest.
   bottom, top = drawing.padded(true.min(), true.max(), 0.1)
   order = np.argsort(true, kind='stable')
   chosen = np.linspace(0, len(true) - 1, min(len(true), max_bars))
@@ -168,8 +169,7 @@ def _predicted_against_true(run: Run, max_bars: int = 120) -> Panels:
         label=f'{outside.sum()} beyond the axis',
       )
       ax.legend(loc='lower right')
-    for axis in (ax.xaxis, ax.yaxis):
-      axis.get_major_locator().set_params(nbins=5)
+    ax.locator_params(nbins=5)
     ax.set(
       xlim=(bottom, top),
       ylim=(bottom, top),

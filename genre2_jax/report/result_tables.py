@@ -51,6 +51,7 @@ POINT_COLUMNS = (
 DISTRIBUTION_COLUMNS = (
   Column('CRPS', '{z}', 'crps', _lower),
   Column('NLL', 'nats', 'nll', _lower),
+  Column('Outside', 'share of targets', 'outside'),
   Column('Coverage', 'of 90%', 'coverage90', _nominal),
   Column('Width', 'of 90%, {z}', 'width90'),
   Column('Entropy', 'nats', 'entropy'),
@@ -69,12 +70,13 @@ OPERATION_COLUMNS = (
   Column('Calls', 'per step', 'calls'),
   Column('Share', 'of all operations', 'share'),
 )
-# Of a single number: they would say that it is one.
+# Meaningless where each row has a single number.
 SPREAD_METRICS = ('coverage90', 'width90', 'entropy')
 ESTIMATOR_NAMES = {'sample': 'one sample'}
 DISTRIBUTION_NAMES = {'sample': 'samples'}
-# What results.csv has only of tries that are enumerated.
+# What results.csv has only where all numbers are enumerated.
 EXACT_POINTS = ('exact_mean', 'exact_median', 'learned_mean')
+EXACT_METRICS = ('nll', 'outside')
 EXACT_DISTRIBUTIONS = ('exact', 'tempered', 'conformal')
 
 Label = Stage | str
@@ -110,7 +112,7 @@ def distributions(run: Run) -> dict[str, Any] | None:
   if run.is_point and not exact:
     return None
   columns = _columns(run, DISTRIBUTION_COLUMNS)
-  columns = [c for c in columns if exact or c.metric != 'nll']
+  columns = [c for c in columns if exact or c.metric not in EXACT_METRICS]
   if not run.has('sample', 'grid_mass'):  # A softmax over numbers alone.
     columns = [c for c in columns if c.metric != 'grid_mass']
   groups = [
@@ -225,8 +227,8 @@ def _table(
   ]
   drawn = []
   for label, rows in groups:
-    labels, numbers = zip(*rows, strict=True)
-    by_column = map(_cells, columns, zip(*numbers, strict=True), decimals)
+    labels, values = zip(*rows, strict=True)
+    by_column = map(_cells, columns, zip(*values, strict=True), decimals)
     by_row = zip(*by_column, strict=True)
     drawn.append((label, list(zip(labels, by_row, strict=True))))
   return {'heads': heads, 'columns': columns, 'groups': drawn}

@@ -52,7 +52,7 @@ def verdict(run: Run) -> str:
   if run.is_point:
     return f'{where}, {last.name} after {first.name} {_enumerate(changes)}.'
   *gains, coverage = changes
-  # Accuracy and honesty that move in opposite directions deserve a 'but'.
+  # 'but' where accuracy and coverage move in opposite directions.
   old_error, new_error = _ends(run, CLAIMS[0])
   old_gap, new_gap = (abs(c - NOMINAL) for c in _ends(run, CLAIMS[-1]))
   is_mixed = (old_error - new_error) * (old_gap - new_gap) < 0
@@ -116,9 +116,18 @@ def _tokenizer(run: Run) -> dict[str, str]:
   if head == 'pointwise' or run.config.get('baseline', {}).get('name'):
     return {}
   fields = run.config['tokenizer']
-  text = f'{fields["name"]}, base {fields["base"]}, {fields["digits"]} digits'
-  if fields['name'] == 'bins':
-    text = f'{fields["bins"]} bins and two tails'
+  match fields['name']:
+    case 'bins':
+      text = f'{fields["bins"]} bins and two tails'
+    case 'strings':
+      text = f'strings {fields["strings"]}'
+    case 'decimal':
+      text = (
+        f'decimals, {fields["integer_digits"]} digits before the point and '
+        f'{fields["fraction_digits"]} after it'
+      )
+    case name:
+      text = f'{name}, base {fields["base"]}, {fields["digits"]} digits'
   return {'Tokenizer': text}
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 import tempfile
@@ -19,7 +18,7 @@ from genre2_jax.devices import sharding
 from genre2_jax.errors import InputError
 from genre2_jax.experiment import experiment, networks
 from genre2_jax.experiment.experiment import Experiment
-from genre2_jax.files import writers
+from genre2_jax.files import atomic, reading
 from genre2_jax.models.model import Model
 from genre2_jax.runs import weights
 from genre2_jax.training import evaluation, stages
@@ -158,7 +157,7 @@ def write_files(
 ) -> None:
   """Writes what `FinishedRun.files` gave; run.json last: then it is whole."""
   for name in sorted(files, key=lambda name: name == 'run.json'):
-    writers.write_bytes(pathlib.Path(workdir, name), files[name])
+    atomic.write_bytes(pathlib.Path(workdir, name), files[name])
 
 
 def open_run(workdir: str | os.PathLike[str]) -> FinishedRun:
@@ -195,15 +194,12 @@ def open_run(workdir: str | os.PathLike[str]) -> FinishedRun:
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-  """The JSON object in a file.
+  """The JSON object in a file that every workdir has.
 
   Raises:
-    InputError: it is not there, or holds anything else.
+    InputError: it is not there, or damaged.
   """
   try:
-    value = json.loads(path.read_text(encoding='utf-8'))
-  except (OSError, ValueError) as error:
-    raise InputError(f'cannot read {path} ({error})') from error
-  if not isinstance(value, dict):
-    raise InputError(f'{path} is damaged: it holds no JSON object')
-  return value
+    return reading.read_json(path)
+  except FileNotFoundError as error:
+    raise InputError(f'{path} is missing: train again') from error

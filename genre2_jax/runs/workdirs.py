@@ -3,7 +3,7 @@
 config.json      the resolved config: the run's identity
 model.json       statistics of features and target, for new rows
 env.json         what it ran on
-metrics.jsonl    training and validation, as they go (`writers.py`)
+metrics.jsonl    training and validation, as they go (`files/metrics_log.py`)
 evaluation/      predictions per stage and split, all seeds
 results.csv      every metric; rewritten after each stage
 predictions.csv  of the test rows, last stage, all seeds together
@@ -27,8 +27,9 @@ from genre2_jax.data.tables import Table
 from genre2_jax.data.targets import Scaler
 from genre2_jax.data.texts import Texts
 from genre2_jax.errors import InputError
-from genre2_jax.experiment.experiment import Experiment
-from genre2_jax.files import writers
+from genre2_jax.experiment.experiment import Prepared
+from genre2_jax.files import atomic
+from genre2_jax.metrics import results
 from genre2_jax.runs.finished import read_json
 from genre2_jax.training.stages import Stage
 
@@ -46,7 +47,7 @@ _FREE_FIELDS = (
 
 
 def locate(
-  workdir: PathLike, experiment: Experiment, stages: Sequence[Stage]
+  workdir: PathLike, experiment: Prepared, stages: Sequence[Stage]
 ) -> pathlib.Path:
   """The workdir's path; without a name `runs/<task>_<stage>_<hash>`."""
   if not workdir:
@@ -59,7 +60,7 @@ def identity(fields: Mapping[str, Any], table: Table | Texts) -> str:
   return json.dumps(fields, sort_keys=True) + _digest(table)
 
 
-def create(workdir: pathlib.Path, experiment: Experiment) -> None:
+def create(workdir: pathlib.Path, experiment: Prepared) -> None:
   """Makes the workdir, or checks that it belongs to this experiment.
 
   Args:
@@ -87,7 +88,7 @@ def create(workdir: pathlib.Path, experiment: Experiment) -> None:
     return
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    writers.write_json(
+    atomic.write_json(
       workdir / 'model.json',
       {
         'target_name': table.target_name,
@@ -96,7 +97,7 @@ def create(workdir: pathlib.Path, experiment: Experiment) -> None:
         'data_digest': digest,
       },
     )
-    writers.write_json(path, fields)
+    atomic.write_json(path, fields)
   except OSError as error:
     raise InputError(
       f'cannot make the workdir {workdir} ({error.strerror}): '
@@ -129,7 +130,7 @@ def write_evaluation(
   Of exact distributions results.csv keeps what there is to say.
   """
   kept = {k: v for k, v in predicted.items() if k != 'log_p'}
-  writers.write_npz(
+  atomic.write_npz(
     workdir / 'evaluation' / f'{stage}_{split}.npz',
     **kept,
     target=target,
@@ -144,7 +145,7 @@ def write_evaluation(
 
 def write_results(workdir: pathlib.Path, rows: Sequence[Sequence]) -> None:
   """Writes results.csv: all rows so far, each with all of its columns."""
-  writers.write_csv(workdir / 'results.csv', writers.RESULT_COLUMNS, rows)
+  atomic.write_csv(workdir / 'results.csv', results.COLUMNS, rows)
 
 
 def write_predictions(
@@ -158,14 +159,15 @@ def write_predictions(
     head['target'] = target
   columns = head | columns
   rows = zip(*(list(column) for column in columns.values()), strict=True)
-  writers.write_csv(path, tuple(columns), rows)
+  atomic.write_csv(path, tuple(columns), rows)
 
 
 def write_run(
   workdir: pathlib.Path,
-  experiment: Experiment,
+  experiment: Prepared,
   stages: Sequence[str],
   num_parameters: int,
+  num_results: int,
 ) -> None:
   """Writes run.json, which says that the run is finished.
 
@@ -174,9 +176,10 @@ def write_run(
     experiment: with its data.
     stages: names of what was evaluated, in order.
     num_parameters: of one seed's network.
+    num_results: rows of results.csv: fewer are a torn file.
   """
   table = experiment.table
-  writers.write_json(
+  atomic.write_json(
     workdir / 'run.json',
     {
       'task': table.name,
@@ -188,6 +191,7 @@ def write_run(
       'num_test': len(table.test),
       'parameters': num_parameters,
       'constant_target': experiment.model.scaler.is_constant,
+      'num_results': num_results,
     },
   )
 

@@ -1,11 +1,14 @@
 """Between z-scored targets and number tokens."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from genre2_jax.errors import InputError
 from genre2_jax.tokenizers import Bins, Tokenizer
+from genre2_jax.tokenizers.base import ArrayT
 
 _MAX_NUMBERS = 2**22
 # Sequences that are decoded together: bounds the memory, not the result.
@@ -42,7 +45,7 @@ class Codec:
   std: float = 1.0
   bounds: tuple[float, float] | None = None
 
-  def encode(self, z):
+  def encode(self, z: ArrayLike) -> np.ndarray:
     """Tokens int32 [..., T] of z-scores [...]; a constant target is u = 0."""
     z = np.asarray(z, np.float64)
     if self.tokenizer.domain == 'unit':
@@ -51,18 +54,20 @@ class Codec:
       z = z * self.std + self.mean
     return self.tokenizer.encode(z)
 
-  def decode(self, tokens):
+  def decode(self, tokens: ArrayT) -> ArrayT:
     """z-scores [...] that tokens [..., T] mean, in numpy or on the device."""
     if self.tokenizer.domain == 'natural':
-      return self.tokenizer.decode_above(tokens, self.mean) / self.std
-    value = self.tokenizer.decode(tokens)
+      above: Any = self.tokenizer.decode_above(tokens, self.mean)
+      return above / self.std
+    value: Any = self.tokenizer.decode(tokens)
     if self.tokenizer.domain == 'unit':
       value = value * (self.high - self.low) + self.low
     return value
 
-  def within(self, z):
+  def within(self, z: ArrayT) -> ArrayT:
     """z [...], beyond the bounds the nearer of them; numpy or on the device."""
-    return z if self.bounds is None else z.clip(*self.bounds)
+    array: Any = z
+    return array if self.bounds is None else array.clip(*self.bounds)
 
   def grid(self) -> tuple[np.ndarray, np.ndarray]:
     """`values` and `cells` of predictions: within the bounds, float64 [K] each.
@@ -119,7 +124,7 @@ class Codec:
       return np.diff(edges)
     return _voronoi(self.values())
 
-  def index(self, z) -> np.ndarray:
+  def index(self, z: ArrayLike) -> np.ndarray:
     """Place of `encode(z)` among all sequences, int64 [...].
 
     Raises:
@@ -142,7 +147,7 @@ class Codec:
     return [np.flatnonzero(row) for row in self.tokenizer.allowed]
 
 
-def _voronoi(values):
+def _voronoi(values: np.ndarray) -> np.ndarray:
   """Widths of the cells of numbers [K], as `Codec.cells` says."""
   finite = np.isfinite(values)
   numbers, group, count = np.unique(

@@ -7,15 +7,18 @@ import dataclasses
 import logging
 import pathlib
 import time
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from genre2_jax.devices import processes
+from genre2_jax.devices import memory, processes
 from genre2_jax.errors import InputError, RunError
+from genre2_jax.files import disk
+from genre2_jax.training.train_state import TrainState
 
 _logger = logging.getLogger('genre2_jax')
 
@@ -56,7 +59,14 @@ class Checkpoints:
   says whether a save is due and which steps there are.
   """
 
-  def __init__(self, directory, *, keep=2, every_seconds=60.0, read_only=False):
+  def __init__(
+    self,
+    directory: pathlib.Path,
+    *,
+    keep: int = 2,
+    every_seconds: float = 60.0,
+    read_only: bool = False,
+  ):
     """Opens a folder; the checkpoints in it stay.
 
     Args:
@@ -93,7 +103,7 @@ class Checkpoints:
         ),
       )
 
-  def save_if_due(self, step, state):
+  def save_if_due(self, step: int, state: Any) -> None:
     """Saves unless the last save is younger than `every_seconds`.
 
     While that one is still being written it is not due either, or the next
@@ -105,10 +115,16 @@ class Checkpoints:
     if processes.from_first(due):
       self.save(step, state)
 
-  def save(self, step, state):
-    """Saves in the background; returns once the device may go on."""
+  def save(self, step: int, state: Any) -> None:
+    """Saves in the background; returns once the device may go on.
+
+    Raises:
+      FullDiskError: there is no room for it; nothing is written.
+    """
     if processes.from_first(step in self._manager.all_steps()):
       return
+    with processes.together():
+      disk.check_room(self._manager.directory, memory.own_bytes(state))
     self._manager.save(
       step,
       args=ocp.args.StandardSave(
@@ -117,11 +133,14 @@ class Checkpoints:
     )
     self._last_save = time.monotonic()
 
-  def restore(self, abstract_state):
+  def restore(self, abstract_state: Any) -> Any:
     """The newest checkpoint that is whole, or None.
 
     Args:
       abstract_state: shapes, dtypes and shardings to restore to.
+
+    Raises:
+      RunError: a process does not see the folder that process 0 sees.
     """
     fingerprint = jax.ShapeDtypeStruct(
       (len(jax.tree.leaves(abstract_state)),),
@@ -176,25 +195,30 @@ class Checkpoints:
     except Exception as error:  # Orbax's errors share no base class.
       return None, (str(error) or repr(error)).splitlines()[0]
 
-  def is_saving(self):
+  def is_saving(self) -> bool:
     """Whether this process still writes."""
     return self._manager.is_saving_in_progress()
 
-  def wait(self):
+  def wait(self) -> None:
     """Waits for saves under way."""
     self._manager.wait_until_finished()
 
-  def close(self):
+  def close(self) -> None:
     """Waits for saves under way, and lets the folder go."""
     self.wait()
     self._manager.close()
     if self._reader is not self._manager:
       self._reader.close()
 
-  def __enter__(self):
+  def __enter__(self) -> Self:
     return self
 
-  def __exit__(self, kind, error, trace):
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+  ) -> None:
     del kind, trace
     if not processes.is_loss(error):  # Or a save waits for who is gone.
       self.close()
@@ -225,17 +249,17 @@ class StageCheckpoints:
     self._frozen = frozen_directory
     self._frozen_is_saved = False
 
-  def save_if_due(self, step, state):
+  def save_if_due(self, step: int, state: TrainState) -> None:
     """Saves unless the last save is younger than `every_seconds`."""
     self._save_frozen(state)
     self._states.save_if_due(step, dataclasses.replace(state, frozen=None))
 
-  def save(self, step, state):
+  def save(self, step: int, state: TrainState) -> None:
     """Saves in the background; returns once the device may go on."""
     self._save_frozen(state)
     self._states.save(step, dataclasses.replace(state, frozen=None))
 
-  def restore(self, abstract_state):
+  def restore(self, abstract_state: TrainState) -> TrainState | None:
     """The newest checkpoint that is whole, or None.
 
     Args:
@@ -268,12 +292,17 @@ class StageCheckpoints:
           frozen.save(0, state.frozen)
       self._frozen_is_saved = True
 
-  def close(self):
+  def close(self) -> None:
     """Waits for saves under way."""
     self._states.close()
 
-  def __enter__(self):
+  def __enter__(self) -> Self:
     return self
 
-  def __exit__(self, *exception):
-    self._states.__exit__(*exception)
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+  ) -> None:
+    self._states.__exit__(kind, error, trace)

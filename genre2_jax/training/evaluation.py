@@ -1,22 +1,43 @@
 """Validation and predictions on padded blocks of rows, on the device."""
 
 import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from genre2_jax.data import batches
+from genre2_jax.data.batches import Examples
 from genre2_jax.devices import processes
 from genre2_jax.errors import InterruptedRunError
+from genre2_jax.models.model import Model
 from genre2_jax.objectives.grid import expected_value
-from genre2_jax.objectives.objective import supervised
+from genre2_jax.objectives.objective import (
+  Objective,
+  StageParams,
+  supervised,
+)
 from genre2_jax.objectives.rewards import comparable
-from genre2_jax.policy import Pointwise, sampling, scoring, trie
+from genre2_jax.policy import Inputs, Pointwise, Policy, sampling, scoring, trie
 from genre2_jax.policy.enumeration import subset_numbers
+from genre2_jax.tokenizers.codec import Codec
+
+# (params, inputs of b rows, their numbers int32 [b]) -> {name: [S, b, ...]}.
+PredictBlock = Callable[..., dict[str, jax.Array]]
 
 
-def validation(params, examples, numbers, key, *, network, codec, objective):
+def validation(
+  params: StageParams,
+  examples: Examples | tuple[Examples, ...],
+  numbers: jax.Array | tuple[jax.Array, ...],
+  key: jax.Array,
+  *,
+  network: Policy | Pointwise,
+  codec: Codec,
+  objective: Objective,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Means over the rows of padded blocks, without dropout.
 
   An objective on whole numbers is judged by its reward; others by their loss.
@@ -44,6 +65,7 @@ def validation(params, examples, numbers, key, *, network, codec, objective):
     return values | {'loss': sum(weighted)}
 
   def sampled(rows, keys):
+    assert isinstance(network, Policy)  # No other writes numbers.
     rollouts = objective.rollouts
     rollout = sampling.sample(
       network,
@@ -75,18 +97,18 @@ def validation(params, examples, numbers, key, *, network, codec, objective):
 
 
 def predictions(
-  params,
-  inputs,
-  numbers,
-  key,
+  params: StageParams,
+  inputs: Inputs,
+  numbers: jax.Array,
+  key: jax.Array,
   *,
-  network,
-  codec,
-  num_samples,
-  temperature,
-  exact,
-  rail_numbers=0,
-):
+  network: Policy | Pointwise,
+  codec: Codec,
+  num_samples: int,
+  temperature: float,
+  exact: bool,
+  rail_numbers: int = 0,
+) -> dict[str, jax.Array]:
   """What one seed predicts for one block of rows.
 
   A row's samples depend on the key and on its number, not on the rows beside
@@ -166,14 +188,14 @@ def predictions(
   return predicted
 
 
-def predictor(model, keys, **options):
+def predictor(model: Model, keys: jax.Array, **options: Any) -> PredictBlock:
   """`predictions` for stacked seeds, compiled: (params, inputs, numbers).
 
   Compiled once per block shape and shared by all stages and splits.
 
   Args:
-    model: with `network` and `codec`.
-    keys: one per seed.
+    model: whose network and codec predict.
+    keys: [S], one per seed.
     **options: what else `predictions` is asked for.
   """
   function = functools.partial(
@@ -187,15 +209,15 @@ def predictor(model, keys, **options):
 
 
 def predict(
-  predict_block,
-  params,
-  inputs,
+  predict_block: PredictBlock,
+  params: StageParams,
+  inputs: Inputs,
   *,
-  block_size,
-  sharding,
-  interrupts=(),
-  widths=(),
-):
+  block_size: int,
+  sharding: jax.sharding.Sharding,
+  interrupts: object = (),
+  widths: Sequence[int] = (),
+) -> dict[str, np.ndarray]:
   """Predictions of all rows, block by block.
 
   Args:
@@ -210,7 +232,8 @@ def predict(
   Returns:
     numpy, what `predictions` gives: {'samples_z': [S, n, G], ...}.
   """
-  outputs, chosen = [], []
+  outputs: list[dict[str, np.ndarray]] = []
+  chosen = []
   for rows, part in batches.by_width(inputs, widths):
     blocks, numbers = batches.blocks(part, block_size, rows)
     for index, number in enumerate(numbers):
@@ -220,9 +243,9 @@ def predict(
       block, number = processes.place((block, number), sharding)
       outputs.append(processes.fetch(predict_block(params, block, number)))
     chosen.append(numbers.ravel())
-  chosen = np.concatenate(chosen)
-  real = np.flatnonzero(chosen >= 0)
-  place = real[np.argsort(chosen[real])]
+  taken = np.concatenate(chosen)  # Row numbers, in the order of the outputs.
+  real = np.flatnonzero(taken >= 0)
+  place = real[np.argsort(taken[real])]
   return {
     name: np.concatenate([o[name] for o in outputs], axis=1)[:, place]
     for name in outputs[0]
@@ -236,7 +259,7 @@ def _row_keys(key, numbers):
 def _mean_over_rows(block, examples, numbers):
   if not isinstance(numbers, tuple):
     examples, numbers = (examples,), (numbers,)
-  sums, count = [], 0
+  sums, count = [], jnp.zeros((), jnp.int32)
   for part, number in zip(examples, numbers, strict=True):
     values = jax.lax.map(block, (part, number))  # name -> [blocks, b]
     real = number >= 0

@@ -1,7 +1,7 @@
 """The loop of a stage: dispatches, validations and checkpoints until it ends.
 
-Every stage of every run goes through `train`, language models that are
-pretrained on texts among them. Seeds are stacked and go through one program.
+Every stage of every run goes through `train`, and so do language models that
+are pretrained on texts. Seeds are stacked and go through one program.
 Several processes run the loop side by side; process 0 alone writes and talks.
 """
 
@@ -21,16 +21,19 @@ import tqdm
 from genre2_jax.data.batches import Examples
 from genre2_jax.devices import memory, processes, profiling
 from genre2_jax.errors import InterruptedRunError, NonFiniteError
-from genre2_jax.files import writers
-from genre2_jax.models.model import Model
+from genre2_jax.files import metrics_log
+from genre2_jax.objectives.objective import StageParams
+from genre2_jax.policy import Params
 from genre2_jax.training import train_state
 from genre2_jax.training.checkpoints import StageCheckpoints
 from genre2_jax.training.programs import (
   Programs,
+  Trainable,
   abstract_state,
   compile_stage,
 )
 from genre2_jax.training.stages import Stage
+from genre2_jax.training.train_state import Counters, TrainState
 
 _logger = logging.getLogger('genre2_jax')
 
@@ -52,8 +55,9 @@ class Options:
     block_size: rows that are validated at once.
     checkpoint: options of `Checkpoints`.
     frozen_folder: where parameters are saved that no stage trains.
-    profile_steps: (first, last) to trace, or None.
-    steps_per_dispatch: 0: chosen as it goes.
+    profile_steps: the first to trace and the first after them, or None.
+    steps_per_dispatch: steps that the device takes before the host looks, at
+      most those left of the epoch; 0: chosen as it goes, for half a second.
     interrupts: true once the run is asked to leave, in all processes.
     verbose: 0: draws no progress bar.
     need: told what the programs need.
@@ -68,7 +72,7 @@ class Options:
   frozen_folder: pathlib.Path
   profile_steps: tuple[int, int] | None
   steps_per_dispatch: int
-  interrupts: Any
+  interrupts: object
   verbose: int
   need: memory.Need
 
@@ -82,32 +86,34 @@ class Trained:
     frozen: the parameters that are never trained, or None.
   """
 
-  params: dict[str, Any]
-  frozen: Any
+  params: StageParams
+  frozen: Params
 
-  def merged(self) -> dict[str, Any]:
+  def merged(self) -> StageParams:
     """All parameters in one tree."""
     return train_state.merge(self.params, self.frozen)
 
 
 def train(
   stage: Stage,
-  model: Model,
+  model: Trainable,
   examples: Mapping[str, Examples],
-  start: Callable[[], Any],
+  start: Callable[[], Params],
   options: Options,
 ) -> Trained:
   """Trains a stage, or what is left of it.
 
   Args:
     stage: with its number of epochs settled.
-    model: features, codec and network.
+    model: what is trained.
     examples: of the splits 'train' and 'val', on the host.
     start: gives the network's stacked parameters, or None to draw them; asked
       before the first step only.
     options: of the run.
 
   Raises:
+    InputError: the state does not split over the mesh, or the frozen
+      parameters that its checkpoints need are damaged.
     InterruptedRunError: progress is saved; the same call goes on.
     NonFiniteError: the last good checkpoint is kept.
   """
@@ -123,12 +129,14 @@ def train(
     # Resuming: 1. the newest checkpoint that is whole, or the beginning;
     # 2. the log without what comes after it; 3. the same loop as ever.
     state = checkpoints.restore(abstract)
-    at = None if state is None else _counters(state)
-    if at is not None and stage.is_finished(at):
-      return Trained(params=state.best_params, frozen=state.frozen)
-    step = -1 if at is None else int(at.step[0])
+    step = -1
+    if state is not None:
+      at = _counters(state)
+      if stage.is_finished(at):
+        return Trained(params=state.best_params, frozen=state.frozen)
+      step = int(at.step[0])
     if processes.is_first():
-      writers.truncate(options.workdir, stage.name, step)
+      metrics_log.truncate(options.workdir, stage.name, step)
     programs = _compile(stage, model, examples, options)
     if state is None:
       state = programs.init(start())
@@ -170,11 +178,16 @@ def train(
   return Trained(params=state.best_params, frozen=state.frozen)
 
 
-def _counters(state):
+def _counters(state: TrainState) -> Counters:
   return processes.fetch(train_state.counters(state))
 
 
-def _compile(stage, model, examples, options) -> Programs:
+def _compile(
+  stage: Stage,
+  model: Trainable,
+  examples: Mapping[str, Examples],
+  options: Options,
+) -> Programs:
   _logger.info('compiling stage %s', stage.name)
   began = time.monotonic()
   programs = compile_stage(
@@ -224,7 +237,7 @@ def _metric_writer(options):
   """Process 0's writer of metrics.jsonl; None for the others."""
   if not processes.is_first():
     return contextlib.nullcontext()
-  return writers.MetricWriter(options.workdir, len(options.seeds))
+  return metrics_log.MetricWriter(options.workdir, len(options.seeds))
 
 
 def _profile(stage, programs, options):

@@ -1,13 +1,24 @@
 """Optimizers and learning-rate schedules, from optax."""
 
+from collections.abc import Callable
+
 import optax
 
 NAMES = ('adamw', 'adafactor')
 SCHEDULES = ('cosine', 'constant')
 
 
-def warmup_cosine(peak, *, warmup_steps, total_steps, floor=0.1):
-  """Linear warm-up to `peak`, then a cosine to `floor · peak`."""
+def warmup_cosine(
+  peak: float, *, warmup_steps: int, total_steps: int, floor: float = 0.1
+) -> optax.Schedule:
+  """Linear warm-up to `peak`, then a cosine to `floor · peak` at the end.
+
+  Args:
+    peak: the greatest rate.
+    warmup_steps: updates of the warm-up; at most half of all.
+    total_steps: updates of the whole schedule.
+    floor: share of the peak that is left.
+  """
   warmup_steps = min(warmup_steps, total_steps // 2)
   return optax.warmup_cosine_decay_schedule(
     init_value=peak / (warmup_steps + 1),
@@ -18,8 +29,10 @@ def warmup_cosine(peak, *, warmup_steps, total_steps, floor=0.1):
   )
 
 
-def warmup_constant(peak, *, warmup_steps, total_steps):
-  """Linear warm-up to `peak`, then `peak`."""
+def warmup_constant(
+  peak: float, *, warmup_steps: int, total_steps: int
+) -> optax.Schedule:
+  """Linear warm-up to `peak`, then `peak`; arguments as `warmup_cosine`'s."""
   warmup_steps = min(warmup_steps, total_steps // 2)
   return optax.schedules.linear_schedule(
     init_value=peak / (warmup_steps + 1),
@@ -28,19 +41,36 @@ def warmup_constant(peak, *, warmup_steps, total_steps):
   )
 
 
-def schedule(name, peak, *, warmup_steps, total_steps):
-  """A learning rate by name, one of `SCHEDULES`: step -> rate."""
-  function = {'cosine': warmup_cosine, 'constant': warmup_constant}[name]
-  return function(peak, warmup_steps=warmup_steps, total_steps=total_steps)
+def schedule(
+  name: str, peak: float, *, warmup_steps: int, total_steps: int
+) -> optax.Schedule:
+  """A learning rate by name, one of `SCHEDULES`: updates so far -> rate."""
+  functions: dict[str, Callable[..., optax.Schedule]] = {
+    'cosine': warmup_cosine,
+    'constant': warmup_constant,
+  }
+  return functions[name](
+    peak, warmup_steps=warmup_steps, total_steps=total_steps
+  )
 
 
-def adamw(learning_rate, *, weight_decay, max_grad_norm):
+def adamw(
+  learning_rate: float | optax.Schedule,
+  *,
+  weight_decay: float,
+  max_grad_norm: float,
+) -> optax.GradientTransformation:
   """AdamW; gradients clipped to a global norm unless that is 0."""
   optimizer = optax.adamw(learning_rate, weight_decay=weight_decay)
   return _clipped(optimizer, max_grad_norm)
 
 
-def adafactor(learning_rate, *, max_grad_norm, min_factored=128):
+def adafactor(
+  learning_rate: float | optax.Schedule,
+  *,
+  max_grad_norm: float,
+  min_factored: int = 128,
+) -> optax.GradientTransformation:
   """Adafactor (Shazeer & Stern 2018) with RAFT's constants, no momentum.
 
   ε1 = 1e-30, ε2 = 1e-3, β2_t = 1 − t^−0.8. Updates are relative: the rate is
@@ -65,7 +95,13 @@ def adafactor(learning_rate, *, max_grad_norm, min_factored=128):
   return _clipped(optimizer, max_grad_norm)
 
 
-def build(name, learning_rate, *, weight_decay, max_grad_norm):
+def build(
+  name: str,
+  learning_rate: float | optax.Schedule,
+  *,
+  weight_decay: float,
+  max_grad_norm: float,
+) -> optax.GradientTransformation:
   """An optimizer by name, one of `NAMES`; Adafactor decays no weights."""
   if name == 'adafactor':
     return adafactor(learning_rate, max_grad_norm=max_grad_norm)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Protocol
 
 import flax.linen as nn
 import jax
@@ -13,8 +13,9 @@ import optax
 from genre2_jax.data import batches
 from genre2_jax.data.batches import Examples
 from genre2_jax.devices import processes, sharding
-from genre2_jax.models.model import Model
 from genre2_jax.objectives.objective import init_params
+from genre2_jax.policy import Inputs, Params, Pointwise, Policy
+from genre2_jax.tokenizers.codec import Codec
 from genre2_jax.training import evaluation, train_state
 from genre2_jax.training.stages import Stage, optimizer_of, seed_keys
 from genre2_jax.training.step import train_step
@@ -26,6 +27,27 @@ _VALIDATION = 2**31 - 2
 
 # (row numbers, padded width) of texts that a batch may be taken from.
 Buckets = Sequence[tuple[np.ndarray, int]]
+# Before the first step: the network's stacked parameters, None to draw them.
+Init = Callable[[Params], TrainState]
+
+
+class Trainable(Protocol):
+  """What a stage wants of a model: a `Model`, or less than one."""
+
+  @property
+  def network(self) -> Policy | Pointwise:
+    """What is trained."""
+
+  @property
+  def codec(self) -> Codec:
+    """Between tokens and z-scores; never asked where no number is written."""
+
+  @property
+  def widths(self) -> Sequence[int]:
+    """That texts are padded to, ascending; () where all rows have one."""
+
+  def example_inputs(self) -> Inputs:
+    """Inputs of one row, for shapes."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +56,8 @@ class Programs:
 
   Attributes:
     abstract_state: shapes, dtypes and shardings of the stacked state.
-    init: `(stacked network params or None) -> state` before the first step.
+    init: `(the network's stacked parameters or None) -> state` before the
+      first step.
     run: `(state, number of steps) -> state`; donates the state. One program
       for any number of steps, which must not go past the end of the epoch.
     validate: `state -> (state, metrics [S])` at the end of an epoch; donates
@@ -44,33 +67,36 @@ class Programs:
   """
 
   abstract_state: TrainState
-  init: Callable
-  run: Callable
-  validate: Callable
+  init: Init
+  run: Callable[[TrainState, int], TrainState]
+  validate: Callable[[TrainState], tuple[TrainState, dict[str, jax.Array]]]
   epoch_steps: int
-  compiled: Any
+  compiled: jax.stages.Compiled
 
 
 def state_program(
   stage: Stage,
-  model: Model,
+  model: Trainable,
   *,
   seeds: Sequence[int],
   mesh: jax.sharding.Mesh,
   optimizer: optax.GradientTransformation,
-) -> tuple[TrainState, Callable[[Any], TrainState]]:
+) -> tuple[TrainState, Init]:
   """How a stage's state begins, never whole on one device under FSDP.
 
   Args:
     stage: a `Stage`.
-    model: with `network`, `codec` and `example_inputs`.
+    model: what is trained.
     seeds: S integers.
     mesh: where it will live.
     optimizer: an optax transformation.
 
   Returns:
-    (abstract state with shardings, `(stacked network params or None) ->
-    state`).
+    (abstract state with shardings, `(the network's stacked parameters or None)
+    -> state`).
+
+  Raises:
+    InputError: an array does not split over the mesh.
   """
   objective, init_one = stage.objective, _init_one(stage, model)
 
@@ -106,7 +132,11 @@ def state_program(
 
 
 def abstract_state(
-  stage: Stage, model: Model, *, seeds: Sequence[int], mesh: jax.sharding.Mesh
+  stage: Stage,
+  model: Trainable,
+  *,
+  seeds: Sequence[int],
+  mesh: jax.sharding.Mesh,
 ) -> TrainState:
   """Shapes, dtypes and shardings of a stage's state, for any number of rows.
 
@@ -121,7 +151,7 @@ def abstract_state(
 
 def describe_layout(
   stage: Stage,
-  model: Model,
+  model: Trainable,
   abstract_state: TrainState,
   *,
   batch_size: int,
@@ -131,7 +161,7 @@ def describe_layout(
 
   Args:
     stage: a `Stage`.
-    model: with `network`, `codec` and `example_inputs`.
+    model: what is trained.
     abstract_state: of `state_program`.
     batch_size: B, rows of a step.
     mesh: the mesh.
@@ -166,18 +196,22 @@ def _init_one(stage, model):
 
 def functions(
   stage: Stage,
-  model: Model,
+  model: Trainable,
   *,
   num_rows: int,
   batch_size: int,
   mesh: jax.sharding.Mesh,
   buckets: Buckets = (),
-) -> tuple[Callable, Callable, optax.GradientTransformation]:
+) -> tuple[
+  Callable[..., TrainState],
+  Callable[..., tuple[TrainState, dict[str, jax.Array]]],
+  optax.GradientTransformation,
+]:
   """What a stage compiles: pure functions of stacked states.
 
   Args:
     stage: a `Stage`.
-    model: with `network` and `codec`.
+    model: what is trained.
     num_rows: of the training split.
     batch_size: B, rows of a step.
     mesh: where it runs.
@@ -191,18 +225,21 @@ def functions(
   """
   epoch_steps = _count_steps(num_rows, batch_size, buckets)
   optimizer = optimizer_of(stage, epoch_steps)
-  shared = {
-    'network': sharding.constrained(model.network, mesh),
-    'codec': model.codec,
-    'objective': stage.objective,
-  }
+  network = sharding.constrained(model.network, mesh)
   step = functools.partial(
     train_step,
+    network=network,
+    codec=model.codec,
     optimizer=optimizer,
+    objective=stage.objective,
     accumulation=stage.accumulation,
-    **shared,
   )
-  validation = functools.partial(evaluation.validation, **shared)
+  validation = functools.partial(
+    evaluation.validation,
+    network=network,
+    codec=model.codec,
+    objective=stage.objective,
+  )
   rows_sharding = sharding.batch_sharding(mesh, 'seed', num_rows=batch_size)
 
   def run(state, train, num_steps):
@@ -263,7 +300,7 @@ def steps_per_epoch(
 
   Args:
     examples: of the training split, on the host.
-    widths: that texts are padded to, `Model.widths`.
+    widths: that texts are padded to.
     batch_size: B.
   """
   return _count_steps(
@@ -288,7 +325,7 @@ def buckets_of(examples: Examples, widths: Sequence[int]) -> Buckets:
 
 def compile_stage(
   stage: Stage,
-  model: Model,
+  model: Trainable,
   examples: Mapping[str, Examples],
   *,
   seeds: Sequence[int],
@@ -300,7 +337,7 @@ def compile_stage(
 
   Args:
     stage: with its number of epochs settled.
-    model: of the data.
+    model: what is trained.
     examples: of the splits 'train' and 'val', on the host.
     seeds: S integers.
     batch_size: B, rows of a step.
@@ -311,11 +348,11 @@ def compile_stage(
   # a model, every process reads it anyway, and which rows a batch has is drawn
   # on the device, so that each device gathers its own and nothing is sent.
   train = processes.place(examples['train'], sharding.replicated(mesh))
-  block = [
+  parts = [
     batches.blocks(examples['val']._replace(inputs=inputs), block_size, rows)
     for rows, inputs in batches.by_width(examples['val'].inputs, model.widths)
   ]
-  block = block[0] if len(block) == 1 else tuple(zip(*block, strict=True))
+  block = parts[0] if len(parts) == 1 else tuple(zip(*parts, strict=True))
   block = processes.place(block, sharding.batch_sharding(mesh, None))
   num_rows = len(train.target)
   buckets = buckets_of(examples['train'], model.widths)
@@ -351,7 +388,7 @@ def compile_stage(
 
 
 def trace_run(
-  run: Callable, abstract_state: TrainState, train: Examples
+  run: Callable[..., TrainState], abstract_state: TrainState, train: Examples
 ) -> jax.stages.Traced:
   """`run` of `functions`, traced for where the state and the rows live."""
   function = jax.jit(
@@ -361,7 +398,7 @@ def trace_run(
 
 
 def lower_run(
-  run: Callable, abstract_state: TrainState, train: Examples
+  run: Callable[..., TrainState], abstract_state: TrainState, train: Examples
 ) -> jax.stages.Lowered:
   """`run` of `functions`, lowered."""
   return trace_run(run, abstract_state, train).lower()

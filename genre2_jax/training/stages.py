@@ -1,8 +1,8 @@
-"""A stage of training: what to minimise, how long and how fast."""
+"""A stage of training, and the random numbers that its seeds draw from."""
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import optax
 
 from genre2_jax.objectives.objective import Objective
 from genre2_jax.training import optimizers, train_state
+from genre2_jax.training.train_state import Counters, TrainState
 
 # Streams of random numbers: each seed's key is folded with one of these.
 _STREAMS = ('pretrain', 'finetune', 'evaluation')
@@ -21,14 +22,14 @@ class Stage:
   """What to train, how long and how fast.
 
   Attributes:
-    section: of the config: 'pretrain' or 'finetune'.
+    section: 'pretrain' or 'finetune', as in the config.
     name: in files and tables: 'ce', 'remax', 'grpo', 'remax_expert', ...
     objective: what it minimises.
     epochs: at most.
-    max_steps: at most, rounded up to whole epochs; 0: no bound.
+    max_steps: if not 0, a bound on the steps, rounded up to whole epochs.
     learning_rate: peak, after a linear warm-up.
     patience: epochs without a better validation before it stops; 0: never.
-    warmup_steps: of the learning rate.
+    warmup_steps: updates until the learning rate is at its peak.
     weight_decay: of AdamW.
     max_grad_norm: gradients are clipped to it; 0: not.
     optimizer: a name of `optimizers.NAMES`.
@@ -57,8 +58,8 @@ class Stage:
     epochs = min(self.epochs, -(-self.max_steps // epoch_steps))
     return dataclasses.replace(self, epochs=epochs, max_steps=0)
 
-  def is_finished(self, state: Any) -> bool:
-    """Whether a stacked state has no epoch left, or no seed has patience."""
+  def is_finished(self, state: TrainState | Counters) -> bool:
+    """Whether no epoch is left, or no seed has patience; stacked, [S]."""
     patient = train_state.is_patient(state, self.patience)
     return bool(state.epoch[0] >= self.epochs or not np.any(patient))
 
@@ -78,7 +79,7 @@ def evaluation_keys(seeds: Sequence[int]) -> jax.Array:
 def optimizer_of(
   stage: Stage, epoch_steps: int
 ) -> optax.GradientTransformation:
-  """The stage's optax transformation."""
+  """The stage's optax transformation, for epochs of so many steps."""
   schedule = optimizers.schedule(
     stage.schedule,
     stage.learning_rate,

@@ -7,7 +7,7 @@ updates, and never leaves the device.
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,32 +16,34 @@ import optax
 from genre2_jax.data.batches import Examples
 from genre2_jax.objectives.objective import (
   Objective,
+  StageParams,
   supervised,
   total,
 )
 from genre2_jax.objectives.rollouts import roll_out, sequence_losses
-from genre2_jax.objectives.sequence import Judgement
-from genre2_jax.policy import Pointwise, Policy
+from genre2_jax.objectives.sequence import Judgement, Metrics
+from genre2_jax.policy import Params, Pointwise, Policy
 from genre2_jax.tokenizers.codec import Codec
 from genre2_jax.training.train_state import TrainState, merge
 
 
 class MicroBatch(NamedTuple):
-  """A part of a batch, [A, ...] for all A of them.
+  """B/A rows of a batch with what is random about them.
+
+  All A of a batch are one `MicroBatch` too, with a leading axis A.
 
   Attributes:
-    rows: `Examples`.
-    keys: one per row, of what is sampled.
-    dropout_key: of the part.
-    tokens: numbers that the policy wrote, or None.
-    judgement: of them, or None.
+    rows: the rows.
+    keys: [B/A], of what is sampled for each row.
+    dropout_key: of the whole micro-batch.
+    written: tokens [B/A, G, T] of numbers that the policy wrote for the rows,
+      and what is known of them; None unless the objective asks for numbers.
   """
 
   rows: Examples
   keys: jax.Array
   dropout_key: jax.Array
-  tokens: jax.Array | None = None
-  judgement: Judgement | None = None
+  written: tuple[jax.Array, Judgement] | None = None
 
 
 def train_step(
@@ -57,14 +59,14 @@ def train_step(
   """One batch: a rollout if the objective wants one, and the updates from it.
 
   Sampling goes level by level with a cache and keeps nothing for a gradient;
-  what was sampled is then scored in one pass over its distinct prefixes, and
-  that pass is differentiated, once per update.
+  what was sampled is then scored, without waiting for one token after the
+  other, and that is differentiated, once per update.
 
-  The batch is cut into micro-batches: numbers are sampled and gradients taken
-  one micro-batch after the other, and their mean makes the update, which is
-  then that of the whole batch up to rounding and the draws of dropout. What
-  centres or normalises over the batch ('reinforce', 'ppo') does so over the
-  micro-batch.
+  The batch is cut into A micro-batches, often one: numbers are sampled and
+  gradients taken one micro-batch after the other, and the mean gradient makes
+  the update. It is that of the whole batch up to rounding and the draws of
+  dropout, but for what centres or normalises over the batch ('reinforce',
+  'ppo'), which does so over the micro-batch.
 
   Args:
     state: of one seed.
@@ -73,45 +75,50 @@ def train_step(
     codec: between tokens and z-scores.
     optimizer: an optax transformation.
     objective: what is minimised.
-    accumulation: A, micro-batches; divides B.
+    accumulation: A; divides B.
 
   Returns:
-    The next state, `objective.metrics` added to its totals.
+    The next state: `objective.num_updates` updates, one step, and
+    `objective.metrics` added to its totals, of several updates their mean.
   """
-  shared = {'codec': codec, 'objective': objective}
   parts = _micro_batches(state, batch, accumulation)
-  metrics = {}
+  metrics: Metrics = {}
   if objective.is_sequence:
-    parts, metrics = _rolled_out(state, parts, policy=network, **shared)
+    parts, metrics = _rolled_out(
+      state, parts, policy=network, codec=codec, objective=objective
+    )
   gradient = jax.value_and_grad(
-    functools.partial(loss, frozen=state.frozen, network=network, **shared),
+    functools.partial(
+      loss,
+      frozen=state.frozen,
+      network=network,
+      codec=codec,
+      objective=objective,
+    ),
     has_aux=True,
   )
 
   def update(state, _):
     (value, more), grads = _mean(
-      lambda part: gradient(state.params, part), parts
+      functools.partial(gradient, state.params), parts
     )
     return _updated(state, value, more, grads, optimizer)
 
-  if objective.num_updates == 1:
-    state, more = update(state, None)
-  else:
-    state, more = jax.lax.scan(update, state, length=objective.num_updates)
-    more = jax.tree.map(jnp.mean, more)
+  state, more = _scan(update, state, length=objective.num_updates)
+  more = jax.tree.map(jnp.mean, more)
   # Of the divergence the sampled one, whatever the term estimates.
   return _finished(state, metrics | more | _only(metrics, 'kl'))
 
 
 def loss(
-  params: Any,
+  params: StageParams,
   part: MicroBatch,
   *,
-  frozen: Any,
+  frozen: Params,
   network: Policy | Pointwise,
   codec: Codec,
   objective: Objective,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+) -> tuple[jax.Array, Metrics]:
   """Σ weight · mean of a term over a micro-batch, and the metrics beside it.
 
   Args:
@@ -121,6 +128,10 @@ def loss(
     network: what is trained.
     codec: between tokens and z-scores.
     objective: what is minimised.
+
+  Returns:
+    (scalar, {name: scalar}: each term's mean, not weighted, and what the terms
+    tell beside it).
   """
   params = merge(params, frozen)
   losses = supervised(
@@ -132,23 +143,31 @@ def loss(
     objective=objective,
     dropout_key=part.dropout_key if objective.dropout else None,
   )
-  more = {}
-  if objective.is_sequence:
-    # A scan makes arrays of numbers.
-    judgement = part.judgement._replace(num_updates=objective.num_updates)
-    written, more = sequence_losses(
-      params, part.rows, part.tokens, judgement,
-      policy=network, objective=objective,
-    )  # fmt: skip
-    losses |= written
+  more: Metrics = {}
+  if part.written is not None:
+    assert isinstance(network, Policy)  # No other writes numbers.
+    tokens, judgement = part.written
+    # A scan has made an array of it, and losses ask it in Python.
+    judgement = judgement._replace(num_updates=objective.num_updates)
+    of_numbers, more = sequence_losses(
+      params,
+      part.rows,
+      tokens,
+      judgement,
+      policy=network,
+      objective=objective,
+    )
+    losses |= of_numbers
   return total(losses, objective), more | jax.tree.map(jnp.mean, losses)
 
 
-def _micro_batches(state, batch, count) -> MicroBatch:
+def _micro_batches(
+  state: TrainState, batch: Examples, count: int
+) -> MicroBatch:
   """The batch as [A, B / A, ...], with the keys of this step.
 
-  Every A-th row is one micro-batch's: a batch that is sharded over its rows
-  then falls apart without a row leaving its device.
+  Row i is in micro-batch i mod A: a batch that is sharded over its rows then
+  falls apart without a row leaving its device.
   """
   key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
   rows_key, dropout_key = jax.random.split(key)
@@ -159,6 +178,7 @@ def _micro_batches(state, batch, count) -> MicroBatch:
   rows, keys = jax.tree.map(
     cut, (batch, jax.random.split(rows_key, len(batch.target)))
   )
+  # Of one micro-batch the step's own, so that it is the batch to the bit.
   dropout_keys = (
     jax.random.split(dropout_key, count) if count > 1 else dropout_key[None]
   )
@@ -185,11 +205,11 @@ def _rolled_out(state, parts, *, policy, codec, objective):
 
   _, (tokens, judgement, metrics) = _scan(one, None, parts)
   metrics = jax.tree.map(lambda x: jnp.mean(x, 0), metrics)
-  return parts._replace(tokens=tokens, judgement=judgement), metrics
+  return parts._replace(written=(tokens, judgement)), metrics
 
 
 def _mean(function, parts):
-  """The mean of a function of each part: one part in memory at a time."""
+  """The mean of a function of one part over all: one in memory at a time."""
   count = len(parts.keys)
   first = jax.tree.map(lambda x: x[0], parts)
   zeros = jax.tree.map(
@@ -204,7 +224,7 @@ def _mean(function, parts):
 
 
 def _scan(function, carry, xs=None, length=None):
-  """`lax.scan`; one turn is no loop, so that XLA fuses across it."""
+  """`lax.scan`; a single turn is no loop, so that XLA fuses across it."""
   if length is None:
     length = len(jax.tree.leaves(xs)[0])
   return jax.lax.scan(function, carry, xs, length, unroll=length == 1)
@@ -215,11 +235,12 @@ def _only(metrics, name):
 
 
 def _updated(state, loss, metrics, grads, optimizer):
-  """One update by a gradient."""
+  """One update by a gradient: (state, metrics with its loss and norm)."""
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
-  metrics |= {'loss': loss, 'grad_norm': optax.tree.norm(grads)}
-  return dataclasses.replace(state, params=params, opt_state=opt_state), metrics
+  state = dataclasses.replace(state, params=params, opt_state=opt_state)
+  norm = optax.tree.norm(grads)
+  return state, metrics | {'loss': loss, 'grad_norm': norm}
 
 
 def _finished(state, metrics):

@@ -1,18 +1,28 @@
 """All that a stage of training carries from step to step: arrays only."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
+
+from genre2_jax.objectives.objective import StageParams
+from genre2_jax.policy import Params
+
+# On the host numpy, on the device JAX: [S] of stacked states, else a scalar.
+_Number = Any
+_IsFrozen = Callable[[tuple[str, ...]], bool]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainState:
-  """One seed's state; `train.py` stacks several along a leading axis S.
+  """One seed's state; the states of S seeds are stacked along a leading axis.
 
-  A run is a function of this and of the data, so saving it is saving the run.
+  What a stage still does is a function of its state and its rows: who saves
+  the state can go on where it was.
 
   Attributes:
     step: int32, steps taken.
@@ -22,9 +32,10 @@ class TrainState:
     params: what is trained, a dict as `objective.init_params` gives it; None
       stands where a parameter is frozen.
     frozen: the network's frozen parameters, None where one is trained; None
-      without any. They are never saved with the rest: see `checkpoints.py`.
+      without any. `StageCheckpoints` saves them apart, once.
     opt_state: of the optimizer.
-    totals: sums of the training metrics since the epoch began, float32.
+    totals: sums of the training metrics since the epoch began, float32,
+      {name: scalar}.
     bad_step: int32, first step whose loss or updated parameters were not
       finite; −1 while none.
     best_params: `params` of the best validation so far.
@@ -36,20 +47,25 @@ class TrainState:
   step: jax.Array
   epoch: jax.Array
   key: jax.Array
-  params: Any
-  frozen: Any
-  opt_state: Any
+  params: StageParams
+  frozen: Params
+  opt_state: optax.OptState
   totals: dict[str, jax.Array]
   bad_step: jax.Array
-  best_params: Any
+  best_params: StageParams
   best_score: jax.Array
   best_epoch: jax.Array
-  reference: Any
+  reference: StageParams | None
 
 
 def create(
-  params, key, optimizer, metric_names, keep_reference=False, is_frozen=None
-):
+  params: StageParams,
+  key: jax.Array,
+  optimizer: optax.GradientTransformation,
+  metric_names: Sequence[str],
+  keep_reference: bool = False,
+  is_frozen: _IsFrozen | None = None,
+) -> TrainState:
   """The state before the first step of a stage.
 
   Args:
@@ -78,7 +94,9 @@ def create(
   )
 
 
-def split(params, is_frozen):
+def split(
+  params: StageParams, is_frozen: _IsFrozen | None
+) -> tuple[StageParams, Params]:
   """(what is trained, the network's frozen parameters or None).
 
   Both are trees like the whole, None where the other has the parameter. A
@@ -105,7 +123,7 @@ def split(params, is_frozen):
   return trained, part(params['policy'], frozen=True)
 
 
-def merge(trained, frozen):
+def merge(trained: StageParams, frozen: Params) -> StageParams:
   """The parameters that `split` took apart."""
   if frozen is None:
     return trained
@@ -126,26 +144,26 @@ def merge(trained, frozen):
 class Counters(NamedTuple):
   """What the loop on the host looks at: fields of a stacked state, [S]."""
 
-  step: Any
-  epoch: Any
-  best_epoch: Any
-  bad_step: Any
+  step: _Number
+  epoch: _Number
+  best_epoch: _Number
+  bad_step: _Number
 
 
-def counters(state):
+def counters(state: TrainState) -> Counters:
   """The `Counters` of a stacked state."""
   return Counters(*(getattr(state, name) for name in Counters._fields))
 
 
-def is_patient(state, patience):
+def is_patient(state: TrainState | Counters, patience: int) -> _Number:
   """Whether fewer than `patience` epochs passed since the best; 0 is forever.
 
-  Holds for one state and for stacked ones, on the host and on the device.
+  Of one state a boolean, of stacked ones bool [S].
   """
   return (patience == 0) | (state.epoch - state.best_epoch < patience)
 
 
-def validated(state, score, patience):
+def validated(state: TrainState, score: jax.Array, patience: int) -> TrainState:
   """The state after an epoch's validation: keeps the best, restarts the sums.
 
   A state that ran out of patience keeps its best for good: seeds that train

@@ -11,7 +11,7 @@ import textwrap
 import numpy as np
 import pytest
 from conftest import assert_same_end, read_log
-from resume_test import flip, largest_file, num_records, wait_until
+from run_files import flip, largest_file, num_records, wait_until
 
 _MANY_MOMENTS = (
   '--config.steps_per_dispatch=1',
@@ -79,9 +79,10 @@ def last_line(err):
 _ONLY_THE_FIRST_WRITES = """
 import sys
 import jax
-from genre2_jax import command_line, main, writers
+from genre2_jax import command_line, main
+from genre2_jax.files import atomic, metrics_log
 
-replacing, metric_writer = writers._replacing, writers.MetricWriter
+replacing, metric_writer = atomic.replacing, metrics_log.MetricWriter
 
 def only_first(function):
   def call(*arguments, **options):
@@ -89,8 +90,8 @@ def only_first(function):
     return function(*arguments, **options)
   return call
 
-writers._replacing = only_first(replacing)
-writers.MetricWriter = only_first(metric_writer)
+atomic.replacing = only_first(replacing)
+metrics_log.MetricWriter = only_first(metric_writer)
 command_line.run(main.main)
 """
 
@@ -102,7 +103,7 @@ import time
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from genre2_jax import processes, sharding
+from genre2_jax.devices import processes, sharding
 from genre2_jax.errors import InputError
 
 me = int(sys.argv[2])
@@ -159,7 +160,7 @@ import sys
 import numpy as np
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
-from genre2_jax import processes, sharding
+from genre2_jax.devices import processes, sharding
 from genre2_jax.training.checkpoints import Checkpoints
 
 me, folder = int(sys.argv[2]), pathlib.Path(sys.argv[3])

@@ -1,6 +1,7 @@
 """Tables of predictions: seeds, ensembles, exact and recalibrated rows."""
 
 import dataclasses
+import logging
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,8 +10,13 @@ from scipy import special
 
 from genre2_jax import tokenizers
 from genre2_jax.data.features import TargetScaler
-from genre2_jax.metrics import exact as grid_metrics
-from genre2_jax.metrics import recalibration, results, sampled
+from genre2_jax.metrics import (
+  exact,
+  points,
+  recalibration,
+  results,
+  sampled,
+)
 from genre2_jax.tokenizers.codec import Codec
 
 CODEC = Codec(
@@ -100,8 +106,23 @@ def test_results_of_several_seeds_have_mean_std_and_ensemble():
     sampled.crps(samples, target)
   )
   assert found['ensemble']['mean', 'rmse'] == pytest.approx(
-    sampled.rmse(samples.mean(-1), target)
+    points.rmse(samples.mean(-1), target)
   )
+
+
+def test_rows_gain_their_mean_and_std_over_seeds():
+  rows = [
+    ('t', 0, 'ce', 'test', 'mean', 'rmse', 1.0),
+    ('t', '1', 'ce', 'test', 'mean', 'rmse', 3.0),
+    ('t', 'ensemble', 'ce', 'test', 'mean', 'rmse', 0.5),
+    ('t', 0, 'ce', 'val', 'mean', 'rmse', 7.0),
+  ]
+  summary = results.over_seeds(rows)
+  assert summary[:4] == rows
+  assert summary[4:] == [
+    ('t', 'mean', 'ce', 'test', 'mean', 'rmse', 2.0),
+    ('t', 'std', 'ce', 'test', 'mean', 'rmse', pytest.approx(np.sqrt(2))),
+  ]
 
 
 def test_columns_of_predictions_are_in_the_original_unit():
@@ -231,9 +252,9 @@ def brute_force(p, target):
       }
     )
   return {
-    ('exact_mean', 'rmse'): sampled.rmse(means, target),
-    ('exact_mean', 'rmse_unit'): 10 * sampled.rmse(means, target),
-    ('exact_median', 'mae'): sampled.mae(medians, target),
+    ('exact_mean', 'rmse'): points.rmse(means, target),
+    ('exact_mean', 'rmse_unit'): 10 * points.rmse(means, target),
+    ('exact_median', 'mae'): points.mae(medians, target),
     **{('exact', m): np.mean([row[m] for row in found]) for m in found[0]},
   }
 
@@ -275,7 +296,7 @@ def test_trained_numbers_have_rows_of_their_own():
   predicted = TRIPLE | {'learned_mean_z': learned}
   found = by_seed(result_rows(predicted, (7, 8, 9), TARGET))
   for seed, z in ((7, learned[0]), ('ensemble', learned.mean(0))):
-    rmse = sampled.rmse(z, TARGET)
+    rmse = points.rmse(z, TARGET)
     assert found[seed]['learned_mean', 'rmse'] == pytest.approx(rmse)
 
 
@@ -349,7 +370,7 @@ def test_each_member_is_recalibrated_on_its_own_validation_rows(member):
     assert found[member][key] == pytest.approx(float(value), rel=1e-4), key
 
   def interval(p):
-    return grid_metrics.quantiles(np.log(p), VALUES, [0.05, 0.95]).T
+    return exact.quantiles(np.log(p), VALUES, [0.05, 0.95]).T
 
   low, high = interval(val_p)
   outside = np.sort(np.maximum(low - val_target, val_target - high))
@@ -365,11 +386,27 @@ def test_each_member_is_recalibrated_on_its_own_validation_rows(member):
   )
 
 
+def test_too_few_validation_rows_leave_the_conformal_rows_out(caplog):
+  """Eight rows: no margin covers nine in ten. It is said once, not per seed."""
+  results._warn_once.cache_clear()
+  val = predicted_of(3, num_rows=8, exact=True, stream=1)
+  val_target = np.linspace(-1, 2, 8)
+  for _ in ('ce', 'remax'):
+    with caplog.at_level(logging.WARNING, logger='genre2_jax'):
+      rows = result_rows(TRIPLE, (7, 8, 9), TARGET, (val, val_target))
+  found = by_seed(rows)
+  for values in found.values():
+    estimators = {estimator for estimator, _ in values}
+    assert 'tempered' in estimators and 'conformal' not in estimators
+  (message,) = caplog.messages
+  assert 'takes 9 calibration rows, and there are 8' in message
+
+
 def test_a_margin_never_turns_an_interval_inside_out():
   """Intervals that are far too wide are narrowed to the median at most."""
-  wide = np.full((1, 8, 9), -np.log(9), np.float32)
-  predicted = predicted_of(1) | {'log_p': wide}
-  target = np.full(8, VALUES[4])
+  wide = np.full((1, 9, 9), -np.log(9), np.float32)
+  predicted = predicted_of(1, num_rows=9) | {'log_p': wide}
+  target = np.full(9, VALUES[4])
   validation = predicted, target + 1e-3
   found = by_seed(result_rows(predicted, (7,), target, validation))[7]
   assert 0 <= found['conformal', 'width90'] < 0.01

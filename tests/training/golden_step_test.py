@@ -19,7 +19,8 @@ from genre2_jax.models.tabular import tabular_policy
 from genre2_jax.objectives.catalog import build_term
 from genre2_jax.objectives.objective import Objective, Rollouts, init_params
 from genre2_jax.tokenizers.codec import Codec
-from genre2_jax.training import steps, train_state
+from genre2_jax.training import train_state
+from genre2_jax.training.step import train_step
 
 CODEC = Codec(tokenizers.build('normalized', base=4, digits=3), -2.0, 2.0)
 POLICY = tabular_policy(
@@ -73,7 +74,7 @@ def test_a_step_is_the_one_that_was_written_down(name):
   state = train_state.create(
     params, jax.random.key(1), optimizer, objective.metrics
   )
-  step = functools.partial(steps.train_step, optimizer=optimizer, **shared)
+  step = functools.partial(train_step, optimizer=optimizer, **shared)
   totals = jax.jit(step)(state, batch()).totals
   loss, norm = float(totals['loss']), float(totals['grad_norm'])
   # Other processors differ by a few units in the seventh digit.

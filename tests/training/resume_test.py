@@ -3,10 +3,10 @@
 import os
 import re
 import signal
-import time
 
 import pytest
 from conftest import assert_same_end
+from run_files import flip, largest_file, num_records, wait_until
 
 from genre2_jax import train
 from genre2_jax.devices.interrupts import deferred
@@ -23,20 +23,6 @@ _MANY_MOMENTS = (
 @pytest.fixture
 def no_report(monkeypatch):
   monkeypatch.setattr(page, 'write', lambda workdir: None)
-
-
-def wait_until(condition, process, seconds=300):
-  """Watches for a moment of a running process."""
-  end = time.monotonic() + seconds
-  while not condition():
-    assert process.poll() is None, process.communicate()[1]
-    assert time.monotonic() < end, 'the moment never came'
-    time.sleep(0.001)
-
-
-def num_records(workdir, stage=''):
-  path = workdir / 'metrics.jsonl'
-  return path.read_text().count(f'"stage": "{stage}') if path.exists() else 0
 
 
 def is_saving(folder):
@@ -149,17 +135,6 @@ def test_a_run_asked_to_leave_saves_where_it_is(
     assert not (workdir / 'run.json').exists()
   train.train_and_evaluate(config, workdir)
   assert_same_end(workdir, finished)
-
-
-def flip(path):
-  data = bytearray(path.read_bytes())
-  data[len(data) // 2] ^= 0x10
-  path.write_bytes(data)
-
-
-def largest_file(folder):
-  files = [path for path in folder.rglob('*') if path.is_file()]
-  return max(files, key=lambda path: path.stat().st_size)
 
 
 @pytest.mark.parametrize('num_damaged', [1, 2], ids=['newest', 'all'])
