@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from genre2_jax.data import targets
+from genre2_jax.files import metrics_log
 from genre2_jax.report.inputs import NOMINAL, Run, Stage
 
 
@@ -75,6 +76,11 @@ def notes(run: Run) -> list[str]:
         f'The change in {_enumerate(doubtful)} is less than two standard '
         'errors of the paired differences between seeds.'
       )
+  kept = (
+    metrics_log.kept_start(run.records, stage.key, stage.name)
+    for stage in run.stages
+  )
+  sentences += filter(None, kept)
   if run.unit != targets.UNITS['standard']:
     sentences.append(f'Errors are in {run.unit.says}.')
   if run.is_point:

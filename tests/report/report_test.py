@@ -437,6 +437,16 @@ def test_the_page_and_its_figures_name_the_unit(tmp_path):
   assert not re.search(r'\bz\b', re.sub(r'base64,[^"]+', '', html))
 
 
+def test_a_stage_that_changed_nothing_is_in_the_notes(tmp_path):
+  run = load(make_workdir(tmp_path))
+  best = {'ce': 3, 'remax': 0}
+  records = [r | {'best_epoch': best[r['stage']]} for r in run.records]
+  said = ' '.join(words.notes(dataclasses.replace(run, records=records)))
+  assert 'Stage ReMax kept its starting weights' in said
+  assert 'Stage CE' not in said
+  assert 'kept' not in ' '.join(words.notes(run))  # A run of old.
+
+
 def test_best_value_is_marked_unless_it_reads_the_same(tmp_path):
   make_workdir(tmp_path, n=100, G=32)
   rows = [
