@@ -224,7 +224,7 @@ def page(rows, args):
     '',
     f'`python benchmarks/calibration_split.py --root=TALENT`: {len(tasks)} of '
     f'the {args.tasks} smallest tasks ({", ".join(tasks)}), seeds '
-    f'{", ".join(map(str, seeds))} from 0, cross-entropy at the sizes of '
+    f'{" and ".join(map(str, seeds))}, cross-entropy at the sizes of '
     f'configs/talent_twenty.py; {environment._processor()}, Python '
     f'{platform.python_version()}.',
     '',
