@@ -80,7 +80,7 @@ def importers_of(library):
 def test_there_is_something_to_look_at():
   assert {'main', 'data.tables', 'models.tabular', 'policy.trie'} <= set(TREES)
   assert 'jax' in libraries('policy.sampling')
-  assert 'training.step' in siblings('training.programs')
+  assert 'training.step' in siblings('training.loop')
   assert 'policy' in siblings('models.tabular')  # from genre2_jax.policy ...
 
 

@@ -33,6 +33,7 @@ from genre2_jax.training.programs import (
   compile_stage,
 )
 from genre2_jax.training.stages import Stage
+from genre2_jax.training.step import train_step
 from genre2_jax.training.train_state import Counters, TrainState
 
 _logger = logging.getLogger('genre2_jax')
@@ -191,6 +192,7 @@ def _compile(
   _logger.info('compiling stage %s', stage.name)
   began = time.monotonic()
   programs = compile_stage(
+    train_step,
     stage,
     model,
     examples,

@@ -119,6 +119,7 @@ def stage_of(name, **options):
 
 def compiled(stage, seeds, mesh=ONE_DEVICE, num_devices=1):
   return compile_stage(
+    train_step,
     stage,
     Model(),
     EXAMPLES,
