@@ -42,7 +42,7 @@ class Model:
 
   def examples(self, rows: Rows | TextRows) -> Examples:
     """`Examples` of rows with targets."""
-    z = self.scaler.standardize(rows.target)
+    z = self.scaler.standardize(rows.known_target)
     return Examples(
       inputs=self.features.transform(rows),
       target=np.asarray(z, np.float32),
