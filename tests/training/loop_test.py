@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from conftest import assert_same_end
+from checks import assert_same_end
 
 from genre2_jax import train
 from genre2_jax.devices.interrupts import deferred
