@@ -9,8 +9,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import TINY_REGRESSOR as TINY
-from conftest import assert_refused
+from checks import assert_refused
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import (
@@ -25,6 +24,7 @@ from sklearn.utils.estimator_checks import (
   check_regressors_int,
   check_regressors_train,
 )
+from tiny import TINY_REGRESSOR as TINY
 
 from genre2_jax import DecodingRegressor, estimator
 from genre2_jax.data import columns as data_columns

@@ -8,14 +8,14 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import (
+from checks import (
   assert_refused,
   assert_same_bits,
   assert_same_end,
   read_checkpoint,
   read_log,
-  write_table,
 )
+from tiny import write_table
 
 from genre2_jax import train
 from genre2_jax.data import tables

@@ -225,7 +225,9 @@ def reopened(
   )
 
 
-def _shared(config, model, stages) -> dict[str, Any]:
+def _shared(
+  config: ConfigDict, model: Model, stages: Sequence[Stage]
+) -> dict[str, Any]:
   """What running and finished experiments have."""
   return dict(
     fields=config.to_dict(),

@@ -6,7 +6,7 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import jax
 import numpy as np
@@ -104,7 +104,7 @@ class FinishedRun:
     return evaluation.predict(
       self._predictors[num_samples],
       params,
-      self.model.features.transform(rows),
+      self.model.inputs(rows),
       block_size=block_size,
       sharding=sharding.batch_sharding(mesh),
       widths=self.model.widths,
@@ -128,7 +128,7 @@ class FinishedRun:
     }
 
   @classmethod
-  def of_files(cls, files: Mapping[str, bytes]) -> Self:
+  def of_files(cls, files: Mapping[str, bytes]) -> 'FinishedRun':
     """The run of `files`, in memory: it needs no folder any more."""
     with tempfile.TemporaryDirectory() as folder:
       write_files(folder, files)

@@ -154,10 +154,9 @@ def write_predictions(
   target: np.ndarray | None = None,
 ) -> None:
   """Writes a predictions file: row, target if known, and the columns."""
-  head = {'row': range(len(next(iter(columns.values()))))}
-  if target is not None:
-    head['target'] = target
-  columns = head | columns
+  count = len(next(iter(columns.values())))
+  known = {} if target is None else {'target': target}
+  columns = {'row': np.arange(count), **known, **columns}
   rows = zip(*(list(column) for column in columns.values()), strict=True)
   atomic.write_csv(path, tuple(columns), rows)
 

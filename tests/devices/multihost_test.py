@@ -10,7 +10,7 @@ import textwrap
 
 import numpy as np
 import pytest
-from conftest import assert_same_end, read_log
+from checks import assert_same_end, read_log
 from run_files import flip, largest_file, num_records, wait_until
 
 _MANY_MOMENTS = (

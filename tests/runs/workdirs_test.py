@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from conftest import assert_refused, write_table
+from checks import assert_refused
+from tiny import write_table
 
 from genre2_jax.experiment import experiment, networks, tasks
 from genre2_jax.runs import workdirs

@@ -5,7 +5,7 @@ import re
 import signal
 
 import pytest
-from conftest import assert_same_end
+from checks import assert_same_end
 from run_files import flip, largest_file, num_records, wait_until
 
 from genre2_jax import train

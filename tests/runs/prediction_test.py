@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import assert_refused
+from checks import assert_refused
 
 from genre2_jax.data import tables
 from genre2_jax.runs import prediction
