@@ -564,7 +564,7 @@ def _quantiles(model, predicted, levels):
   """z-scores [n, Q], exact where the distribution is."""
   member = results.pooled(predicted)
   if 'log_p' in member:
-    values = model.codec.values()
+    values, _ = model.codec.grid()
     return exact.quantiles(member['log_p'], values, levels)
   samples = np.asarray(member['samples_z'], np.float64)
   return np.quantile(samples, levels, axis=-1, method='weibull').T

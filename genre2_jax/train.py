@@ -18,6 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from genre2_jax.baselines import points
+from genre2_jax.data import targets
 from genre2_jax.data.batches import Examples
 from genre2_jax.data.tables import SPLITS, Table
 from genre2_jax.data.texts import Texts
@@ -133,7 +134,8 @@ def train_and_evaluate(
       if experiment.report:
         page.write(workdir)
   if verbose > 1:
-    print(results.summary(rows, names))
+    unit = targets.UNITS[experiment.fields['data']['transform']]
+    print(results.summary(rows, names, unit.says))
     print(f'Workdir: {workdir}' + '/report.html' * experiment.report)
   return workdir
 

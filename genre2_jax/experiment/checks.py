@@ -13,7 +13,7 @@ from genre2_jax.data.reading import Reading
 from genre2_jax.devices import profiling
 from genre2_jax.errors import InputError
 from genre2_jax.models import language_model
-from genre2_jax.models.gemma.head import HEADS
+from genre2_jax.models.gemma.head import ACTIVATIONS, HEADS
 from genre2_jax.objectives.rewards import REWARDS
 from genre2_jax.training import optimizers
 
@@ -69,6 +69,7 @@ def check_values(config: ConfigDict) -> None:
     ('language_model.name', ('', *language_model.NAMES)),
     ('language_model.preset', language_model.PRESETS),
     ('language_model.head', ('', *HEADS)),
+    ('language_model.head_activation', tuple(ACTIVATIONS)),
     ('language_model.attention', ('causal', 'bidirectional')),
     ('language_model.vocabulary', ('numbers', 'all')),
     ('language_model.new_tokens', ('', 'zero', 'first', 'average')),

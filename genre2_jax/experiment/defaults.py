@@ -66,6 +66,7 @@ def get_config() -> ConfigDict:
   language.head = ''  # writes numbers; special_token, mlp, mean, min, max,
   # projection: RAFT's predictive heads, one number, no distribution; the MLP
   # has model.head_hidden units
+  language.head_activation = 'sigmoid'  # mlp: of its units, the paper's; relu
   language.special_token = '<unused0>'  # a subword that texts don't have
   language.attention = 'causal'  # within the prompt; bidirectional
   language.vocabulary = 'numbers'  # softmax over the grammar; all: over all

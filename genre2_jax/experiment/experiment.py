@@ -218,8 +218,11 @@ def reopened(
     fields: of its config.json; fields that came later get their defaults.
     features: that it saved.
     scaler: that it saved.
+
+  Raises:
+    InputError: its head has another form today.
   """
-  config = ConfigDict(_overlaid(get_config().to_dict(), fields))
+  config = ConfigDict(_overlaid(get_config().to_dict(), _dated(fields)))
   return Experiment(
     **_shared(config, model_of(config, features, scaler), all_stages(config))
   )
@@ -286,6 +289,22 @@ def _as_json(value):
   if isinstance(value, list | tuple):
     return [_as_json(part) for part in value]
   return value
+
+
+def _dated(fields):
+  """A saved config that says what was no choice yet when it was saved."""
+  language = fields.get('language_model', {})
+  if 'head_activation' in language:
+    return fields
+  if language.get('head') == 'special_token':
+    raise InputError(
+      'language_model.head=special_token had no bias when this run was '
+      'trained: train again'
+    )
+  if language.get('head') == 'mlp':
+    language = {**language, 'head_activation': 'relu'}
+    return fields | {'language_model': language}
+  return fields
 
 
 def _overlaid(default, saved):

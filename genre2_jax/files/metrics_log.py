@@ -65,6 +65,34 @@ def read_intact(workdir: PathLike) -> list[dict[str, Any]]:
   return records
 
 
+def kept_start(
+  records: Iterable[Mapping[str, Any]], stage: str, name: str = ''
+) -> str:
+  """That a stage has changed nothing, in one line; '' where it has.
+
+  Its best epoch is then 0, the weights that it began with.
+
+  Args:
+    records: as `read` gives them.
+    stage: as in the records.
+    name: what to call it, by default the same.
+  """
+  last = {r['seed']: r for r in records if r['stage'] == stage}
+  # Runs of old do not say.
+  kept = [
+    str(seed)
+    for seed, record in last.items()
+    if record['epoch'] > 0 and record.get('best_epoch') == 0
+  ]
+  if not kept:
+    return ''
+  seeds = f', seed {", ".join(kept)},' if len(kept) < len(last) else ''
+  return (
+    f'Stage {name or stage}{seeds} kept its starting weights: no epoch was '
+    'better on validation.'
+  )
+
+
 def truncate(workdir: PathLike, stage: str | Iterable[str], step: int) -> None:
   """Drops what a resumed run will write again: records of `stage` after `step`.
 

@@ -5,7 +5,8 @@ enough. Estimators are named: 'greedy', 'sample', 'mean', ... are of samples,
 'exact_mean' and 'exact_median' of the whole trie, 'tempered' of the trie at a
 temperature and 'conformal' of its interval with a margin, both fitted on
 validation rows, 'learned_mean' of RAFT's trained numbers, 'rail' and
-'rail_normalized' of evenly spaced numbers.
+'rail_normalized' of evenly spaced numbers. 'sample' also has the grid_mass of a
+policy whose softmax has more than numbers.
 """
 
 import functools
@@ -46,8 +47,8 @@ class Scaler(Protocol):
 class Codec(Protocol):
   """The numbers that can be written, as `tokenizers` has them."""
 
-  def values(self) -> np.ndarray: ...
-  def cells(self) -> np.ndarray: ...
+  def grid(self) -> tuple[np.ndarray, np.ndarray]: ...
+  def within(self, z: np.ndarray, /) -> np.ndarray: ...
   def index(self, z: ArrayLike, /) -> np.ndarray: ...
 
 
@@ -145,6 +146,9 @@ def rows(
       high=scaler.high,
       **unit,
     )
+    if 'grid_mass' in member:
+      mass = float(np.mean(member['grid_mass'], dtype=np.float64))
+      values.append(('sample', 'grid_mass', mass))
     for name in ('learned_mean', 'rail', 'rail_normalized'):
       if f'{name}_z' in member:
         values += points.evaluate(name, member[f'{name}_z'], target_z, **unit)
@@ -204,7 +208,7 @@ def prediction_columns(
   )
   low, high = sampled.central_interval(samples, exact.NOMINAL)
   if 'log_p' in member:
-    values = model.codec.values()
+    values, _ = model.codec.grid()
     low, median, high = exact.quantiles(
       member['log_p'], values, [0.05, 0.5, 0.95]
     ).T
@@ -224,15 +228,19 @@ _SUMMARY = (
   ),
   *(('sample', m) for m in ('reward', 'crps', 'coverage90', 'width90')),
   *(('exact', m) for m in ('reward', 'crps', 'nll', 'coverage90', 'width90')),
+  ('sample', 'grid_mass'),
 )
 
 
-def summary(rows: Iterable[Sequence], stages: Sequence[str]) -> str:
+def summary(
+  rows: Iterable[Sequence], stages: Sequence[str], unit: str = 'z'
+) -> str:
   """Test metrics of the stages side by side, as text.
 
   Args:
     rows: of results.csv, numbers as numbers.
     stages: names, in order.
+    unit: what errors are in, in words.
   """
   rows = list(rows)
   seeds = {row[1] for row in rows}
@@ -244,7 +252,7 @@ def summary(rows: Iterable[Sequence], stages: Sequence[str]) -> str:
     if s == seed and split == 'test'
   }
   lines = [
-    f'Test rows, {of}; z-scores; "sample" is of all samples',
+    f'Test rows, {of}; errors in {unit}; "sample" is of all samples',
     f'{"":24}' + ''.join(f'{stage:>14}' for stage in stages),
   ]
   for estimator, metric in _SUMMARY:
@@ -252,9 +260,15 @@ def summary(rows: Iterable[Sequence], stages: Sequence[str]) -> str:
     if any(cell is not None for cell in cells):
       lines.append(
         f'{estimator + " " + metric:24}'
-        + ''.join(f'{"" if c is None else f"{c:.4f}":>14}' for c in cells)
+        + ''.join(f'{_shown(cell):>14}' for cell in cells)
       )
   return '\n'.join(lines)
+
+
+def _shown(value):
+  if value is None:
+    return ''
+  return f'{value:.4f}' if abs(value) < 1e6 else f'{value:.4e}'
 
 
 def _unit(scaler):
@@ -264,7 +278,7 @@ def _unit(scaler):
 
 
 def _grid(codec):
-  return exact.Grid(codec.values(), codec.cells())
+  return exact.Grid(*codec.grid())
 
 
 @functools.cache
@@ -294,8 +308,9 @@ def _recalibrated(log_p, summary, target_z, val_log_p, val_target, model):
   except InputError as error:
     _warn_once(f'no conformal interval: {error}')
     return found
-  low = np.minimum(summary.low - margin, summary.median)
-  high = np.maximum(summary.high + margin, summary.median)
+  within = model.codec.within
+  low = within(np.minimum(summary.low - margin, summary.median))
+  high = within(np.maximum(summary.high + margin, summary.median))
   covered = (low <= target_z) & (target_z <= high)
   found.append(('conformal', 'coverage90', float(covered.mean())))
   found.append(('conformal', 'width90', float((high - low).mean())))

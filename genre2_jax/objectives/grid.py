@@ -6,8 +6,8 @@ values stand in any order. Over a whole trie the probabilities sum to 1; over a
 subset of strings to less; weights of sampled numbers are estimates and may sum
 to anything. The other functions take any leading axes: [..., K].
 
-Mass outside of the grid costs nothing in Σ p·loss, so a model may move its mass
-there: on a subset, normalise.
+Mass outside of the grid costs nothing in Σ p·loss, so a model whose softmax has
+more than the grid would move its mass there: `MBR` and `CRPS` renormalise.
 """
 
 import dataclasses
@@ -144,10 +144,12 @@ class MBR:
   Linear in p, so it collapses to the number nearest to E[y*|x] (Lemma 4).
 
   Attributes:
-    normalize: whether to renormalise p on the grid.
+    normalize: whether to renormalise p on the grid. Without, as published, the
+      least loss over a vocabulary with more than the grid is that of writing no
+      number at all.
   """
 
-  normalize: bool = False
+  normalize: bool = True
 
   def __post_init__(self) -> None:
     _check_flag('normalize', self.normalize)
@@ -219,10 +221,10 @@ class CRPS:
 
   Attributes:
     normalize: whether to renormalise p on the grid; without, `crps`'s double
-      sum holds for any Σ p.
+      sum holds for any Σ p, and is least where Σ p = 0.
   """
 
-  normalize: bool = False
+  normalize: bool = True
 
   def __post_init__(self) -> None:
     _check_flag('normalize', self.normalize)

@@ -241,9 +241,10 @@ def _sharpening(run: Run) -> Panels:
     [sampled.central_interval(s.samples_z, NOMINAL) for s in run.stages]
   ).swapaxes(0, 1)  # [stages, S, n]
   deviations = np.array([s.samples_z.std(axis=-1) for s in run.stages])
+  z = run.unit.name
   for name, label, values in (
-    ('interval_widths', 'width of the central 90% interval (z)', high - low),
-    ('sample_spread', 'standard deviation of the samples (z)', deviations),
+    ('interval_widths', f'width of the central 90% interval ({z})', high - low),
+    ('sample_spread', f'standard deviation of the samples ({z})', deviations),
   ):
     figure, ax = drawing.panel()
     span = (0, np.quantile(values, 0.995) * 1.02 or 1)
@@ -298,6 +299,7 @@ def _sampling_efficiency(run: Run) -> Panels:
     ]  # [S][best, mean][K]
     for stage in run.stages
   ]
+  z = run.unit.name
   for i, kind in enumerate(('best', 'mean')):
     figure, ax = drawing.panel()
     for stage, seeds in zip(run.stages, curves, strict=True):
@@ -313,10 +315,10 @@ def _sampling_efficiency(run: Run) -> Panels:
     ax.set_xscale('log', base=2)
     ax.set_xticks(ks, [str(k) for k in ks])
     ax.set_ylim(bottom=0)
-    ax.set(xlabel='samples k', ylabel=f'RMSE of the {kind} of k (z)')
+    ax.set(xlabel='samples k', ylabel=f'RMSE of the {kind} of k ({z})')
     drawing.legend_above(ax)
     yield (
       f'sampling_efficiency_{kind}_of_k',
-      f'RMSE of the {kind} of k samples, z',
+      f'RMSE of the {kind} of k samples, {z}',
       figure,
     )

@@ -96,9 +96,17 @@ class Run:
     """Whether a row has one number, which has no spread to speak of."""
     return self.num_samples == 1
 
-  def has(self, estimator: str) -> bool:
-    """Whether some stage has test metrics of an estimator."""
-    return any(key[2] == estimator for key in self.results)
+  @property
+  def unit(self) -> targets.Unit:
+    """What errors in z are measured in."""
+    data = self.config.get('data', {})
+    return targets.UNITS[data.get('transform', 'standard')]
+
+  def has(self, estimator: str, metric: str = '') -> bool:
+    """Whether some stage has test metrics of an estimator, or this metric."""
+    return any(
+      key[2] == estimator and metric in ('', key[3]) for key in self.results
+    )
 
   def value(
     self, stage: Stage, estimator: str, metric: str, seed: str = ''
@@ -222,11 +230,16 @@ def _read_info(path: pathlib.Path) -> dict[str, Any]:
 def _read_config(path: pathlib.Path) -> dict[str, Any]:
   """config.json, with the fields checked that the report puts in words."""
   config = reading.read_json(path)
-  sections = {name: config.get(name, {}) for name in ('model', 'baseline')}
+  sections = {
+    name: config.get(name, {}) for name in ('data', 'model', 'baseline')
+  }
   tokenizer = sections['tokenizer'] = config.get('tokenizer')
   wrong = [
     key for key, value in sections.items() if not isinstance(value, dict)
   ]
+  if isinstance(sections['data'], dict):
+    transform = sections['data'].get('transform', 'standard')
+    wrong += ['data.transform'] * (transform not in targets.TRANSFORMS)
   if isinstance(tokenizer, dict):
     wrong += [
       f'tokenizer.{name}'

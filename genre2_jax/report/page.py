@@ -32,6 +32,7 @@ def write(workdir: PathLike) -> pathlib.Path:
   write_figures(workdir, sections)
   html = template('report/report.html.j2').render(
     title=run.info['task'],
+    unit=run.unit,
     verdict=words.verdict(run),
     notes=words.notes(run),
     facts=words.facts(run),

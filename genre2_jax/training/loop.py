@@ -176,6 +176,8 @@ def train(
             max(1, min(2 * chunk, int(num_steps * _DISPATCH_SECONDS / seconds)))
           )
       checkpoints.save(int(at.step[0]), state)
+  if processes.is_first():
+    _say_unmoved(options.workdir, stage.name)
   return Trained(params=state.best_params, frozen=state.frozen)
 
 
@@ -214,25 +216,32 @@ def _compile(
 def _validate(stage, programs, state, options, writer, progress):
   """Ends an epoch: validates, keeps the best, writes one record per seed."""
   state, metrics = programs.validate(state)
-  metrics, step, epoch = processes.fetch((metrics, state.step, state.epoch))
+  metrics, at = processes.fetch((metrics, train_state.counters(state)))
   for index, seed in enumerate(options.seeds if writer else ()):
     writer.write(
       stage=stage.name,
       seed=seed,
-      epoch=int(epoch[index]),
-      step=int(step[index]),
+      epoch=int(at.epoch[index]),
+      step=int(at.step[index]),
       seconds=round(progress.format_dict['elapsed'], 3),
       **{
         name: float(values[index])
         for name, values in metrics.items()
         # Before the first step there is nothing to say of training.
-        if epoch[index] > 0 or not name.startswith('train/')
+        if at.epoch[index] > 0 or not name.startswith('train/')
       },
+      best_epoch=int(at.best_epoch[index]),
     )
   progress.set_postfix(
     {name: f'{metrics[name].mean():.4f}' for name in _SHOWN if name in metrics}
   )
   return state
+
+
+def _say_unmoved(workdir, name):
+  said = metrics_log.kept_start(metrics_log.read_intact(workdir), name)
+  if said:
+    _logger.warning('%s', said)
 
 
 def _metric_writer(options):

@@ -20,7 +20,9 @@ from genre2_jax.training import evaluation, train_state
 from genre2_jax.training.stages import Stage, optimizer_of, seed_keys
 from genre2_jax.training.train_state import TrainState
 
-_SHUFFLE = 2**31 - 1  # No step comes this far.
+# Streams of a stage's key, beside those of its steps, which come not this far.
+_SHUFFLE = 2**31 - 1
+_VALIDATION = 2**31 - 2
 
 # (state, batch, what is bound once) -> state, of one seed.
 Step = Callable[..., TrainState]
@@ -282,6 +284,7 @@ def functions(
   def validate(state, rows, numbers):
     means = jax.tree.map(lambda x: x / epoch_steps, state.totals)
     keys = jax.vmap(jax.random.wrap_key_data)(state.key)
+    keys = jax.vmap(jax.random.fold_in, (0, None))(keys, _VALIDATION)
     score, values = jax.vmap(validation, (0, None, None, 0))(
       train_state.merge(state.params, state.frozen), rows, numbers, keys
     )

@@ -216,3 +216,22 @@ def test_a_crash_while_truncating_leaves_all_records(tmp_path, monkeypatch):
   with pytest.raises(KeyboardInterrupt):
     metrics_log.truncate(tmp_path, 'ce', 1)
   assert len(metrics_log.read(tmp_path)) == 2
+
+
+def test_a_stage_that_kept_its_first_weights_is_told_from_its_records():
+  def records(*best):
+    return [
+      record('remax', step, seed, best_epoch=best[seed] if step else 0)
+      for step in (0, 10, 20)
+      for seed in range(len(best))
+    ]
+
+  said = metrics_log.kept_start(records(0, 0), 'remax', 'ReMax')
+  assert said == (
+    'Stage ReMax kept its starting weights: no epoch was better on validation.'
+  )
+  some = metrics_log.kept_start(records(0, 2, 0), 'remax')
+  assert some.startswith('Stage remax, seed 0, 2, kept its starting weights')
+  for moved in (records(1), records(0, 0)[:2], [record('remax', 20)]):
+    assert metrics_log.kept_start(moved, 'remax') == ''
+  assert metrics_log.kept_start(records(0), 'ce') == ''

@@ -1,5 +1,6 @@
 """Tables of predictions: seeds, ensembles, exact and recalibrated rows."""
 
+import dataclasses
 import logging
 from types import SimpleNamespace
 
@@ -52,11 +53,11 @@ def test_a_pool_alternates_between_seeds():
   np.testing.assert_allclose(pool['entropy'], sum(predicted['entropy']) / 3)
 
 
-def result_rows(predicted, seeds, target, validation=None):
+def result_rows(predicted, seeds, target, validation=None, model=MODEL):
   return results.rows(
     predicted,
     target,
-    model=MODEL,
+    model=model,
     seeds=seeds,
     task='tiny',
     stage='ce',
@@ -153,12 +154,18 @@ def test_the_summary_sets_the_stages_side_by_side():
     predicted, seeds = predicted_of(num_seeds), range(7, 7 + num_seeds)
     rows = result_rows(predicted, tuple(seeds), target)
     rows += [(*r[:2], 'remax', r[3], *r[4:6], r[6] + 1) for r in rows]
-    text = results.summary(rows, ['ce', 'remax'])
-    assert of in text
+    text = results.summary(rows, ['ce', 'remax'], "the target's own unit")
+    assert of in text and "errors in the target's own unit;" in text
     found = by_seed(r for r in rows if r[2] == 'ce')
     r2 = found['mean' if num_seeds > 1 else 7]['median', 'r2']
     (line,) = [x for x in text.splitlines() if x.startswith('median r2')]
     assert line.split()[2:] == [f'{r2:.4f}', f'{r2 + 1:.4f}']
+
+
+def test_the_summary_keeps_large_numbers_apart():
+  rows = [('tiny', 0, s, 'test', 'mean', 'rmse', 667969862.129) for s in 'ab']
+  *_, line = results.summary(rows, ['a', 'b']).splitlines()
+  assert line.split() == ['mean', 'rmse', '6.6797e+08', '6.6797e+08']
 
 
 def test_the_summary_leaves_room_where_a_stage_has_no_such_row():
@@ -177,6 +184,47 @@ def test_the_summary_leaves_room_where_a_stage_has_no_such_row():
 
 TARGET = np.linspace(-0.95, 1.9, 8)
 SINGLE, TRIPLE = (predicted_of(seeds, exact=True) for seeds in (1, 3))
+
+
+def test_errors_are_taken_within_the_bounds_of_the_target():
+  """Numbers beyond them mean the nearer bound, in all that is exact."""
+  bounds = (-0.5, 1.2)
+  codec = dataclasses.replace(CODEC, bounds=bounds)
+  model = SimpleNamespace(codec=codec, scaler=SCALER)
+  target = np.linspace(*bounds, 8)
+  log_p = SINGLE['log_p'][0].astype(np.float64)
+  found = by_seed(result_rows(SINGLE, (7,), target, model=model))[7]
+  values = np.clip(VALUES, *bounds)
+  p = np.exp(log_p)
+  p /= p.sum(1, keepdims=True)
+  apart = np.abs(values[:, None] - values)
+  crps = np.sum(p * np.abs(values - target[:, None]), 1)
+  crps -= np.einsum('nk,kj,nj->n', p, apart, p) / 2
+  expected = {
+    ('exact', 'crps'): crps.mean(),
+    ('exact', 'reward'): -np.mean(
+      np.sum(p * np.square(values - target[:, None]), 1)
+    ),
+    ('exact_mean', 'rmse'): points_rmse(p @ values, target),
+  }
+  # Mass beyond a bound lies in the cell of the bound.
+  inside = np.unique(values)
+  gaps = np.diff(inside)
+  widths = (np.append(gaps[0], gaps) + np.append(gaps, gaps[-1])) / 2
+  written = values[codec.index(target)]
+  mass = np.sum(p * (values == written[:, None]), 1)
+  density = mass / widths[np.searchsorted(inside, written)]
+  expected['exact', 'nll'] = -np.log(density).mean()
+  for key, value in expected.items():
+    assert found[key] == pytest.approx(float(value), rel=1e-5), key
+  columns = results.prediction_columns(SINGLE, model)
+  np.testing.assert_allclose(
+    columns['exact_mean'], SCALER.restore(p @ values), rtol=1e-6
+  )
+
+
+def points_rmse(x, y):
+  return float(np.sqrt(np.mean(np.square(x - y))))
 
 
 def brute_force(p, target):
@@ -250,6 +298,23 @@ def test_trained_numbers_have_rows_of_their_own():
   for seed, z in ((7, learned[0]), ('ensemble', learned.mean(0))):
     rmse = points.rmse(z, TARGET)
     assert found[seed]['learned_mean', 'rmse'] == pytest.approx(rmse)
+
+
+def test_the_mass_on_the_grid_is_a_mean_over_rows():
+  mass = np.random.default_rng(4).uniform(size=(3, 8))
+  rows = result_rows(TRIPLE | {'grid_mass': mass}, (7, 8, 9), TARGET)
+  found = by_seed(rows)
+  for seed, expected in ((8, mass[1]), ('ensemble', mass), ('mean', mass)):
+    value = found[seed]['sample', 'grid_mass']
+    assert value == pytest.approx(expected.mean())
+  (line,) = (
+    x
+    for x in results.summary(rows, ['ce']).splitlines()
+    if x.startswith('sample grid_mass')
+  )
+  assert line.endswith(f'{mass.mean():.4f}')
+  plain = by_seed(result_rows(TRIPLE, (7, 8, 9), TARGET))
+  assert ('sample', 'grid_mass') not in plain[8]
 
 
 def test_recalibrated_rows_come_only_with_validation_rows():

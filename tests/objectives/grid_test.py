@@ -16,10 +16,11 @@ OBJECTIVES = [
   RAFT(),
   RAFT(normalize=True),
   MBR(),
+  MBR(normalize=False),
   LogLoss(-2.0, 3.0),
   LogLoss(-2.0, 3.0, normalize=True),
   CRPS(),
-  CRPS(normalize=True),
+  CRPS(normalize=False),
   ExpectedReward('squared'),
   ExpectedReward('absolute'),
   ExpectedReward('clipped'),
@@ -256,6 +257,38 @@ def test_bad_options_are_named_in_one_line(objective, options):
 
 
 # ------------------------------------------------------ RAIL and normalising
+
+
+@pytest.mark.parametrize('kind', [MBR, CRPS])
+def test_leaving_the_grid_is_paid_for_only_without_renormalising(kind):
+  """A softmax over the grid and one thing beside it, moved down its gradient.
+
+  As published the least loss is that of writing no number at all.
+  """
+
+  def loss(objective, logits):
+    log_p = jax.nn.log_softmax(logits)[:, :-1]
+    return objective(log_p, VALUES, jnp.asarray(TARGET)).sum()
+
+  logits = jnp.pad(jnp.asarray(LOGITS), ((0, 0), (0, 1)))
+  mass = {}
+  for normalize in (True, False):
+    objective = kind(normalize=normalize)
+    gradient = jax.jit(jax.grad(functools.partial(loss, objective)))
+    moved = logits
+    for _ in range(200):
+      moved = moved - 0.3 * gradient(moved)
+    p = np.asarray(jax.nn.softmax(moved))[:, :-1]
+    mass[normalize] = p.sum(-1)
+    beside = gradient(logits)[:, -1]
+    if normalize:
+      np.testing.assert_allclose(beside, 0, atol=1e-5)
+      away = np.abs(VALUES - TARGET[:, None])
+      assert (np.sum(p * away, -1) < 0.7 * p.sum(-1)).all()  # It has learnt.
+    else:
+      assert beside.min() < -0.2
+  assert mass[False].min() < 0.1
+  assert (mass[True] > 0.9).all()
 
 
 def test_expected_value_as_it_is_and_renormalised():

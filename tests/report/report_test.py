@@ -312,6 +312,25 @@ def test_exact_distributions_stand_beside_the_samples(tmp_path):
   assert plain['heads'] == ('Stage',)
 
 
+def test_the_mass_on_the_grid_is_shown_where_there_is_some_beside(tmp_path):
+  run = load(make_workdir(tmp_path))
+
+  def shown(run):
+    table = result_tables.distributions(run)
+    (_, stages), *_ = table['groups']
+    metrics = [column.metric for column in table['columns']]
+    if 'grid_mass' in metrics:
+      place = metrics.index('grid_mass')
+      return [cells[place]['text'] for _, cells in stages]
+    return None
+
+  assert shown(run) is None
+  more = {('0', 'ce', 'sample', 'grid_mass'): 0.93}
+  more['0', 'remax', 'sample', 'grid_mass'] = 0.08
+  run = dataclasses.replace(run, results={**run.results, **more})
+  assert shown(run) == ['0.930', '0.080']
+
+
 @pytest.mark.parametrize(
   ('names', 'expected'),
   [
@@ -374,6 +393,58 @@ def test_verdict_follows_the_numbers(tmp_path, new, parts):
   run = dataclasses.replace(load(make_workdir(tmp_path)), results=found)
   for text in parts:
     assert text in words.verdict(run)
+
+
+@pytest.mark.parametrize(
+  ('transform', 'behind', 'unit', 'note'),
+  [
+    ('standard', ' z', 'z', None),
+    ('none', '', 'original unit', "Errors are in the target's own unit."),
+    ('quantile', ' rank', 'rank', 'Errors are in ranks in [0, 1] among'),
+    ('quantile_normal', ' normal rank', 'normal rank', 'made normal'),
+  ],
+)
+def test_numbers_name_the_unit_that_the_target_is_learnt_in(
+  tmp_path, transform, behind, unit, note
+):
+  run = load(make_workdir(tmp_path, exact=('ce',)))
+  config = {**run.config, 'data': {'transform': transform}}
+  values = {('0', 'ce', 'mean', 'rmse'): 667969862.129}
+  values['0', 'remax', 'mean', 'rmse'] = 0.25
+  run = dataclasses.replace(run, config=config, results=run.results | values)
+  assert f'from 6.68e+08{behind} to 0.250{behind},' in words.verdict(run)
+  said = ' '.join(words.notes(run))
+  assert 'Errors are' not in said if note is None else note in said
+  (crps,) = (
+    c for c in result_tables.distributions(run)['columns'] if c.metric == 'crps'
+  )
+  assert crps.unit == unit
+  columns = result_tables.points(run)['columns']
+  assert columns[0].unit == unit
+  # Twice the same would be once too often.
+  metrics = [column.metric for column in columns]
+  assert ('rmse_unit' in metrics) == (transform != 'none')
+
+
+def test_the_page_and_its_figures_name_the_unit(tmp_path):
+  make_workdir(tmp_path)
+  config = json.loads((tmp_path / 'config.json').read_text())
+  config['data'] = {'transform': 'quantile'}
+  atomic.write_json(tmp_path / 'config.json', config)
+  html = page.write(tmp_path).read_text(encoding='utf-8')
+  assert 'Errors in ranks in [0, 1]' in html
+  assert 'interval (rank)' in html.lower()
+  assert not re.search(r'\bz\b', re.sub(r'base64,[^"]+', '', html))
+
+
+def test_a_stage_that_changed_nothing_is_in_the_notes(tmp_path):
+  run = load(make_workdir(tmp_path))
+  best = {'ce': 3, 'remax': 0}
+  records = [r | {'best_epoch': best[r['stage']]} for r in run.records]
+  said = ' '.join(words.notes(dataclasses.replace(run, records=records)))
+  assert 'Stage ReMax kept its starting weights' in said
+  assert 'Stage CE' not in said
+  assert 'kept' not in ' '.join(words.notes(run))  # A run of old.
 
 
 def test_best_value_is_marked_unless_it_reads_the_same(tmp_path):

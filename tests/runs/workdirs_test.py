@@ -1,6 +1,7 @@
 """The workdir: whose it is, and that it is read back as it was written."""
 
 import json
+import shutil
 
 import pytest
 from checks import assert_refused
@@ -93,3 +94,28 @@ def test_a_finished_run_is_read_back(finished, data_file, make_config):
   model = networks.build_model(make_config(), table)
   assert run.model.features == model.features
   assert run.model.scaler == model.scaler
+
+
+def test_runs_with_heads_of_old_are_told_from_those_of_today(
+  finished, tmp_path
+):
+  """Before there was a choice: ReLU in the MLP, no bias on the token."""
+  for name in ('model.json', 'run.json'):
+    shutil.copy(finished / name, tmp_path / name)
+
+  def opened(head, **more):
+    fields = json.loads((finished / 'config.json').read_text())
+    fields['language_model'] |= {'head': head, **more}
+    if not more:
+      del fields['language_model']['head_activation']
+    (tmp_path / 'config.json').write_text(json.dumps(fields))
+    run = open_run(tmp_path)
+    return run.experiment.fields['language_model']['head_activation']
+
+  assert opened('mlp') == 'relu'
+  assert opened('mlp', head_activation='sigmoid') == 'sigmoid'
+  assert opened('') == 'sigmoid'  # As a run of today: it may go on from it.
+  assert opened('special_token', head_activation='sigmoid') == 'sigmoid'
+  assert_refused(
+    lambda: opened('special_token'), 'head=special_token', 'no bias'
+  )
