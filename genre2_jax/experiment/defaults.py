@@ -152,7 +152,9 @@ def get_config() -> ConfigDict:
   config.trie = trie = ConfigDict()  # all numbers at once
   trie.max_nodes = 1024  # larger tries are not enumerated
   trie.beyond = 'error'  # there: prefix (first digits exactly, the rest
-  # sampled), samples (rollouts.group_size of them)
+  # sampled once each: what differs within a prefix is left out of pairs),
+  # samples (rollouts.group_size of them, 3 or more; unbiased but for log_loss,
+  # the logarithm of a mean)
 
   config.optimizer = optimizer = ConfigDict()
   optimizer.name = 'adamw'  # adafactor: RAFT's, whose rate is relative to the

@@ -437,7 +437,19 @@ STSB = Family(
     # RAFT's grid for it; here with 0, which the scores reach.
     'tokenizer.strings': '0..5',
   },
-  recipes=_OF_RAFT,
+  recipes=_OF_RAFT
+  | {
+    'ce_decimal': Recipe(
+      'Cross-entropy on one decimal: most scores are no integers, which ce on '
+      '0..5 rounds before it learns.',
+      {
+        'stages': ('pretrain',),
+        'tokenizer.name': 'decimal',
+        'tokenizer.integer_digits': 1,
+        'tokenizer.fraction_digits': 1,
+      },
+    ),
+  },
   default='raft',
 )
 

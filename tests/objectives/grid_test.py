@@ -542,3 +542,60 @@ def test_expected_reward_gives_no_wages_for_leaving_the_grid():
   found, expected = (gradient(LOGITS, given) for given in (False, True))
   np.testing.assert_allclose(found, expected, atol=1e-5)
   assert abs(np.delete(found, keep, axis=1)).max() < 1e-5
+
+
+# ------------------------------------------------------------------ samples
+
+
+@pytest.mark.parametrize(
+  'objective',
+  [
+    RAFT(),
+    MBR(),
+    CRPS(),
+    ExpectedReward('squared'),
+    ExpectedReward('absolute'),
+  ],
+  ids=str,
+)
+@pytest.mark.parametrize('count', [3, 4])
+def test_samples_have_the_whole_loss_and_gradient_in_expectation(
+  objective, count
+):
+  """Over all ways to draw R of four numbers, each with its probability."""
+  values = np.array([-1.5, 0.25, 0.5, 2.0], np.float32)
+  logits = jnp.array([0.3, -0.7, 1.1, 0.2])
+  target = jnp.array([0.4])
+  ways = np.stack(np.meshgrid(*[range(4)] * count, indexing='ij'), -1)
+  ways = ways.reshape(-1, count)  # [4^R, R]
+  probability = jnp.exp(jnp.sum(jax.nn.log_softmax(logits)[ways], -1))
+
+  def estimate(logits, way):
+    drawn = jax.nn.log_softmax(logits)[way]
+    weights = jax.nn.log_softmax(drawn - jax.lax.stop_gradient(drawn))
+    own = jnp.asarray(values)[way]
+    return objective.of_samples(weights[None], own[None], target)[0]
+
+  def whole(logits):
+    return objective(jax.nn.log_softmax(logits)[None], values, target)[0]
+
+  each = jax.vmap(jax.value_and_grad(estimate), (None, 0))(logits, ways)
+  found = jax.tree.map(lambda x: jnp.tensordot(probability, x, 1), each)
+  expected = jax.value_and_grad(whole)(logits)
+  for mine, theirs in zip(found, expected, strict=True):
+    np.testing.assert_allclose(mine, theirs, atol=2e-5)
+
+
+@pytest.mark.parametrize('objective', [RAFT(), CRPS()], ids=str)
+def test_the_plain_loss_of_samples_is_too_large(objective):
+  """By the spread over R: pairs of a sample with itself are in it."""
+  values = np.array([[-1.0, 0.0, 2.0]], np.float32)
+  log_p, target = jnp.full((1, 3), -np.log(3.0)), jnp.array([0.5])
+  plain = float(objective(log_p, values, target)[0])
+  fair = float(objective.of_samples(log_p, values, target)[0])
+  if isinstance(objective, RAFT):
+    expected = (0.5 - 1 / 3) ** 2 - np.var(values, ddof=1) / 3
+  else:
+    expected = 3.5 / 3 - (1 + 3 + 2) / 6  # mean |v - y|, half of mean |v - v'|
+  assert fair == pytest.approx(expected, rel=1e-4, abs=1e-5)
+  assert plain > fair + 0.1

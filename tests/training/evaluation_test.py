@@ -17,7 +17,7 @@ from genre2_jax.errors import InterruptedRunError
 from genre2_jax.objectives.objective import supervised
 from genre2_jax.objectives.rewards import REWARDS
 from genre2_jax.policy import Pointwise, sampling
-from genre2_jax.policy.enumeration import Enumeration
+from genre2_jax.policy.enumeration import Enumeration, enumerate_numbers
 from genre2_jax.tokenizers.codec import Codec
 from genre2_jax.training import evaluation
 
@@ -96,6 +96,28 @@ def test_the_loss_of_a_sum_is_the_weighted_sum_of_its_terms(block_size, depth):
     assert found[name] == pytest.approx(float(values.mean()), rel=1e-4)
   expected = found['ce'] + 0.5 * found['crps'] + 2 * found['raft']
   assert found['loss'] == -score == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize('samples', [2, 5])
+def test_a_grid_of_samples_is_judged_fairly(samples):
+  """From three on; what a grid is enumerated for stays as it is."""
+  objective = dataclasses.replace(
+    objective_of('crps', ('mbr', 0.5), ('log_loss', 0.1)),
+    enumeration=Enumeration(depth=0, samples=samples),
+  )
+  keys = row_keys(KEY, 7)
+  losses = supervised(
+    PARAMS, ROWS, keys, network=POLICY, codec=CODEC, objective=objective
+  )
+  log_p, values = enumerate_numbers(
+    POLICY, CODEC, TABLE, ROWS.inputs, keys, objective.enumeration
+  )
+  for term in objective.terms:
+    has_fair = samples > 2 and term.name != 'log_loss'
+    loss = term.loss.of_samples if has_fair else term.loss
+    np.testing.assert_allclose(
+      losses[term.name], loss(log_p, values, ROWS.target), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize('block_size', BLOCK_SIZES)
