@@ -12,6 +12,7 @@ import logging
 import os
 import pathlib
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
@@ -28,12 +29,13 @@ from genre2_jax.data import columns as data_columns
 from genre2_jax.data.columns import Column
 from genre2_jax.data.features import Features
 from genre2_jax.data.reading import Reading
+from genre2_jax.data.wording import listed, suggestion
 from genre2_jax.errors import InputError
 from genre2_jax.experiment import defaults, recipes
 from genre2_jax.files import writers
-from genre2_jax.metrics import exact, recalibration, results
+from genre2_jax.metrics import results
 from genre2_jax.objectives.catalog import LEVELS
-from genre2_jax.policy import Pointwise
+from genre2_jax.runs import estimates
 from genre2_jax.runs.finished import FinishedRun, open_run, write_files
 
 # What `predict` returns.
@@ -66,8 +68,6 @@ _FIELDS = {
   'num_samples': 'eval.num_samples',
   'n_seeds': 'num_seeds',
 }
-# Coverages whose conformal margins are kept: others are rounded up to one.
-_COVERAGES = (*(np.arange(1, 100) / 100).tolist(), 0.995, 0.999)
 _OWN_FILE = 'estimator.json'
 # Fields of what only the command line does.
 _NOT_HERE = ('report', 'baseline.name', 'language_model.name')
@@ -262,11 +262,11 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
       workdir = self.workdir
       if workdir is None:
         workdir = held.enter_context(tempfile.TemporaryDirectory())
-      train.train_and_evaluate(
+      workdir = train.train_and_evaluate(
         config, workdir, table=table, verbose=self.verbose
       )
       run = _finished(workdir)
-    self._install(run, columns, _margins(run, table.val, self.num_samples))
+    self._install(run, columns)
     return self
 
   def _config(self, seed):
@@ -307,8 +307,8 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
       )
     return config
 
-  def _install(self, run, columns, margins):
-    self._run, self._columns, self._margins = run, columns, margins
+  def _install(self, run, columns, *, by_name=False):
+    self._run, self._columns, self._by_name = run, columns, by_name
     self.exact_ = run.experiment.evaluation.exact
 
   # ------------------------------------------------------------- prediction
@@ -324,10 +324,15 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     check_is_fitted(self)
     name = self._choose(estimator)
     sampled = not self.exact_ or name in ('mean', 'median')
+    model = self._run.model
+
+    def chosen(predicted):
+      found = estimates.points(predicted, model)
+      return found.get(name, found[name.removeprefix('exact_')])
+
     # One sample is what the program draws at least.
-    predicted = self._predict(X, self.num_samples if sampled else 1)
-    columns = results.prediction_columns(predicted, self._run.model)
-    return columns.get(name, columns[name.removeprefix('exact_')])
+    z = self._reduced(X, chosen, self.num_samples if sampled else 1)
+    return model.scaler.restore(z)
 
   def predict_quantiles(
     self, X: Any, q: float | Sequence[float] = (0.05, 0.5, 0.95)
@@ -341,11 +346,15 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     if levels.ndim != 1 or not np.all((levels >= 0) & (levels <= 1)):
       raise InputError(f'q={q!r}: give levels between 0 and 1')
     self._refuse_points('quantiles')
-    z = _quantiles(self._run.model, self._predict(X), levels)
-    return self._run.model.scaler.restore(z)
+    model = self._run.model
+    z = self._reduced(X, lambda p: estimates.quantiles(p, model, levels))
+    return model.scaler.restore(z)
 
   def predict_interval(
-    self, X: Any, coverage: float = 0.9, method: str = 'conformal'
+    self,
+    X: Any,
+    coverage: float = estimates.DEFAULT_COVERAGE,
+    method: str | None = None,
   ) -> np.ndarray:
     """Central intervals, low and high: [n, 2].
 
@@ -356,23 +365,32 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
         too narrow after reinforcement learning, which sharpens them.
         'conformal': widened or narrowed by as much, for all rows alike, as
         makes them hold that share of the validation rows (Romano et al. 2019).
-        The coverage is rounded up to whole percent.
+        The coverage is rounded up to whole percent. None: 'conformal', but
+        'model', and a warning, of a run from before margins were kept.
     """
     check_is_fitted(self)
-    if method not in ('conformal', 'model'):
+    if method not in (None, 'conformal', 'model'):
       raise InputError(f'method={method!r} is not one of conformal, model')
     if not 0 < coverage < 1:
       raise InputError(f'coverage={coverage!r}: give a share between 0 and 1')
     self._refuse_points('intervals')
-    margin = 0.0
-    if method == 'conformal':
-      coverage, margin = self._margin(coverage)
-    model = self._run.model
-    levels = np.array([(1 - coverage) / 2, 0.5, (1 + coverage) / 2])
-    low, median, high = _quantiles(model, self._predict(X), levels).T
-    # A negative margin may not turn an interval inside out.
-    ends = np.minimum(low - margin, median), np.maximum(high + margin, median)
-    return model.scaler.restore(np.stack(ends, axis=1))
+    model, margins = self._run.model, self._run.margins
+    if method == 'conformal' and not margins:
+      raise InputError(
+        'this run kept no conformal margins: train it again, or give '
+        "method='model'"
+      )
+    if method is None and not margins:
+      warnings.warn(
+        "this run kept no conformal margins: the intervals are the model's own",
+        stacklevel=2,
+      )
+    if method == 'model':
+      margins = ()
+    z = self._reduced(
+      X, lambda p: estimates.interval(p, model, coverage, margins)
+    )
+    return model.scaler.restore(z)
 
   def sample(self, X: Any, n: int = 1) -> np.ndarray:
     """n numbers per row from its distribution: [rows, n].
@@ -385,10 +403,11 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
       raise InputError(f'n={n!r}: give a positive integer')
     self._refuse_points('samples')
     each = -(-int(n) // len(self._run.seeds))
-    pooled = results.pooled(self._predict(X, each))
-    return self._run.model.scaler.restore(pooled['samples_z'][:, :n])
+    z = self._reduced(X, lambda p: results.pooled(p)['samples_z'][:, :n], each)
+    return self._run.model.scaler.restore(z)
 
-  def _predict(self, X, num_samples=None):
+  def _reduced(self, X, reduce, num_samples=None):
+    """`reduce` of what is predicted for X, block by block."""
     frame, _ = self._read(X, reset=False)
     if num_samples is None:
       num_samples = 1 if self.exact_ else self.num_samples
@@ -396,7 +415,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
       frame, self._columns, 'X', _reading(self._run.experiment.fields)
     )
     self._run.model.features.say_unseen(rows, 'X')
-    return self._run.predict(rows, num_samples=num_samples)
+    return self._run.reduced(rows, reduce, num_samples=num_samples)
 
   def _choose(self, estimator):
     name = self.estimator if estimator is None else estimator
@@ -406,22 +425,8 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
       )
     return name
 
-  def _margin(self, coverage):
-    if not self._margins:
-      raise InputError(
-        'this run was not fitted by DecodingRegressor and has no conformal '
-        "margins: give method='model'"
-      )
-    place = np.searchsorted(_COVERAGES, coverage - 1e-9)
-    if place == len(_COVERAGES):
-      raise InputError(
-        f'coverage={coverage}: a conformal interval goes up to '
-        f"{_COVERAGES[-1]}: give less, or method='model'"
-      )
-    return _COVERAGES[place], self._margins[place]
-
   def _refuse_points(self, what):
-    if isinstance(self._run.model.network, Pointwise):
+    if not estimates.has_distribution(self._run.model):
       raise InputError(
         f'objective mse predicts a number and no distribution: there are no '
         f'{what}; choose another objective'
@@ -452,7 +457,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
         'params': params,
         'columns': [list(column) for column in self._columns],
         'is_frame': hasattr(self, 'feature_names_in_'),
-        'margins': self._margins,
+        'by_name': self._by_name,
       },
     )
     write_files(path, self._run.files())
@@ -461,8 +466,8 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
   def load(cls, path: str | os.PathLike[str]) -> Self:
     """The estimator that `save` wrote, or one of any finished run's workdir.
 
-    Of a run of the command line, X has the numeric columns first, then the
-    categories, as `feature_names_in_` lists them.
+    Of a run of the command line, frames are read as its files are: columns by
+    name, in any order, others beside them ignored.
 
     Raises:
       InputError: the folder is not there, not whole or damaged.
@@ -479,15 +484,15 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
       features.numeric_names, features.category_names, features.kinds
     )
     if (path / _OWN_FILE).exists():
-      loaded, columns, margins, is_frame = cls._read_own(path, set(columns))
+      loaded, columns, is_frame, by_name = cls._read_own(path, set(columns))
     else:
       arguments = _arguments(run.experiment.fields)
-      loaded, margins, is_frame = cls(**arguments), [], True
+      loaded, is_frame, by_name = cls(**arguments), True, True
     loaded.n_features_in_ = len(columns)
     if is_frame:
       names = [column.name for column in columns]
       loaded.feature_names_in_ = np.array(names, object)
-    loaded._install(run, tuple(columns), margins)
+    loaded._install(run, tuple(columns), by_name=by_name)
     return loaded
 
   @classmethod
@@ -495,10 +500,10 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     try:
       own = json.loads((path / _OWN_FILE).read_text(encoding='utf-8'))
       columns = [Column(*column) for column in own['columns']]
-      margins = [float(margin) for margin in own['margins']]
-      if not _fit(columns, known) or len(margins) not in (0, len(_COVERAGES)):
+      if not _fit(columns, known):
         raise ValueError('it does not fit model.json')
-      return cls(**own['params']), columns, margins, bool(own['is_frame'])
+      ways = bool(own['is_frame']), bool(own.get('by_name'))
+      return cls(**own['params']), columns, *ways
     except (OSError, KeyError, TypeError, ValueError) as error:
       raise InputError(
         f'{path / _OWN_FILE} is damaged ({error}): save it again'
@@ -518,9 +523,13 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
   def _read(self, X, y=None, *, reset):
     """X as a frame, y as an array; checked against `fit`, or noted in it."""
     X = _frame_or_array(X)
+    if not reset and self._by_name and isinstance(X, pd.DataFrame):
+      return _by_name(X.rename(columns=str), self.feature_names_in_), y
     validate_data(self, X, reset=reset, skip_check_array=True)
     if isinstance(X, np.ndarray):
-      X = pd.DataFrame(X, columns=[f'x{i}' for i in range(X.shape[1])])
+      names = [f'x{i}' for i in range(X.shape[1])]
+      names = getattr(self, 'feature_names_in_', names)
+      X = pd.DataFrame(X, columns=names)
     if y is not None or reset:
       _refuse_target(y)
       _, y = check_X_y(np.zeros((len(X), 1)), y, y_numeric=True, estimator=self)
@@ -552,32 +561,6 @@ def _quiet_orbax():
     yield
   finally:
     logger.setLevel(level)
-
-
-def _quantiles(model, predicted, levels):
-  """z-scores [n, Q], exact where the distribution is."""
-  member = results.pooled(predicted)
-  if 'log_p' in member:
-    values = model.codec.values()
-    return exact.quantiles(member['log_p'], values, levels)
-  samples = np.asarray(member['samples_z'], np.float64)
-  return np.quantile(samples, levels, axis=-1, method='weibull').T
-
-
-def _margins(run, rows, num_samples):
-  """Of each of `_COVERAGES`, fitted on validation rows, in z-scores."""
-  if isinstance(run.model.network, Pointwise):
-    return []
-  exact = run.experiment.evaluation.exact
-  predicted = run.predict(rows, num_samples=1 if exact else num_samples)
-  coverages = np.array(_COVERAGES)
-  levels = np.concatenate([(1 - coverages) / 2, (1 + coverages) / 2])
-  low, high = np.split(_quantiles(run.model, predicted, levels), 2, axis=1)
-  target = run.model.scaler.standardize(rows.target)
-  return [
-    recalibration.conformal_margin(low[:, i], high[:, i], target, coverage)
-    for i, coverage in enumerate(_COVERAGES)
-  ]
 
 
 # ------------------------------------------------------------------- a config
@@ -661,6 +644,18 @@ def _frame_or_array(X):
   if complex_ones:
     raise InputError(f'Complex data not supported: {", ".join(complex_ones)}')
   return X
+
+
+def _by_name(frame, names):
+  """The columns that a run of the command line was trained on."""
+  absent = [name for name in names if name not in frame]
+  if absent:
+    near = suggestion(absent[0], [n for n in frame if n not in names])
+    near = f' ({near})' if near.startswith('did') else ''
+    raise InputError(
+      f'X: {len(absent)} columns are missing: {listed(absent)}{near}; add them'
+    )
+  return frame[list(names)]
 
 
 class _Reading(NamedTuple):

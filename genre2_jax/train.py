@@ -27,10 +27,16 @@ from genre2_jax.devices import memory, processes, sharding
 from genre2_jax.errors import InputError
 from genre2_jax.experiment import tasks
 from genre2_jax.experiment.experiment import Experiment, build
-from genre2_jax.files import writers
+from genre2_jax.files import tables, writers
 from genre2_jax.metrics import results
 from genre2_jax.report import page
-from genre2_jax.runs import environment, finished, weights, workdirs
+from genre2_jax.runs import (
+  environment,
+  estimates,
+  finished,
+  weights,
+  workdirs,
+)
 from genre2_jax.training import evaluation, loop, programs
 from genre2_jax.training.stages import Stage, evaluation_keys
 
@@ -257,7 +263,7 @@ def _record(run, stage, predicted):
 
   By process 0; the others have no rows.
   """
-  rows, validation = [], None
+  rows, validation, margins = [], None, ()
   if not processes.is_first():
     return rows
   experiment = run.experiment
@@ -278,14 +284,17 @@ def _record(run, stage, predicted):
       split=split,
       validation=validation,
     )
-    if experiment.recalibrate:
-      validation = arrays, target_z
+    if split == 'val':
+      if experiment.recalibrate:
+        validation = arrays, target_z
+      if not experiment.baseline:
+        margins = estimates.fit_margins(arrays, model, target)
   # Of the test rows, which come last; the last stage's are what stays.
-  workdirs.write_predictions(
-    run.workdir / 'predictions.csv',
-    results.prediction_columns(arrays, model),
-    target,
-  )
+  has_interval = not experiment.baseline and estimates.has_distribution(model)
+  columns = estimates.columns(arrays, model, margins, has_interval=has_interval)
+  with tables.growing(run.workdir / 'predictions.csv') as write:
+    write({'row': np.arange(len(target)), 'target': target} | columns)
+  estimates.write_margins(run.workdir, margins)
   return rows
 
 

@@ -431,7 +431,9 @@ def test_what_is_saved_is_loaded(fitted, rows, saved, monkeypatch):
 def test_what_is_kept_is_weights_alone(fitted):
   """No checkpoint, no moment of an optimizer."""
   names = {pathlib.PurePath(name).parts[0] for name in fitted._run.files()}
-  assert names == {'config.json', 'model.json', 'run.json', 'weights'}
+  assert names == {
+    'config.json', 'model.json', 'run.json', 'margins.json', 'weights',
+  }  # fmt: skip
 
 
 @pytest.mark.slow
@@ -452,9 +454,9 @@ def test_what_is_saved_is_the_workdir_of_a_finished_run(
   X.assign(new=X['new'].astype(int)).to_csv(tmp_path / 'in.csv', index=False)
   prediction.predict_file(saved, tmp_path / 'in.csv', tmp_path / 'out.csv')
   table = pd.read_csv(tmp_path / 'out.csv')
-  np.testing.assert_allclose(table['exact_mean'], fitted.predict(X), rtol=1e-6)
-  np.testing.assert_allclose(
-    table[['lower90', 'upper90']], fitted.predict_interval(X, method='model')
+  np.testing.assert_array_equal(table['prediction'], fitted.predict(X))
+  np.testing.assert_array_equal(
+    table[['lower90', 'upper90']], fitted.predict_interval(X)
   )
 
 
@@ -466,10 +468,15 @@ def test_any_finished_run_is_loaded(fitted, rows, saved):
   assert loaded.objective == [('crps', 1.0, {})]
   names = ['area', 'sold', 'new', 'city', 'class']
   assert list(loaded.feature_names_in_) == names
-  X = rows[0][names]
-  np.testing.assert_array_equal(loaded.predict(X), fitted.predict(rows[0]))
-  assert_refused(lambda: loaded.predict_interval(X), "method='model'")
-  assert loaded.predict_interval(X, method='model').shape == (150, 2)
+  X = rows[0]
+  shuffled = X[names[::-1]].assign(price=rows[1], note='x')
+  for frame in (X, shuffled):
+    np.testing.assert_array_equal(loaded.predict(frame), fitted.predict(X))
+    np.testing.assert_array_equal(
+      loaded.predict_interval(frame), fitted.predict_interval(X)
+    )
+  again = pickle.loads(pickle.dumps(loaded))
+  np.testing.assert_array_equal(again.predict(shuffled), fitted.predict(X))
 
 
 def test_a_folder_that_is_there_stays_as_it_is(fitted, saved):
@@ -483,8 +490,6 @@ def test_a_folder_that_is_there_stays_as_it_is(fitted, saved):
   [
     lambda own: own | {'params': {'wide': 3}},
     lambda own: own | {'columns': own['columns'][1:]},
-    lambda own: own | {'margins': [1.0]},
-    lambda own: own | {'margins': ['x']},
     lambda own: {},
     lambda own: [],
   ],
@@ -493,6 +498,31 @@ def test_a_damaged_file_is_refused(saved, damage):
   path = saved / 'estimator.json'
   path.write_text(json.dumps(damage(json.loads(path.read_text()))))
   assert_refused(lambda: DecodingRegressor.load(saved), 'estimator.json')
+
+
+def test_margins_of_an_estimator_saved_before_they_were_the_runs(
+  fitted, rows, saved
+):
+  margins = json.loads((saved / 'margins.json').read_text())['margins']
+  (saved / 'margins.json').unlink()
+  path = saved / 'estimator.json'
+  path.write_text(
+    json.dumps(json.loads(path.read_text()) | {'margins': margins})
+  )
+  loaded = DecodingRegressor.load(saved)
+  np.testing.assert_array_equal(
+    loaded.predict_interval(rows[0]), fitted.predict_interval(rows[0])
+  )
+
+
+def test_arrays_are_the_columns_of_a_frame_in_its_order(arrays):
+  X, y = arrays
+  frame = pd.DataFrame(X, columns=['b', 'a'])
+  model = DecodingRegressor(objective='mse', random_state=0, **TINY)
+  model.fit(frame, y)
+  with pytest.warns(UserWarning, match='feature names'):
+    found = model.predict(X)
+  np.testing.assert_array_equal(found, model.predict(frame))
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path):

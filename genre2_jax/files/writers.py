@@ -44,7 +44,7 @@ def write_text(path: PathLike, text: str) -> None:
 
 def write_bytes(path: PathLike, data: bytes) -> None:
   """Writes bytes, atomically, making the folder if need be."""
-  with _replacing(path) as file:
+  with replacing(path) as file:
     file.write(data)
 
 
@@ -66,7 +66,7 @@ def write_csv(
 
 def write_npz(path: PathLike, **arrays: np.ndarray) -> None:
   """Writes named arrays, compressed, atomically."""
-  with _replacing(path) as file:
+  with replacing(path) as file:
     np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
@@ -176,7 +176,7 @@ class MetricWriter:
 
 
 @contextlib.contextmanager
-def _replacing(path: PathLike) -> Iterator[BinaryIO]:
+def replacing(path: PathLike) -> Iterator[BinaryIO]:
   """A new file that takes the place of `path` once it is safely on disk."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ metrics.jsonl    training and validation, as they go (`writers.py`)
 evaluation/      predictions per stage and split, all seeds
 results.csv      every metric; rewritten after each stage
 predictions.csv  of the test rows, last stage, all seeds together
+margins.json     of conformal intervals, last stage (`estimates.py`)
 run.json         what was run; its presence says that the run is finished
 weights/         of each stage, enough to predict (`weights.py`)
 checkpoints/     of each stage, to go on from (`training/checkpoints.py`)
@@ -145,20 +146,6 @@ def write_evaluation(
 def write_results(workdir: pathlib.Path, rows: Sequence[Sequence]) -> None:
   """Writes results.csv: all rows so far, each with all of its columns."""
   writers.write_csv(workdir / 'results.csv', writers.RESULT_COLUMNS, rows)
-
-
-def write_predictions(
-  path: PathLike,
-  columns: Mapping[str, np.ndarray],
-  target: np.ndarray | None = None,
-) -> None:
-  """Writes a predictions file: row, target if known, and the columns."""
-  head = {'row': range(len(next(iter(columns.values()))))}
-  if target is not None:
-    head['target'] = target
-  columns = head | columns
-  rows = zip(*(list(column) for column in columns.values()), strict=True)
-  writers.write_csv(path, tuple(columns), rows)
 
 
 def write_run(

@@ -81,7 +81,7 @@ import sys
 import jax
 from genre2_jax import command_line, main, writers
 
-replacing, metric_writer = writers._replacing, writers.MetricWriter
+replacing, metric_writer = writers.replacing, writers.MetricWriter
 
 def only_first(function):
   def call(*arguments, **options):
@@ -89,7 +89,7 @@ def only_first(function):
     return function(*arguments, **options)
   return call
 
-writers._replacing = only_first(replacing)
+writers.replacing = only_first(replacing)
 writers.MetricWriter = only_first(metric_writer)
 command_line.run(main.main)
 """
