@@ -8,7 +8,6 @@ and talent_twenty: an installed package has no configs/.
 
 import functools
 import logging
-import os
 import sys
 import warnings
 
@@ -16,6 +15,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
+from genre2_jax import errors
 from genre2_jax.benchmark import protocols
 from genre2_jax.data.wording import DataWarning
 from genre2_jax.errors import InputError, RunError
@@ -70,10 +70,9 @@ def run(main):
   try:
     app.run(start, flags_parser=parse_flags)
   except RunError as error:
-    print('genre2_jax:', *str(error).split(), file=sys.stderr, flush=True)
     if error.at_once:
-      sys.stdout.flush()
-      os._exit(error.exit_code)
+      errors.leave(error)
+    errors.say(error)
     sys.exit(error.exit_code)
 
 

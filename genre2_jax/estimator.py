@@ -307,8 +307,8 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
       )
     return config
 
-  def _install(self, run, columns, *, by_name=False):
-    self._run, self._columns, self._by_name = run, columns, by_name
+  def _install(self, run, columns):
+    self._run, self._columns = run, columns
     self.exact_ = run.experiment.evaluation.exact
 
   # ------------------------------------------------------------- prediction
@@ -492,7 +492,8 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     if is_frame:
       names = [column.name for column in columns]
       loaded.feature_names_in_ = np.array(names, object)
-    loaded._install(run, tuple(columns), by_name=by_name)
+    loaded._by_name = by_name
+    loaded._install(run, tuple(columns))
     return loaded
 
   @classmethod
@@ -523,7 +524,9 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
   def _read(self, X, y=None, *, reset):
     """X as a frame, y as an array; checked against `fit`, or noted in it."""
     X = _frame_or_array(X)
-    if not reset and self._by_name and isinstance(X, pd.DataFrame):
+    if reset:
+      self._by_name = False
+    elif self._by_name and isinstance(X, pd.DataFrame):
       return _by_name(X.rename(columns=str), self.feature_names_in_), y
     validate_data(self, X, reset=reset, skip_check_array=True)
     if isinstance(X, np.ndarray):

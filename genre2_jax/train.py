@@ -6,6 +6,7 @@ seeds of a run stacked in one program. Several processes (`processes.py`) do the
 same side by side: each reads the data, process 0 alone writes and talks.
 """
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -92,51 +93,54 @@ def train_and_evaluate(
     NonFiniteError: the last good checkpoint is kept.
   """
   # ---------------------------------------------------- config, data, model
-  with processes.together():
-    experiment = build(config, table=table, open_run=finished.open_run)
-    examples, stages, states = _settled(experiment)
+  with processes.at_once(interrupts, 'reading the data'):
+    with processes.together():
+      experiment = build(config, table=table, open_run=finished.open_run)
+      examples, stages, states = _settled(experiment)
+    processes.check_alike(
+      'config and data', workdirs.identity(experiment.fields, experiment.table)
+    )
+    start = _given_weights(experiment)
   model, mesh = experiment.model, experiment.mesh
-  processes.check_alike(
-    'config and data', workdirs.identity(experiment.fields, experiment.table)
-  )
-  start = _given_weights(experiment)
-  # ---------------------------------------------------------------- workdir
   is_first = processes.is_first()
   verbose = verbose if is_first else 0
   workdir = workdirs.locate(workdir, experiment, stages)
-  with processes.together():
+  with contextlib.ExitStack() as held:
+    # -------------------------------------------------------------- workdir
+    with processes.together():
+      if is_first:
+        held.enter_context(workdirs.held(workdir))
+        workdirs.create(workdir, experiment)
+    with processes.together():
+      workdirs.check_seen(workdir)
+    if verbose > 1:
+      print(tasks.describe(experiment.table, model))
+      if mesh.size > 1 and states and not experiment.baseline:
+        layout = programs.describe_layout(
+          stages[-1],
+          model,
+          states[-1],
+          batch_size=experiment.batch_size,
+          mesh=mesh,
+        )
+        print(layout)
+    seen = environment.environment(mesh) | memory.describe()
+    _logger.info('%s', environment.summary(seen))
     if is_first:
-      workdirs.create(workdir, experiment)
-  with processes.together():
-    workdirs.check_seen(workdir)
-  if verbose > 1:
-    print(tasks.describe(experiment.table, model))
-    if mesh.size > 1 and states and not experiment.baseline:
-      layout = programs.describe_layout(
-        stages[-1],
-        model,
-        states[-1],
-        batch_size=experiment.batch_size,
-        mesh=mesh,
-      )
-      print(layout)
-  seen = environment.environment(mesh) | memory.describe()
-  _logger.info('%s', environment.summary(seen))
-  if is_first:
-    writers.write_json(workdir / 'env.json', seen)
-  # ----------------------------------------------------------------- stages
-  run = _begun(experiment, workdir, stages, examples, interrupts, verbose)
-  with memory.shortage_in_words(run.options.need, _settings(run), mesh):
-    names, rows, params = _run_stages(run, start)
-  # ----------------------------------------------------------------- report
-  num_parameters = sum(
-    x.size for x in jax.tree.leaves((params or {}).get('policy'))
-  ) // len(experiment.seeds)
-  with processes.together():
-    if is_first:
-      workdirs.write_run(workdir, experiment, names, num_parameters)
-      if experiment.report:
-        page.write(workdir)
+      writers.write_json(workdir / 'env.json', seen)
+    # --------------------------------------------------------------- stages
+    run = _begun(experiment, workdir, stages, examples, interrupts, verbose)
+    with memory.shortage_in_words(run.options.need, _settings(run), mesh):
+      names, rows, params = _run_stages(run, start)
+    # --------------------------------------------------------------- report
+    num_parameters = sum(
+      x.size for x in jax.tree.leaves((params or {}).get('policy'))
+    ) // len(experiment.seeds)
+    with processes.together():
+      if is_first:
+        workdirs.write_run(workdir, experiment, names, num_parameters)
+        if experiment.report:
+          page.write(workdir)
   if verbose > 1:
     print(results.summary(rows, names))
     print(f'Workdir: {workdir}' + '/report.html' * experiment.report)
@@ -242,19 +246,21 @@ def _trained(run, stage, params):
 def _evaluate(run, stage, params):
   """Predicts val and test with a stage's parameters: rows of results.csv."""
   experiment = run.experiment
-  predicted = {
-    split: evaluation.predict(
-      run.predict_block,
-      params,
-      run.examples[split].inputs,
-      block_size=experiment.block_size,
-      sharding=sharding.batch_sharding(experiment.mesh),
-      interrupts=run.options.interrupts,
-      widths=experiment.model.widths,
-    )
-    for split in ('val', 'test')
-    if len(getattr(experiment.table, split))
-  }
+  doing = f'predicting after stage {stage}'
+  with processes.at_once(run.options.interrupts, doing):
+    predicted = {
+      split: evaluation.predict(
+        run.predict_block,
+        params,
+        run.examples[split].inputs,
+        block_size=experiment.block_size,
+        sharding=sharding.batch_sharding(experiment.mesh),
+        interrupts=run.options.interrupts,
+        widths=experiment.model.widths,
+      )
+      for split in ('val', 'test')
+      if len(getattr(experiment.table, split))
+    }
   return _record(run, stage, predicted)
 
 

@@ -28,7 +28,7 @@ from genre2_jax.benchmark.statistics import BASE
 from genre2_jax.data import tables
 from genre2_jax.errors import InputError, InterruptedRunError
 from genre2_jax.experiment import recipes
-from genre2_jax.files import writers
+from genre2_jax.files import locks, writers
 
 # Two methods share a base if these sections of their configs are the same.
 _BASE_SECTIONS = (
@@ -316,16 +316,15 @@ def _write_benchmark(workdir, config, command):
 @contextlib.contextmanager
 def _alone(workdir):
   """Keeps other processes out; the system lets go when this one dies."""
-  import fcntl  # not on every system, and only this needs it
-
-  try:
-    file = open(workdir / '.collect.lock', 'w')
-  except OSError as error:
-    raise InputError(
-      f'{workdir} is no workdir of a benchmark ({error.strerror})'
-    ) from error
-  with file:
-    fcntl.flock(file, fcntl.LOCK_EX)
+  if not workdir.is_dir():
+    raise InputError(f'{workdir} is no workdir of a benchmark (no such folder)')
+  with contextlib.ExitStack() as held:
+    try:
+      held.enter_context(locks.alone(workdir / '.collect.lock'))
+    except (OSError, locks.NoLocksError) as error:
+      raise InputError(
+        f'cannot lock the workdir {workdir} ({error})'
+      ) from error
     yield
 
 

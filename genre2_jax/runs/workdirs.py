@@ -1,5 +1,6 @@
 """The files that a run leaves in its workdir, but for its arrays.
 
+.lock            held by the process that runs there
 config.json      the resolved config: the run's identity
 model.json       statistics of features and target, for new rows
 env.json         what it ran on
@@ -15,11 +16,14 @@ profile/         traces, where asked for (`profiling.py`)
 report.html      and figures/ (`report/page.py`)
 """
 
+import contextlib
 import hashlib
+import io
 import json
+import logging
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,12 +33,15 @@ from genre2_jax.data.targets import Scaler
 from genre2_jax.data.texts import Texts
 from genre2_jax.errors import InputError
 from genre2_jax.experiment.experiment import Experiment
-from genre2_jax.files import writers
+from genre2_jax.files import locks, writers
 from genre2_jax.runs.finished import read_json
 from genre2_jax.training.stages import Stage
 
 PathLike = str | os.PathLike[str]
 
+_logger = logging.getLogger('genre2_jax')
+
+_LOCK = '.lock'
 # Fields that do not change what a run computes.
 _FREE_FIELDS = (
   'checkpoint',
@@ -44,6 +51,10 @@ _FREE_FIELDS = (
   'steps_per_dispatch',
   'text.cache',
 )
+
+
+class InUseError(InputError):
+  """Another process runs in the workdir."""
 
 
 def locate(
@@ -99,10 +110,37 @@ def create(workdir: pathlib.Path, experiment: Experiment) -> None:
     )
     writers.write_json(path, fields)
   except OSError as error:
-    raise InputError(
-      f'cannot make the workdir {workdir} ({error.strerror}): '
-      'give another --workdir'
-    ) from error
+    raise _unmade(workdir, error) from error
+
+
+def _unmade(workdir, error):
+  return InputError(
+    f'cannot make the workdir {workdir} ({error.strerror}): '
+    'give another --workdir'
+  )
+
+
+@contextlib.contextmanager
+def held(workdir: pathlib.Path) -> Iterator[None]:
+  """Makes the workdir; within it no other process of this machine runs there.
+
+  Raises:
+    InputError: one does, or the folder cannot be made.
+  """
+  try:
+    lock = locks.take_if_free(workdir / _LOCK)
+  except locks.NoLocksError as error:
+    _logger.warning('%s is not locked: %s', workdir, error)
+    lock = io.BytesIO()
+  except OSError as error:
+    raise _unmade(workdir, error) from error
+  if lock is None:
+    raise InUseError(
+      f'another process runs in {workdir}: wait for its end, or give another '
+      '--workdir'
+    )
+  with lock:
+    yield
 
 
 def check_seen(workdir: pathlib.Path) -> None:

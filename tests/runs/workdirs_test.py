@@ -1,10 +1,15 @@
 """The workdir: whose it is, and that it is read back as it was written."""
 
+import errno
+import fcntl
 import json
+import subprocess
+import sys
 
 import pytest
 from conftest import assert_refused, write_table
 
+from genre2_jax import train
 from genre2_jax.experiment import experiment, networks, tasks
 from genre2_jax.runs import workdirs
 from genre2_jax.runs.finished import open_run
@@ -92,3 +97,65 @@ def test_a_finished_run_is_read_back(finished, data_file, make_config):
   model = networks.build_model(make_config(), table)
   assert run.model.features == model.features
   assert run.model.scaler == model.scaler
+
+
+def test_a_workdir_is_one_processs_at_a_time(
+  make_config, tmp_path, monkeypatch
+):
+  workdir = tmp_path / 'run'
+  monkeypatch.setattr(train, '_run_stages', lambda *_: pytest.fail('it ran'))
+  with workdirs.held(workdir):
+    assert_refused(
+      lambda: train.train_and_evaluate(make_config(), workdir),
+      'another process runs in',
+      '--workdir',
+    )
+    assert [path.name for path in workdir.iterdir()] == ['.lock']
+  with workdirs.held(workdir):
+    pass
+
+
+_HOLDER = """
+import pathlib, sys, time
+from genre2_jax.runs import workdirs
+with workdirs.held(pathlib.Path(sys.argv[1])):
+  print('held', flush=True)
+  time.sleep(60)
+"""
+
+
+def test_a_process_that_is_killed_lets_go_of_its_workdir(tmp_path):
+  process = subprocess.Popen(
+    [sys.executable, '-c', _HOLDER, tmp_path], stdout=subprocess.PIPE
+  )
+  assert process.stdout.readline() == b'held\n'
+
+  def take():
+    with workdirs.held(tmp_path):
+      return True
+
+  assert_refused(take, 'another process')
+  process.kill()
+  process.communicate()
+  assert take()
+
+
+def test_where_there_are_no_locks_a_run_goes_on(tmp_path, monkeypatch, caplog):
+  def refuse(*_):
+    raise OSError(errno.ENOLCK, 'no locks')
+
+  monkeypatch.setattr(fcntl, 'flock', refuse)
+  with workdirs.held(tmp_path):
+    assert 'is not locked' in caplog.text
+
+
+@pytest.mark.slow
+def test_of_two_commands_in_one_workdir_the_second_is_refused(
+  start_main, tmp_path
+):
+  pair = [start_main(f'--workdir={tmp_path / "run"}') for _ in range(2)]
+  errors = [process.communicate()[1] for process in pair]
+  codes = [process.returncode for process in pair]
+  assert sorted(codes) == [0, 2], errors
+  said = errors[codes.index(2)]
+  assert said.count('\n') == 1 and 'another process runs in' in said
