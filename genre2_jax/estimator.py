@@ -7,10 +7,11 @@ into predictions.
 
 import contextlib
 import dataclasses
+import hashlib
+import itertools
 import json
 import logging
 import os
-import pathlib
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -28,15 +29,17 @@ from genre2_jax.data import cells, tables
 from genre2_jax.data import columns as data_columns
 from genre2_jax.data.columns import Column
 from genre2_jax.data.features import Features
-from genre2_jax.data.reading import Reading
+from genre2_jax.data.reading import Reading, path_of
 from genre2_jax.data.wording import listed, suggestion
 from genre2_jax.errors import InputError
 from genre2_jax.experiment import defaults, recipes
+from genre2_jax.experiment.fields import near_field
 from genre2_jax.files import writers
 from genre2_jax.metrics import results
 from genre2_jax.objectives.catalog import LEVELS
-from genre2_jax.runs import estimates
+from genre2_jax.runs import estimates, workdirs
 from genre2_jax.runs.finished import FinishedRun, open_run, write_files
+from genre2_jax.runs.workdirs import InUseError
 
 # What `predict` returns.
 ESTIMATORS = ('exact_mean', 'exact_median', 'mean', 'median', 'greedy')
@@ -87,7 +90,8 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
   `finetune_max_steps` bound the time, whatever the number of rows.
 
   Attributes after `fit`: `n_features_in_`, `feature_names_in_` (frames),
-  `exact_`: whether all numbers are scored, rather than some sampled.
+  `exact_`: whether all numbers are scored, rather than some sampled,
+  `workdir_` (with `workdir`): where the fit is.
 
   Args:
     objective: a recipe for tables ('ce', 'remax', 'genre2', 'crps', 'raft',
@@ -131,7 +135,8 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     config: {field: value} for any other field of docs/config.md, such as
       {'optimizer.weight_decay': 0.1}.
     workdir: folder for checkpoints, curves and results; a fit that was killed
-      goes on from there. None: a temporary one.
+      goes on from there. Clones, which searches and cross-validation fit, each
+      have a folder of their own in it. None: a temporary one.
     verbose: 1 draws a progress bar, 2 prints the table and the results, too.
   """
 
@@ -202,6 +207,9 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     self.workdir = workdir
     self.verbose = verbose
 
+  # Whether it was made by `sklearn.base.clone`, and shares its workdir.
+  _is_clone = False
+
   # -------------------------------------------------------------------- fit
 
   def fit(
@@ -259,15 +267,39 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     table = _table(parts, columns, target_name=_name(y), reading=reading)
     with contextlib.ExitStack() as held:
       held.enter_context(_quiet_orbax())
-      workdir = self.workdir
-      if workdir is None:
-        workdir = held.enter_context(tempfile.TemporaryDirectory())
-      workdir = train.train_and_evaluate(
-        config, workdir, table=table, verbose=self.verbose
-      )
+      for workdir in self._workdirs(held, config, table):
+        try:
+          workdir = train.train_and_evaluate(
+            config, workdir, table=table, verbose=self.verbose
+          )
+          break
+        except InUseError:
+          # Another clone of a search has the same config and rows.
+          if not self._is_clone:
+            raise
+      if self.workdir is not None:
+        self.workdir_ = str(workdir)
       run = _finished(workdir)
     self._install(run, columns)
     return self
+
+  def _workdirs(self, held, config, table):
+    """Folders to train in, until one is free.
+
+    Those of clones, as searches and cross-validation make them, lie in the
+    folder that they were all given, named by a hash of config and rows: the
+    same fit goes on where it was, another has its own.
+    """
+    if self.workdir is None:
+      yield held.enter_context(tempfile.TemporaryDirectory())
+      return
+    if not self._is_clone:
+      yield self.workdir
+      return
+    identity = workdirs.identity(config.to_dict(), table)
+    name = f'fit_{hashlib.sha256(identity.encode()).hexdigest()[:12]}'
+    for number in itertools.count(1):
+      yield path_of(self.workdir) / (name + f'_{number}' * (number > 1))
 
   def _config(self, seed):
     """The whole config, which `experiment` checks."""
@@ -298,7 +330,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
       fields['finetune.objective'] = objective
     fields |= {field: getattr(self, name) for name, field in _FIELDS.items()}
     fields['data.kinds'] = repr(dict(self.kinds)) if self.kinds else ''
-    fields |= dict(self.config or {})
+    fields |= _flat(self.config or {})
     config = _updated(defaults.get_config(), fields)
     if any(fields.get(name) for name in _NOT_HERE):
       raise InputError(
@@ -445,7 +477,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
       InputError: the folder is not empty.
     """
     check_is_fitted(self)
-    path = pathlib.Path(path)
+    path = path_of(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
       raise InputError(f'{path} is there already: give a new folder')
     params = self.get_params(deep=False)
@@ -472,7 +504,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     Raises:
       InputError: the folder is not there, not whole or damaged.
     """
-    path = pathlib.Path(path)
+    path = path_of(path)
     run = _finished(path)
     features = run.model.features
     if not isinstance(features, Features):
@@ -511,6 +543,11 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
       ) from error
 
   # ---------------------------------------------------------- scikit-learn's
+
+  def __sklearn_clone__(self):
+    clone = super().__sklearn_clone__()
+    clone._is_clone = True
+    return clone
 
   def __sklearn_is_fitted__(self):
     return hasattr(self, '_run')
@@ -577,6 +614,21 @@ def _seed(random_state):
   return int(check_random_state(random_state).randint(2**31 - 1))
 
 
+def _flat(fields, prefix=''):
+  """{'a': {'b': 1}} and {'a.b': 1} as {'a.b': 1}."""
+  if not hasattr(fields, 'items'):
+    raise InputError(
+      f"config={fields!r}: give {{field: value}}, as in {{'batch_size': 64}}"
+    )
+  flat = {}
+  for name, value in fields.items():
+    if hasattr(value, 'items'):
+      flat |= _flat(value, f'{prefix}{name}.')
+    else:
+      flat[f'{prefix}{name}'] = value
+  return flat
+
+
 def _updated(config, fields):
   """The config with fields set.
 
@@ -586,14 +638,21 @@ def _updated(config, fields):
   for field, value in fields.items():
     if isinstance(value, np.generic):  # What a search draws from an array.
       value = value.item()
-    *parents, last = str(field).split('.')
+    *parents, last = field.split('.')
     group = config
     try:
       for parent in parents:
         group = group[parent]
       group[last]  # A field that is not there is not made.
+    except (AttributeError, KeyError, TypeError) as error:
+      raise InputError(
+        f'config: there is no field {field!r}{near_field(field)}'
+      ) from error
+    try:
+      if value is None:
+        raise TypeError('None is no value')
       group[last] = value
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
       reason = ' '.join(str(error.args[0] if error.args else error).split())
       raise InputError(f'{field}={value!r}: {reason}') from error
   return config

@@ -30,8 +30,8 @@ from genre2_jax import DecodingRegressor, estimator
 from genre2_jax.data import columns as data_columns
 from genre2_jax.data.features import Features
 from genre2_jax.data.wording import DataWarning
-from genre2_jax.experiment import recipes
-from genre2_jax.runs import prediction
+from genre2_jax.experiment import defaults, recipes
+from genre2_jax.runs import prediction, workdirs
 
 pytestmark = [
   pytest.mark.usefixtures('quick_compiles'),
@@ -332,6 +332,10 @@ def test_column_levels_are_refused():
     np.ones((4, 2)), columns=pd.MultiIndex.from_product([['a'], ['x', 'y']])
   )
   assert_refused(lambda: DecodingRegressor().fit(X, range(4)), 'levels')
+  flat = X.set_axis(['x', 'y'], axis=1)
+  assert_refused(
+    lambda: DecodingRegressor().fit(flat, range(4), X, range(4)), 'levels'
+  )
 
 
 def test_rows_are_predicted_by_their_cells_alone(fitted, rows):
@@ -642,6 +646,57 @@ def test_arguments_are_config_fields():
   assert config.model.head == 'histogram'
 
 
+def test_sections_of_a_config_are_merged():
+  nested = {'optimizer': {'weight_decay': 0.5}, 'eval.batch_size': 8}
+  config = DecodingRegressor(config=nested)._config(0)
+  expected = defaults.get_config()
+  assert config.optimizer.weight_decay == 0.5
+  assert config.optimizer.warmup_steps == expected.optimizer.warmup_steps
+  assert config.eval.batch_size == 8
+  assert config.eval.num_samples == 128
+
+
+def test_clones_have_a_folder_each(arrays, tmp_path):
+  X, y = arrays
+  tiny = TINY | {'max_steps': 2}
+  model = DecodingRegressor(
+    objective='mse', workdir=tmp_path / 'run', random_state=0, **tiny
+  )
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')  # A fold that is refused warns.
+    scores = cross_val_score(model, X, y, cv=2)
+  assert np.isfinite(scores).all()
+  folders = sorted((tmp_path / 'run').iterdir())
+  assert len(folders) == 2
+  again = clone(model).fit(X[30:], y[30:])  # As the first fold: finished.
+  assert pathlib.Path(again.workdir_) in folders
+  # The model itself has the folder, and so has its pickle.
+  with workdirs.held(pathlib.Path(again.workdir_)):
+    other = pickle.loads(pickle.dumps(clone(model))).fit(X[30:], y[30:])
+  assert other.workdir_ == again.workdir_ + '_2'
+  assert model.fit(X, y).workdir_ == str(tmp_path / 'run')
+  assert (tmp_path / 'run' / 'run.json').exists()
+
+
+def test_home_is_home_in_paths(fitted, rows, tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path / 'home'))
+  monkeypatch.chdir(tmp_path)
+  fitted.save('~/model')
+  X = rows[0]
+  X.assign(new=X['new'].astype(int)).to_csv(tmp_path / 'home' / 'in.csv')
+  loaded = DecodingRegressor.load(pathlib.Path('~/model'))
+  prediction.predict_file('~/model', '~/in.csv', '~/out.csv')
+  table = pd.read_csv(tmp_path / 'home' / 'out.csv')
+  np.testing.assert_array_equal(loaded.predict(X), table['prediction'])
+  path = tmp_path / 'home' / 'in.csv'
+  before = path.read_bytes()
+  assert_refused(
+    lambda: prediction.predict_file('~/model', '~/in.csv', path), 'the input'
+  )
+  assert path.read_bytes() == before
+  assert [path.name for path in tmp_path.iterdir()] == ['home']
+
+
 @pytest.mark.parametrize(
   ('arguments', 'parts'),
   [
@@ -651,8 +706,14 @@ def test_arguments_are_config_fields():
     ({'width': 'wide'}, ['model.width', 'wide']),
     ({'width': 0}, ['model.width']),
     ({'base': 1}, ['base']),
-    ({'config': {'modle.width': 3}}, ['modle.width']),
-    ({'config': {'model.widht': 3}}, ['model.widht']),
+    ({'config': {'modle.width': 3}}, ['modle.width', 'mean model.width']),
+    ({'config': {'model.widht': 3}}, ['model.widht', 'mean model.width']),
+    ({'config': {'model': {'widht': 3}}}, ['mean model.width']),
+    ({'config': {'weight_decay': 3}}, ['mean optimizer.weight_decay']),
+    ({'config': {'batch_size': {'a': 3}}}, ["no field 'batch_size.a'"]),
+    ({'config': {'batch_size': None}}, ['batch_size=None']),
+    ({'config': {'optimizer': 3}}, ['optimizer=3']),
+    ({'config': [('batch_size', 3)]}, ['{field: value}']),
     ({'config': {'report': True}}, ['report', 'command line']),
     ({'config': {'language_model.name': 'gemma2'}}, ['command line']),
     ({'objective': 'soft_ce'}, ['tokenizer']),

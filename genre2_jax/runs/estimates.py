@@ -8,6 +8,7 @@ was fitted on validation rows when the run ended (`metrics/recalibration.py`).
 
 import json
 import pathlib
+import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -173,7 +174,8 @@ def checked_margins(values: object) -> tuple[float, ...]:
   """Margins as a file has them. Raises ValueError where they are damaged."""
   if not isinstance(values, list) or len(values) not in (0, len(COVERAGES)):
     raise ValueError(f'margins: a list of {len(COVERAGES)} numbers is needed')
-  if not all(type(x) in (int, float) and np.isfinite(x) for x in values):
+  most = sys.float_info.max
+  if not all(type(x) in (int, float) and abs(x) <= most for x in values):
     raise ValueError('margins: one of them is no finite number')
   return tuple(map(float, values))
 

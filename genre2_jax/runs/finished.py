@@ -13,8 +13,10 @@ import jax
 import numpy as np
 
 from genre2_jax.data import targets
+from genre2_jax.data.reading import path_of
 from genre2_jax.data.tables import Rows
 from genre2_jax.data.texts import TextRows
+from genre2_jax.data.wording import one_line, shortened
 from genre2_jax.devices import sharding
 from genre2_jax.errors import InputError
 from genre2_jax.experiment import experiment, networks
@@ -211,7 +213,7 @@ def open_run(workdir: str | os.PathLike[str]) -> FinishedRun:
   Raises:
     InputError: it is not there, not finished, or its files are damaged.
   """
-  workdir = pathlib.Path(workdir)
+  workdir = path_of(workdir)
   if not (workdir / 'config.json').exists():
     raise InputError(f'{workdir} is no workdir: it has no config.json')
   if not (workdir / 'run.json').exists():
@@ -220,23 +222,47 @@ def open_run(workdir: str | os.PathLike[str]) -> FinishedRun:
     )
   fields, saved, run = (read_json(workdir / name) for name in _JSON_FILES)
   try:
+    reopened = experiment.reopened(
+      fields,
+      networks.features_from_json(saved['features']),
+      targets.from_json(saved['scaler']),
+      str(workdir / 'config.json'),
+    )
+    _check_written(workdir / 'run.json', run, reopened.seeds)
+    if not isinstance(saved['target_name'], str):
+      raise TypeError('target_name is no text')
     return FinishedRun(
       workdir=workdir,
-      experiment=experiment.reopened(
-        fields,
-        networks.features_from_json(saved['features']),
-        targets.from_json(saved['scaler']),
-      ),
+      experiment=reopened,
       stages=tuple(run['stages']),
-      seeds=tuple(run['seeds']),
+      seeds=reopened.seeds,
       target_name=saved['target_name'],
       margins=_margins(workdir),
     )
-  except (AttributeError, KeyError, TypeError) as error:
+  except InputError:
+    raise
+  # Parts that do not fit together fail in as many ways as there are parts.
+  except Exception as error:
     raise InputError(
       f'{workdir} has a damaged config.json, model.json or run.json '
-      f'({error}): train again'
+      f'({one_line(error)}): train again'
     ) from error
+
+
+def _check_written(path, run, seeds):
+  """Raises InputError where run.json does not say what was run."""
+  stages = run.get('stages')
+  if not (
+    isinstance(stages, list)
+    and stages
+    and all(isinstance(name, str) for name in stages)
+  ):
+    raise InputError(f'{path} is damaged: stages names no stage: train again')
+  if run.get('seeds') != list(seeds):
+    raise InputError(
+      f'{path} is damaged: its seeds are {shortened(run.get("seeds"))}, those '
+      f'of config.json {list(seeds)}: train again'
+    )
 
 
 def _margins(workdir):

@@ -28,11 +28,12 @@ from typing import Any
 
 import numpy as np
 
+from genre2_jax.data.reading import path_of
 from genre2_jax.data.tables import Table
 from genre2_jax.data.targets import Scaler
 from genre2_jax.data.texts import Texts
 from genre2_jax.errors import InputError
-from genre2_jax.experiment.experiment import Experiment
+from genre2_jax.experiment.experiment import Experiment, with_defaults
 from genre2_jax.files import locks, writers
 from genre2_jax.runs.finished import read_json
 from genre2_jax.training.stages import Stage
@@ -63,7 +64,7 @@ def locate(
   """The workdir's path; without a name `runs/<task>_<stage>_<hash>`."""
   if not workdir:
     workdir = pathlib.Path('runs') / _default_name(experiment, stages)
-  return pathlib.Path(workdir)
+  return path_of(workdir)
 
 
 def identity(fields: Mapping[str, Any], table: Table | Texts) -> str:
@@ -85,7 +86,9 @@ def create(workdir: pathlib.Path, experiment: Experiment) -> None:
   path = workdir / 'config.json'
   digest = _digest(table)
   if path.exists():
-    differences = sorted(_differences(read_json(path), fields))
+    # Of a run that was begun before there were some of the fields.
+    there = with_defaults(read_json(path), str(path))
+    differences = sorted(_differences(there, fields))
     if differences:
       raise InputError(
         f'{workdir} belongs to another config, which differs in '
