@@ -19,7 +19,10 @@ def near_field(name: str) -> str:
     near = [field for field in known if field.rpartition('.')[2] in close]
   if not near:
     return '; docs/config.md has them all'
-  return f'; did you mean {" or ".join(near[:3])}?'
+  near.sort(
+    key=lambda field: difflib.SequenceMatcher(None, name, field).ratio()
+  )
+  return f'; did you mean {" or ".join(near[:-3:-1])}?'
 
 
 def _flat_names(fields: Mapping[str, Any], prefix: str = '') -> Iterator[str]:
