@@ -138,9 +138,10 @@ def train(
       step = int(at.step[0])
     if processes.is_first():
       metrics_log.truncate(options.workdir, stage.name, step)
-    programs = _compile(stage, model, examples, options)
-    if state is None:
-      state = programs.init(start())
+    with processes.at_once(options.interrupts, f'compiling stage {stage.name}'):
+      programs = _compile(stage, model, examples, options)
+      if state is None:
+        state = programs.init(start())
     with (
       _metric_writer(options) as writer,
       _progress_bar(stage, programs, step, options.verbose) as progress,

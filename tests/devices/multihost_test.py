@@ -371,7 +371,7 @@ def test_a_process_that_dies_or_is_told_to_leave_takes_all_along(
   group = start_until(lambda: num_records(workdir) >= 6)
   group[1].terminate()
   ends = end_of(group, 240)
-  assert [code for code, *_ in ends] == [0, 0], ends
+  assert [code for code, *_ in ends] == [75, 75], ends
   said = {last_line(err) for *_, err in ends}
   assert len(said) == 1
   match = re.search(r'interrupted at step (\d+) of stage ce, saved', said.pop())
