@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 import tiny_text
-from conftest import ROOT, assert_refused
+from checks import ROOT, assert_refused
 
 from genre2_jax import ahead_of_time
 from genre2_jax.ahead_of_time import Collective

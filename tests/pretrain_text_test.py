@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-from conftest import assert_refused
+from checks import assert_refused
 
 from genre2_jax import pretrain_text
 from genre2_jax.data import corpora

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 import tiny_text
-from conftest import (
+from checks import (
   assert_refused,
   assert_same_bits,
   assert_takes_a_step,

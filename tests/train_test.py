@@ -8,14 +8,14 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import (
+from checks import (
   assert_refused,
   assert_same_bits,
   assert_same_end,
   read_checkpoint,
   read_log,
-  write_table,
 )
+from tiny import write_table
 
 from genre2_jax import train
 from genre2_jax.data import tables
@@ -149,7 +149,9 @@ def test_predictions_are_of_the_test_rows_in_the_original_unit(
   table = pd.read_csv(finished / 'predictions.csv')
   target = tables.read_file(data_file, 'price').test.target
   assert list(table) == [
-    'row', 'target', *POINTS, *EXACT_POINTS, 'lower90', 'upper90',
+    'row', 'target', 'prediction', 'lower90', 'upper90',
+    *POINTS, *EXACT_POINTS, 'conformal_lower90', 'conformal_upper90',
+    'model_lower90', 'model_upper90',
   ]  # fmt: skip
   assert list(table['row']) == list(range(24))
   np.testing.assert_array_equal(table['target'], target)

@@ -32,7 +32,7 @@ from genre2_jax.benchmark.statistics import BASE
 from genre2_jax.data import tables
 from genre2_jax.errors import InputError, InterruptedRunError
 from genre2_jax.experiment import recipes
-from genre2_jax.files import atomic
+from genre2_jax.files import atomic, locks
 from genre2_jax.files.atomic import PathLike
 
 # Two methods share a base if these sections of their configs are the same.
@@ -334,17 +334,16 @@ def _write_benchmark(workdir, config, command):
 
 @contextlib.contextmanager
 def _alone(workdir):
-  """Holds a lock against other processes; it ends with this one."""
-  import fcntl  # not on every system, and only this needs it
-
-  try:
-    file = open(workdir / '.collect.lock', 'w')
-  except OSError as error:
-    raise InputError(
-      f'{workdir} is no workdir of a benchmark ({error.strerror})'
-    ) from error
-  with file:
-    fcntl.flock(file, fcntl.LOCK_EX)
+  """Keeps other processes out; the system lets go when this one dies."""
+  if not workdir.is_dir():
+    raise InputError(f'{workdir} is no workdir of a benchmark (no such folder)')
+  with contextlib.ExitStack() as held:
+    try:
+      held.enter_context(locks.alone(workdir / '.collect.lock'))
+    except (OSError, locks.NoLocksError) as error:
+      raise InputError(
+        f'cannot lock the workdir {workdir} ({error})'
+      ) from error
     yield
 
 

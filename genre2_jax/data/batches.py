@@ -2,11 +2,18 @@
 
 import itertools
 import math
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+# On the host or on the device.
+Array = np.ndarray | jax.Array
+# What a policy encodes: any nesting of arrays with a leading axis of rows.
+Inputs = Any
+_Rows = TypeVar('_Rows')  # Arrays in any nesting.
 
 
 class Examples(NamedTuple):
@@ -18,17 +25,17 @@ class Examples(NamedTuple):
     tokens: int32 [N, T], the targets as number tokens.
   """
 
-  inputs: Any
+  inputs: Inputs
   target: Any
   tokens: Any
 
 
-def steps_per_epoch(num_rows, batch_size):
+def steps_per_epoch(num_rows: int, batch_size: int) -> int:
   """Batches in which every row comes at least once."""
   return math.ceil(num_rows / batch_size)
 
 
-def epoch_indices(key, num_rows, batch_size):
+def epoch_indices(key: jax.Array, num_rows: int, batch_size: int) -> jax.Array:
   """A shuffled epoch: int32 [steps, B], every row at least once.
 
   The last batch is filled up from the start of the same permutation, so that
@@ -39,20 +46,22 @@ def epoch_indices(key, num_rows, batch_size):
   return jnp.resize(order, (steps, batch_size))
 
 
-def take(rows, indices):
-  """The rows at `indices` of every leaf."""
+def take(rows: _Rows, indices: jax.Array) -> _Rows:
+  """Rows [N, ...] of every leaf at `indices` [...]: [*indices, ...]."""
   return jax.tree.map(lambda x: jnp.take(x, indices, axis=0), rows)
 
 
-def blocks(rows, block_size, chosen=None):
-  """Cuts [N, ...] into padded blocks [N / size, size, ...] and their mask.
+def blocks(
+  rows: _Rows, block_size: int, chosen: np.ndarray | None = None
+) -> tuple[_Rows, np.ndarray]:
+  """Cuts [N, ...] into ⌈N / size⌉ padded blocks [blocks, size, ...].
 
   Padding repeats row 0, so that whatever is computed on it stays finite.
 
   Args:
     rows: any nesting of arrays [N, ...], on the host.
-    block_size: of a block.
-    chosen: numbers of the rows to take; None: all.
+    block_size: rows of a block.
+    chosen: int [n], numbers of the rows to take; None: all.
 
   Returns:
     (blocks, row numbers int32 [blocks, size], −1 where padded).
@@ -61,14 +70,16 @@ def blocks(rows, block_size, chosen=None):
     chosen = np.arange(jax.tree.leaves(rows)[0].shape[0])
   num_rows = len(chosen)
   num_blocks = math.ceil(num_rows / block_size)
-  numbers = np.full(num_blocks * block_size, -1, np.int32)
-  numbers[:num_rows] = chosen
-  numbers = numbers.reshape(num_blocks, block_size)
+  flat = np.full(num_blocks * block_size, -1, np.int32)
+  flat[:num_rows] = chosen
+  numbers = flat.reshape(num_blocks, block_size)
   cut = jax.tree.map(lambda x: np.asarray(x)[np.maximum(numbers, 0)], rows)
   return cut, numbers
 
 
-def by_width(inputs, widths):
+def by_width(
+  inputs: Inputs, widths: Sequence[int]
+) -> list[tuple[np.ndarray, Inputs]]:
   """Rows by the least of some widths that holds their text.
 
   Args:
@@ -93,12 +104,17 @@ def by_width(inputs, widths):
   return parts
 
 
-def crop(inputs, width):
-  """The first `width` tokens: inputs [..., L] -> [..., width]."""
-  return inputs | {'tokens': inputs['tokens'][..., :width]}
+def crop(inputs: Mapping[str, Array], width: int) -> dict[str, Array]:
+  """The first `width` tokens: 'tokens' [..., L] -> [..., width]."""
+  return {**inputs, 'tokens': inputs['tokens'][..., :width]}
 
 
-def bucketed_epoch(key, order_key, buckets, batch_size):
+def bucketed_epoch(
+  key: jax.Array,
+  order_key: jax.Array,
+  buckets: Sequence[np.ndarray],
+  batch_size: int,
+) -> tuple[jax.Array, jax.Array]:
   """A shuffled epoch whose batches each come from one bucket.
 
   Args:

@@ -18,6 +18,7 @@ import dataclasses
 import datetime
 import decimal
 import re
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -82,7 +83,7 @@ PLAIN = Formats()
 # --------------------------------------------------------------------- labels
 
 
-def label(cell) -> str | None:
+def label(cell: Any) -> str | None:
   """The one spelling of a value, whatever it came in; None if missing.
 
   1, 1.0, Decimal('1.00'), '1' and '1.0' are '1'; True, numpy.True_ and 'true'
@@ -140,10 +141,10 @@ def _moment_label(moment: datetime.datetime) -> str:
 
 def unmasked(cells: np.ndarray) -> np.ndarray:
   """Cells [...] with missing ones where a numpy.ma array masks them."""
-  if not np.ma.isMaskedArray(cells):
+  if not isinstance(cells, np.ma.MaskedArray):
     return cells
   if cells.dtype.kind in 'biuf':
-    return cells.astype(np.float64).filled(np.nan)
+    return np.ma.filled(cells.astype(np.float64), np.nan)
   out = np.array(cells.data, object)
   out[np.ma.getmaskarray(cells)] = None
   return out
@@ -175,7 +176,7 @@ def labels_of(column: pd.Series, kind: str = 'category') -> np.ndarray:
   return found
 
 
-def text_of(cell) -> str:
+def text_of(cell: Any) -> str:
   """Text of a cell as a prompt shows it: text as it is, else its label."""
   if isinstance(cell, str):
     return cell
@@ -187,7 +188,9 @@ def plain(column: pd.Series) -> np.ndarray:
   """Cells [n] as Python has them, object; None where missing."""
   dtype = column.dtype
   if isinstance(dtype, pd.CategoricalDtype):
-    values = np.append(plain(pd.Series(dtype.categories)), None)
+    none = np.array([None], object)
+    values = np.concatenate([plain(pd.Series(dtype.categories)), none])
+    # A missing cell has the code −1, the last.
     return values[column.cat.codes.to_numpy()]
   if dtype.kind == 'f':
     size = min(getattr(dtype, 'itemsize', 8), 8)
@@ -292,23 +295,23 @@ def is_beyond(seconds: np.ndarray) -> np.ndarray:
     return (seconds < _FIRST_SECOND) | (seconds > _LAST_SECOND)
 
 
-def is_code(cell) -> bool:
+def is_code(cell: Any) -> bool:
   """Whether it is digits with a zero before them, as ZIP codes are."""
   return isinstance(cell, str) and bool(_CODE.fullmatch(cell.strip()))
 
 
-def is_missing(cell) -> bool:
+def is_missing(cell: Any) -> bool:
   """Whether there is no value, in one of its spellings."""
   if isinstance(cell, str):
     return cell.strip() in MISSING
   return cell is None or (isinstance(cell, float) and cell != cell)
 
 
-def _is_arrow(dtype) -> bool:
+def _is_arrow(dtype: Any) -> bool:
   return isinstance(dtype, pd.ArrowDtype)
 
 
-def _is_boolean(cell) -> bool:
+def _is_boolean(cell: Any) -> bool:
   if isinstance(cell, str):
     return cell.strip().lower() in ('true', 'false')
   return isinstance(cell, bool | np.bool_)
@@ -407,7 +410,8 @@ def _dates(cells, how, formats):
   return values, bad
 
 
-def _text_dates(text: pd.Series, how: str):
+def _text_dates(text: pd.Series, how: str) -> tuple[np.ndarray, np.ndarray]:
+  """As `text_numbers`, of dates: seconds since 1970."""
   gap = text.isin(GAPS).to_numpy(bool)
   values = np.full(len(text), np.nan)
   if how and len(text):
@@ -462,10 +466,12 @@ def _seconds(times: pd.Series) -> np.ndarray:
 
 
 def _seconds_of(cell: datetime.date) -> float:
-  if not isinstance(cell, datetime.datetime):
-    cell = datetime.datetime(cell.year, cell.month, cell.day)
-  if cell.tzinfo is not None:
-    cell = cell.astimezone(datetime.UTC)
-  if isinstance(cell, pd.Timestamp):
-    cell = cell.to_pydatetime(warn=False)
-  return (cell.replace(tzinfo=None) - _EPOCH).total_seconds()
+  if isinstance(cell, datetime.datetime):
+    moment = cell
+  else:
+    moment = datetime.datetime(cell.year, cell.month, cell.day)
+  if moment.tzinfo is not None:
+    moment = moment.astimezone(datetime.UTC)
+  if isinstance(moment, pd.Timestamp):
+    moment = moment.to_pydatetime(warn=False)
+  return (moment.replace(tzinfo=None) - _EPOCH).total_seconds()

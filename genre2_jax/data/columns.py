@@ -187,7 +187,9 @@ def column_of(
   return Column(name, is_numeric, kind)
 
 
-def _completed(here, name, column, kind, formats) -> str:
+def _completed(
+  here: str, name: str, column: pd.Series, kind: str, formats: Formats
+) -> str:
   """A kind by hand, with the unit or the format that its text turns out."""
   base, _, how = kind.partition(' ')
   text = [
@@ -437,7 +439,14 @@ def read_as(
   raise InputError(_refusal(where, found, bad, kind, formats, rows))
 
 
-def _refusal(where, found, bad, kind, formats, rows) -> str:
+def _refusal(
+  where: str,
+  found: np.ndarray,
+  bad: np.ndarray,
+  kind: str,
+  formats: Formats,
+  rows: np.ndarray | None,
+) -> str:
   base, _, how = kind.partition(' ')
   in_rows = bad
   if rows is not None:

@@ -8,7 +8,10 @@ used.
 
 import glob
 import json
+import os
 import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -20,8 +23,8 @@ _BOS, _EOS = 2, 1
 _INSTALL = "pip install 'tokenizers>=0.20'"
 
 
-def read_documents(source):
-  """The texts that a source names: list of str, the empty ones left out.
+def read_documents(source: str) -> list[str]:
+  """The texts that a source names, the empty ones left out.
 
   Args:
     source: 'FILE' or a glob of files, each one document; 'FILE:A,B' of a .csv,
@@ -54,7 +57,7 @@ def read_documents(source):
   return [text for text in texts if text.strip()]
 
 
-def train_tokenizer(documents, vocab_size):
+def train_tokenizer(documents: Iterable[str], vocab_size: int) -> Any:
   """A `tokenizers.Tokenizer` of the documents' most frequent pieces.
 
   Args:
@@ -122,7 +125,7 @@ def train_tokenizer(documents, vocab_size):
   return tokenizer
 
 
-def save_tokenizer(tokenizer, folder):
+def save_tokenizer(tokenizer: Any, folder: str | os.PathLike[str]) -> None:
   """Writes tokenizer.json and what `transformers` wants to know of it."""
   folder = path_of(folder)
   folder.mkdir(parents=True, exist_ok=True)
@@ -141,7 +144,7 @@ def save_tokenizer(tokenizer, folder):
   )
 
 
-def pack(tokenizer, documents, length):
+def pack(tokenizer: Any, documents: Sequence[str], length: int) -> np.ndarray:
   """Documents one after another, cut into sequences: int32 [N, length].
 
   Each document begins with <bos> and ends with <eos>; what does not fill a

@@ -131,7 +131,7 @@ def setting(name: str, kind: str) -> str:
   return f'data.kinds="{name}={kind}"'
 
 
-def _num_dates(series, how) -> int:
+def _num_dates(series: pd.Series, how: str) -> int:
   times = pd.to_datetime(series, format=how, errors='coerce')
   return int(times.notna().sum())
 
@@ -152,11 +152,13 @@ def _best_way(text: Sequence[str], formats: Formats) -> tuple[Way, int]:
   return best
 
 
-def _share(num, text) -> str:
+def _share(num: int, text: Sequence[str]) -> str:
   return f'all {num}' if num == len(text) else f'{num} of {len(text)}'
 
 
-def _plain_numbers(name, text, rows, n, formats) -> str:
+def _plain_numbers(
+  name: str, text: Sequence[str], rows: np.ndarray, n: int, formats: Formats
+) -> str:
   series = pd.Series(text, dtype=object)
   _, bad = cells.text_numbers(series, formats)
   num = len(text) - int(bad.sum())
@@ -164,7 +166,9 @@ def _plain_numbers(name, text, rows, n, formats) -> str:
     return ''
   if not bad.any():
     codes = sum(map(cells.is_code, text))
-    return codes and (
+    if not codes:
+      return ''
+    return (
       f'{codes} of {len(text)} cells are numbers with leading zeros: read as '
       f'categories; set {setting(name, "number")} if they are quantities'
     )
@@ -180,7 +184,9 @@ def _plain_numbers(name, text, rows, n, formats) -> str:
   )
 
 
-def _written_numbers(name, text, rows, n, formats) -> str:
+def _written_numbers(
+  name: str, text: Sequence[str], rows: np.ndarray, n: int, formats: Formats
+) -> str:
   way, num = _best_way(text, formats)
   if 2 * num <= len(text):
     return ''
@@ -195,7 +201,9 @@ def _written_numbers(name, text, rows, n, formats) -> str:
   )
 
 
-def _dates(name, text, rows, n, formats) -> str:
+def _dates(
+  name: str, text: Sequence[str], rows: np.ndarray, n: int, formats: Formats
+) -> str:
   found, num = date_formats(text)
   if 2 * num <= len(text):
     return ''
@@ -210,7 +218,9 @@ def _dates(name, text, rows, n, formats) -> str:
   )
 
 
-def _times(name, text, rows, n, formats) -> str:
+def _times(
+  name: str, text: Sequence[str], rows: np.ndarray, n: int, formats: Formats
+) -> str:
   num = sum(bool(cells.CLOCK.fullmatch(cell)) for cell in text)
   if 2 * num <= len(text):
     return ''
@@ -221,7 +231,9 @@ def _times(name, text, rows, n, formats) -> str:
   )
 
 
-def _digits(name, text, rows, n, formats) -> str:
+def _digits(
+  name: str, text: Sequence[str], rows: np.ndarray, n: int, formats: Formats
+) -> str:
   num = sum(bool(_DIGITS.fullmatch(cell)) for cell in text)
   if 2 * num <= len(text) or 5 * len(set(text)) < len(text):
     return ''
@@ -233,5 +245,6 @@ def _digits(name, text, rows, n, formats) -> str:
   )
 
 
-# The first that has something to say is heard.
+# (name, text of the present cells, their rows [len(text)], number of all rows,
+# formats) -> what is to be said, or ''. The first that says something is heard.
 _KINDS_OF_DOUBT = (_plain_numbers, _written_numbers, _dates, _times, _digits)

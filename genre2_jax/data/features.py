@@ -2,10 +2,11 @@
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from genre2_jax.data import cells
 from genre2_jax.data.tables import Rows
@@ -112,7 +113,7 @@ class Features:
     """Columns, numeric and categories together."""
     return len(self.numeric_names) + len(self.category_names)
 
-  def fits(self, table) -> bool:
+  def fits(self, table: object) -> bool:
     """Whether a task has the same columns."""
     return (self.numeric_names, self.category_names) == (
       getattr(table, 'numeric_names', None),
@@ -146,9 +147,9 @@ class Features:
     """{label: code} of a category column."""
     known = self.categories[place]
     # Labels of older runs are as their source wrote them.
-    alike = {cells.label(name): code for code, name in enumerate(known)}
-    exact = {name: code for code, name in enumerate(known)}
-    return {**alike, **exact, None: len(known)}
+    codes = {cells.label(name): code for code, name in enumerate(known)}
+    codes.update((name, code) for code, name in enumerate(known))
+    return codes | {None: len(known)}
 
   def unseen(self, rows: Rows) -> list[str]:
     """What to say of labels that training did not have, one line a column."""
@@ -213,9 +214,9 @@ class Features:
         cls,
         f'{key} and {names} differ in length',
       )
-    names = (*data['numeric_names'], *data['category_names'])
+    num_columns = len(data['numeric_names']) + len(data['category_names'])
     _require(
-      len(data['kinds']) in (0, len(names)),
+      len(data['kinds']) in (0, num_columns),
       cls,
       'kinds and the names differ in length',
     )
@@ -305,27 +306,27 @@ class TargetScaler:
     """Of z; None: a target may be any number."""
     return None
 
-  def standardize(self, y) -> np.ndarray:
-    """z = (y − mean) / std."""
+  def standardize(self, y: npt.ArrayLike) -> np.ndarray:
+    """z = (y − mean) / std, of y [...]."""
     return _standardized(np.asarray(y, np.float64), self.mean, self.std)
 
-  def restore(self, z) -> np.ndarray:
-    """y = z·std + mean."""
+  def restore(self, z: npt.ArrayLike) -> np.ndarray:
+    """y = z·std + mean, of z [...]."""
     # In halves, because z·std may leave float64 where y does not; the largest
     # y must not leave it by a rounding error either.
     half = np.asarray(z, np.float64) * (self.std / 2) + self.mean / 2
     most = np.finfo(np.float64).max / 2
     return 2 * np.clip(half, -most, most)
 
-  def to_unit(self, z) -> np.ndarray:
-    """u = (z − low) / (high − low), not clipped; 0 if y is constant."""
+  def to_unit(self, z: npt.ArrayLike) -> np.ndarray:
+    """u = (z − low) / (high − low), of z [...]; 0 if y is constant."""
     z = np.asarray(z, np.float64)
     if self.is_constant:
       return np.zeros_like(z)
     return (z - self.low) / (self.high - self.low)
 
-  def from_unit(self, u) -> np.ndarray:
-    """z = u·(high − low) + low."""
+  def from_unit(self, u: npt.ArrayLike) -> np.ndarray:
+    """z = u·(high − low) + low, of u [...]."""
     return np.asarray(u, np.float64) * (self.high - self.low) + self.low
 
   def to_json(self) -> dict[str, float]:
@@ -363,11 +364,13 @@ def _moments(values: np.ndarray) -> tuple[float, float]:
   )
 
 
-def _standardized(values: np.ndarray, mean, std) -> np.ndarray:
+def _standardized(
+  values: np.ndarray, mean: npt.ArrayLike, std: npt.ArrayLike
+) -> np.ndarray:
   # In halves, because values of both signs may be 1e308 apart and more; a
   # quotient that is infinite even so is meant.
   with np.errstate(over='ignore'):
-    return (values / 2 - mean / 2) / (std / 2)
+    return (values / 2 - np.asarray(mean) / 2) / (np.asarray(std) / 2)
 
 
 def _edges(z: np.ndarray, num_bins: int) -> tuple[float, ...]:
@@ -375,9 +378,9 @@ def _edges(z: np.ndarray, num_bins: int) -> tuple[float, ...]:
   return _apart(np.quantile(z, np.linspace(0, 1, num_bins + 1)))
 
 
-def _apart(edges) -> tuple[float, ...]:
+def _apart(edges: npt.ArrayLike) -> tuple[float, ...]:
   """Edges as float32 holds them, without those too near to the one before."""
-  kept = []
+  kept: list[float] = []
   for edge in np.asarray(edges, np.float32).astype(np.float64).tolist():
     if not kept or edge - kept[-1] > LEAST_BIN:
       kept.append(edge)
@@ -393,7 +396,7 @@ def _check_widths(rows: Rows, n_numeric: int, n_categories: int) -> None:
     )
 
 
-def _check_keys(cls, data) -> None:
+def _check_keys(cls: Any, data: object) -> None:
   expected = {field.name for field in dataclasses.fields(cls)}
   _require(
     isinstance(data, Mapping) and set(data) == expected,
@@ -402,16 +405,16 @@ def _check_keys(cls, data) -> None:
   )
 
 
-def _require(condition: bool, cls, rule: str) -> None:
+def _require(condition: bool, cls: type, rule: str) -> None:
   if not condition:
     raise InputError(f'saved {cls.__name__}: {rule}; save it again')
 
 
-def _are_text(values) -> bool:
+def _are_text(values: Iterable[object]) -> bool:
   return all(isinstance(value, str) for value in values)
 
 
-def _is_number(value) -> bool:
+def _is_number(value: Any) -> bool:
   # Compared, because math.isfinite fails at integers beyond float64.
   most = sys.float_info.max
   return type(value) in (int, float) and -most <= value <= most

@@ -17,6 +17,7 @@ import pathlib
 import re
 import zlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -113,9 +114,8 @@ class Reading(Formats):
     for name, value in given.items():
       name = _ALIASES.get(name, name)
       if name not in known:
-        raise InputError(
-          f'data.reading: no option {name!r}; {suggestion(str(name), known)}'
-        )
+        near = suggestion(str(name), list(known))
+        raise InputError(f'data.reading: no option {name!r}; {near}')
       fields[name] = _option(name, value)
     return cls(**fields)
 
@@ -248,7 +248,9 @@ class _UnreadableError(Exception):
 # ----------------------------------------------------------------- text files
 
 
-def _read_text(path, extension, reading) -> pd.DataFrame:
+def _read_text(
+  path: pathlib.Path, extension: str, reading: Reading
+) -> pd.DataFrame:
   text = _decoded(path, extension, reading.encoding)
   separator = reading.separator or SEPARATORS[extension]
   if reading.skip_lines:
@@ -295,14 +297,15 @@ def _read_text(path, extension, reading) -> pd.DataFrame:
   return frame
 
 
-def _short_rows(text, separator, cells) -> np.ndarray:
+def _short_rows(text: str, separator: str, cells: pd.DataFrame) -> np.ndarray:
   """bool [n]: rows of which pandas filled up the end."""
   none = np.zeros(len(cells), bool)
   if not (cells.iloc[:, -1] == '').any():
     return none
-  quoting = csv.QUOTE_MINIMAL if '"' in text else csv.QUOTE_NONE
   rows = csv.reader(
-    io.StringIO(text, newline=''), delimiter=separator, quoting=quoting
+    io.StringIO(text, newline=''),
+    delimiter=separator,
+    quoting=csv.QUOTE_MINIMAL if '"' in text else csv.QUOTE_NONE,
   )
   limit = csv.field_size_limit(_LARGEST_CELL)
   try:
@@ -317,7 +320,7 @@ def _short_rows(text, separator, cells) -> np.ndarray:
   return found if len(found) == len(cells) else none
 
 
-def _decoded(path, extension, encoding) -> str:
+def _decoded(path: pathlib.Path, extension: str, encoding: str) -> str:
   data = path.read_bytes()
   if extension.endswith('.gz'):
     try:
@@ -351,7 +354,7 @@ def _decoded(path, extension, encoding) -> str:
   return text.removeprefix('\ufeff')
 
 
-def _names(first, frame) -> list[str]:
+def _names(first: Sequence[Any], frame: pd.DataFrame) -> list[str]:
   given = [str(name).strip() if isinstance(name, str) else '' for name in first]
   given += [''] * (frame.shape[1] - len(given))
   return [name or f'column_{place}' for place, name in enumerate(given, 1)]
@@ -375,7 +378,7 @@ def _named(frame: pd.DataFrame) -> pd.DataFrame:
 def _separator_hint(name: str) -> str:
   """What a sole column's name says of the separator; '' if nothing."""
   counts = {mark: name.count(mark) for mark in _NAMES_OF}
-  mark = max(counts, key=counts.get)
+  mark = max(counts, key=counts.__getitem__)
   if not counts[mark]:
     return ''
   word = {'\t': 'tab'}.get(mark, mark)
@@ -384,7 +387,7 @@ def _separator_hint(name: str) -> str:
   )
 
 
-def _uneven(message, text, separator, skipped) -> str:
+def _uneven(message: str, text: str, separator: str, skipped: int) -> str:
   """Words for a line with more cells than the first."""
   found = re.search(r'Expected (\d+) fields in line (\d+), saw (\d+)', message)
   first = next((line for line in _LINE_END.split(text) if line.strip()), '')
@@ -412,7 +415,14 @@ def _uneven(message, text, separator, skipped) -> str:
   )
 
 
-def _quoted(path, text, separator, reading, *, prefers_text) -> str:
+def _quoted(
+  path: pathlib.Path,
+  text: str,
+  separator: str,
+  reading: Reading,
+  *,
+  prefers_text: bool,
+) -> str:
   """Text in which every quotation mark is one of RFC 4180.
 
   A cell that opens with a quotation mark may go over several lines, or the
@@ -429,7 +439,13 @@ def _quoted(path, text, separator, reading, *, prefers_text) -> str:
     csv.field_size_limit(limit)
 
 
-def _requoted(path, text, separator, reading, prefers_text) -> str:
+def _requoted(
+  path: pathlib.Path,
+  text: str,
+  separator: str,
+  reading: Reading,
+  prefers_text: bool,
+) -> str:
   ends = list(_LINE_END.finditer(text))
   starts = [0, *(end.end() for end in ends)]
   stops = [*(end.start() for end in ends), len(text)]
@@ -464,7 +480,7 @@ def _requoted(path, text, separator, reading, prefers_text) -> str:
   return _as_text(lines, odd, separator) if is_text else text
 
 
-def _is_odd(line, separator, width) -> bool:
+def _is_odd(line: str, separator: str, width: int) -> bool:
   """Whether a line alone is a row only if its quotation marks are letters."""
   cells = _cells_of(line, separator)
   if cells is None:
@@ -472,7 +488,9 @@ def _is_odd(line, separator, width) -> bool:
   return len(cells) < width == len(line.split(separator))
 
 
-def _as_text(lines, places, separator) -> str:
+def _as_text(
+  lines: Sequence[str], places: Sequence[int], separator: str
+) -> str:
   """The lines, at these places with quotation marks as letters."""
   out = list(lines)
   for place in places:
@@ -483,7 +501,7 @@ def _as_text(lines, places, separator) -> str:
   return '\n'.join(out)
 
 
-def _cells_of(line, separator) -> list[str] | None:
+def _cells_of(line: str, separator: str) -> list[str] | None:
   """Cells of one line; None where a quotation mark opens and does not close."""
   try:
     return next(csv.reader([line], delimiter=separator, strict=True), [])
@@ -491,7 +509,7 @@ def _cells_of(line, separator) -> list[str] | None:
     return None
 
 
-def _spans_pair(text, separator, width) -> bool:
+def _spans_pair(text: str, separator: str, width: int) -> bool:
   """Whether the whole text is RFC 4180, cells over several lines among it."""
   rows = csv.reader(
     io.StringIO(text, newline=''), delimiter=separator, strict=True
@@ -505,7 +523,7 @@ def _spans_pair(text, separator, width) -> bool:
 # ---------------------------------------------------------------- other files
 
 
-def _read_parquet(path) -> pd.DataFrame:
+def _read_parquet(path: pathlib.Path) -> pd.DataFrame:
   # Imported where used, as by pandas.
   from pyarrow import parquet
 
@@ -513,7 +531,7 @@ def _read_parquet(path) -> pd.DataFrame:
   return parquet.read_table(path).to_pandas(integer_object_nulls=True)
 
 
-def _read_json_lines(path) -> pd.DataFrame:
+def _read_json_lines(path: pathlib.Path) -> pd.DataFrame:
   opened = gzip.open if path.name.lower().endswith('.gz') else open
   records = []
   with opened(path, 'rt', encoding='utf-8-sig') as file:
@@ -541,7 +559,7 @@ def _read_json_lines(path) -> pd.DataFrame:
   return frame
 
 
-def _read_excel(path, reading) -> pd.DataFrame:
+def _read_excel(path: pathlib.Path, reading: Reading) -> pd.DataFrame:
   try:
     import openpyxl  # noqa: F401
   except ImportError:

@@ -103,7 +103,7 @@ class TextFeatures:
     widths.add(_rounded(longest, max_length))
     return dataclasses.replace(features, widths=tuple(sorted(widths)))
 
-  def fits(self, table) -> bool:
+  def fits(self, table: object) -> bool:
     """Whether a task has prompts of the same template."""
     return isinstance(table, Texts) and table.prompt == self.prompt
 
@@ -135,7 +135,9 @@ class TextFeatures:
       'length': np.minimum(lengths, self.max_length).astype(np.int32),
     }
 
-  def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+  def encode(
+    self, texts: Sequence[str] | np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray]:
     """Subword ids of all texts in a row, and where each begins: int32, int64.
 
     Each begins with the tokenizer's BOS, if it has one. From the cache, if it
@@ -191,7 +193,7 @@ class TextFeatures:
         f'saved TextFeatures: the keys must be {", ".join(kinds)}; save it '
         'again'
       )
-    features = cls(**data | {'widths': tuple(data['widths'])})
+    features = cls(**{**data, 'widths': tuple(data['widths'])})
     if fingerprint(features.tokenizer) != features.fingerprint:
       raise InputError(
         f'the tokenizer {features.tokenizer} has changed since training: '
@@ -224,7 +226,7 @@ class TextFeatures:
 
 
 @functools.lru_cache(maxsize=4)
-def load_tokenizer(name: str):
+def load_tokenizer(name: str) -> Any:
   """A tokenizer of `transformers`, from a folder or the Hugging Face hub.
 
   Raises:
@@ -299,7 +301,9 @@ def number_subwords(
     InputError: a string that is no single subword, or two that are the same.
   """
   tokenizer = load_tokenizer(name)
-  ids, first, refused = [], [], []
+  ids: list[int] = []
+  first: list[int] = []
+  refused = []
   for string in strings:
     found = tokenizer(string, add_special_tokens=False)['input_ids']
     pieces = tokenizer.convert_ids_to_tokens(found)

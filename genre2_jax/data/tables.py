@@ -72,9 +72,15 @@ class Rows:
   def __len__(self) -> int:
     return len(self.numeric)
 
+  @property
+  def known_target(self) -> np.ndarray:
+    """The target of rows that have one."""
+    assert self.target is not None
+    return self.target
+
   def cells(self) -> Iterator[bytes]:
     """Every cell, to tell data from other data."""
-    yield self.numeric.tobytes() + self.target.tobytes()
+    yield self.numeric.tobytes() + self.known_target.tobytes()
     yield repr(self.categories.tolist()).encode()
 
 
@@ -122,7 +128,7 @@ def build(
     target_name=target_name,
     kinds=tuple(kinds),
     **{
-      split: _rows(f'{name}: {split}', *splits[split], widths)
+      split: _rows(f'{name}: {split}', splits[split], widths)
       for split in SPLITS
     },
   )
@@ -276,9 +282,7 @@ def read_rows(
   )
   return _rows(
     str(path),
-    numeric,
-    categories,
-    None,
+    (numeric, categories, None),
     (len(numeric_names), len(category_names)),
   )
 
@@ -374,17 +378,21 @@ def no_column(where: str, target: str, names: Sequence[str]) -> InputError:
   )
 
 
-def _rows(where, numeric, categories, target, widths: tuple[int, int]) -> Rows:
-  arrays = [
-    array for array in (numeric, categories, target) if array is not None
-  ]
-  if any(array.ndim == 0 for array in arrays):
+def _rows(
+  where: str,
+  arrays: Sequence[np.ndarray | None],
+  widths: tuple[int, int],
+) -> Rows:
+  """Checked rows of (numeric, categories, target); None where there is none."""
+  numeric, categories, target = arrays
+  there = [array for array in arrays if array is not None]
+  if any(array.ndim == 0 for array in there):
     raise InputError(f'{where}: an array is a single value; give it rows')
-  lengths = {len(array) for array in arrays}
+  lengths = {len(array) for array in there}
   if len(lengths) > 1:
     raise InputError(
       f'{where}: features and target differ in rows, '
-      f'{" against ".join(str(len(array)) for array in arrays)}; they must '
+      f'{" against ".join(str(len(array)) for array in there)}; they must '
       'agree'
     )
   n = lengths.pop()
@@ -479,7 +487,9 @@ def split_rows(n: int, seed: int, where: str) -> dict[str, np.ndarray]:
   return dict(zip(SPLITS, np.split(order, cuts), strict=True))
 
 
-def _column_line(name, kind, values, present) -> str:
+def _column_line(
+  name: str, kind: str, values: np.ndarray, present: np.ndarray
+) -> str:
   name = name if len(name) <= 32 else f'{name[:31]}…'
   distinct = len(pd.unique(present))
   missing = len(values) - len(present)

@@ -14,6 +14,8 @@ import pathlib
 import pickle
 import pickletools
 import re
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -115,7 +117,9 @@ def _read_part(
   return arrays
 
 
-def _names(listed, arrays: dict, prefix: str) -> list[str]:
+def _names(
+  listed: Any, arrays: Mapping[str, np.ndarray], prefix: str
+) -> list[str]:
   """Names in info.json if they fit the train columns, else prefix_0, ...
 
   Published info.json disagree on keys, so names that do not fit are no
@@ -131,7 +135,7 @@ def _names(listed, arrays: dict, prefix: str) -> list[str]:
   return listed if fits else [f'{prefix}_{place}' for place in range(width)]
 
 
-def _header(file) -> tuple[tuple[int, ...], np.dtype]:
+def _header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
   readers = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -143,7 +147,7 @@ def _header(file) -> tuple[tuple[int, ...], np.dtype]:
   return shape, dtype
 
 
-def _check_size(shape, dtype: np.dtype, n_bytes: int) -> None:
+def _check_size(shape: tuple[int, ...], dtype: np.dtype, n_bytes: int) -> None:
   """Refuses before allocation what the file cannot hold."""
   if dtype.kind not in 'biufU' or dtype.itemsize == 0:
     raise InputError(f'dtype {dtype} is no plain number or text; convert it')
@@ -160,7 +164,7 @@ def _unpickled(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
   for opcode, argument, _ in pickletools.genops(data):
     # genops refuses lengths beyond the data. An index beyond it would make
     # the unpickler's table of 2 * index entries fill the memory.
-    if opcode.name.endswith('PUT') and argument > len(data):
+    if opcode.name.endswith('PUT') and (argument or 0) > len(data):
       raise InputError('its pickle holds a forged index; refused')
   pickled = _Unpickler(io.BytesIO(data)).load()
   if type(pickled) is not _PickledArray or pickled.shape != shape:
@@ -186,7 +190,7 @@ class _Unpickler(pickle.Unpickler):
   plain values.
   """
 
-  def find_class(self, module: str, name: str):
+  def find_class(self, module: str, name: str) -> Any:
     if (module, name) not in _OFFERED:
       raise InputError(
         f'its pickle asks for {f"{module}.{name}"[:80]!r}, which could run '
@@ -211,13 +215,14 @@ class _PickledDtype:
 
   __slots__ = ('code', 'order')
 
-  def __init__(self, code):
+  def __init__(self, code: str):
     self.code, self.order = code, '='
 
   def __setstate__(self, state):
     self.order = state[1]
 
-  def scalar(self, data: bytes):
+  def scalar(self, data: bytes) -> Any:
+    """The Python value of the scalar's bytes."""
     if not re.fullmatch(r'b1|[iu][1248]|f[248]|U\d{1,6}', self.code):
       raise InputError(f'a cell is a numpy {self.code[:20]!r}; convert it')
     if self.order not in ('<', '>', '=', '|'):
@@ -235,7 +240,7 @@ class _Function:
 
   __slots__ = ('_function',)
 
-  def __init__(self, function):
+  def __init__(self, function: Callable[..., Any]):
     self._function = function
 
   def __call__(self, *args):
@@ -245,7 +250,7 @@ class _Function:
     raise InputError('its pickle alters a function; refused')
 
 
-def _encode(text, encoding) -> bytes:
+def _encode(text: Any, encoding: Any) -> bytes:
   if type(text) is not str or encoding != 'latin1':
     raise InputError('its pickle holds bytes in an unknown form; refused')
   return text.encode('latin1')

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from genre2_jax.data.features import TargetScaler
 from genre2_jax.data.wording import say
@@ -107,7 +108,7 @@ class QuantileScaler:
     """Of z, of any target."""
     return self.low, self.high
 
-  def standardize(self, y) -> np.ndarray:
+  def standardize(self, y: npt.ArrayLike) -> np.ndarray:
     """z of targets y [...]."""
     y = np.asarray(y, np.float64)
     edges = np.array(self.quantiles)
@@ -124,7 +125,7 @@ class QuantileScaler:
 
     return special.ndtri(np.clip(rank, _EDGE, 1 - _EDGE))
 
-  def restore(self, z) -> np.ndarray:
+  def restore(self, z: npt.ArrayLike) -> np.ndarray:
     """y of z [...]; beyond the range of train its nearer end."""
     rank = np.asarray(z, np.float64)
     if self.normal:
@@ -172,6 +173,7 @@ def fit(transform: str, y: np.ndarray) -> Scaler:
     InputError: y is no column of finite numbers, or most of them fall together
       in float32.
   """
+  scaler: Scaler
   if transform == 'standard':
     scaler = TargetScaler.fit(y)
   elif transform == 'none':
@@ -184,7 +186,7 @@ def fit(transform: str, y: np.ndarray) -> Scaler:
   return scaler
 
 
-def _check_resolution(scaler, y, transform) -> None:
+def _check_resolution(scaler: Scaler, y: np.ndarray, transform: str) -> None:
   """Refuses, or says, that different targets are one float32 of z.
 
   Networks are trained on float32. A few that fall together among many are the

@@ -1,7 +1,8 @@
 """Text sets by name: TFDS, MovieLens-1M and RAFT's synthetic function."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -149,7 +150,7 @@ def synthetic(choice: texts.Choice) -> texts.Texts:
   return texts.build('original_1', 'synthetic', frames, choice)
 
 
-def _frame_of(source, choice) -> pd.DataFrame:
+def _frame_of(source: Any, choice: texts.Choice | None) -> pd.DataFrame:
   """A TFDS source as text and numbers; with `choice` only what it may take.
 
   Single-split sources may have millions of rows, and are read row by row.
@@ -162,9 +163,9 @@ def _frame_of(source, choice) -> pd.DataFrame:
   return pd.DataFrame.from_records([_flat(source[int(row)]) for row in rows])
 
 
-def _flat(example) -> dict:
+def _flat(example: Mapping[str, Any]) -> dict[str, Any]:
   """Nested features of one example, by their last name."""
-  flat = {}
+  flat: dict[str, Any] = {}
   for key, value in example.items():
     if isinstance(value, dict):
       flat |= _flat(value)
@@ -175,7 +176,7 @@ def _flat(example) -> dict:
   return flat
 
 
-def _read_dat(path, columns) -> pd.DataFrame:
+def _read_dat(path: pathlib.Path, columns: Sequence[str]) -> pd.DataFrame:
   """A file of MovieLens, all cells text."""
   try:
     text = path.read_text(encoding='latin-1')

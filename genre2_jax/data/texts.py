@@ -39,9 +39,15 @@ class TextRows:
   def __len__(self) -> int:
     return len(self.text)
 
+  @property
+  def known_target(self) -> np.ndarray:
+    """The target of rows that have one."""
+    assert self.target is not None
+    return self.target
+
   def cells(self) -> Iterator[bytes]:
     """Every cell, to tell data from other data."""
-    yield self.target.tobytes()
+    yield self.known_target.tobytes()
     yield repr(self.text.tolist()).encode()
 
 
@@ -192,7 +198,7 @@ def read_rows(
   Raises InputError.
   """
   frame = tables.read_frame(path, Reading.parse(reading))
-  _check_columns(frame, prompt, f'{path}', target_name)
+  _check_columns(frame, prompt, f'{path}')
   bad = _is_empty(frame, prompt)
   if bad.any():
     raise InputError(
@@ -240,7 +246,7 @@ def describe(texts: Texts) -> str:
     f'{split} {len(rows)}'
     for split, rows in zip(tables.SPLITS, splits, strict=True)
   )
-  target = splits[0].target
+  target = splits[0].known_target
   first = splits[0].text[0]
   first = first if len(first) <= 400 else f'{first[:200]} … {first[-200:]}'
   return '\n'.join(
@@ -253,7 +259,7 @@ def describe(texts: Texts) -> str:
   )
 
 
-def _pieces(prompt) -> Iterator[tuple[str, str]]:
+def _pieces(prompt: str) -> Iterator[tuple[str, str]]:
   """A template as (text, column after it), the last with column ''."""
   literal, last = '', 0
   for match in _PLACEHOLDER.finditer(prompt):
@@ -272,7 +278,9 @@ def _pieces(prompt) -> Iterator[tuple[str, str]]:
   yield literal + prompt[last:], ''
 
 
-def _checked(frame, choice, where) -> tuple[pd.DataFrame, np.ndarray]:
+def _checked(
+  frame: pd.DataFrame, choice: Choice, where: str
+) -> tuple[pd.DataFrame, np.ndarray]:
   """A frame and its targets; empty texts refused, or left out."""
   if choice.target not in frame:
     raise tables.no_column(where, choice.target, list(frame))
@@ -295,7 +303,7 @@ def _checked(frame, choice, where) -> tuple[pd.DataFrame, np.ndarray]:
   return frame, y
 
 
-def _check_columns(frame, prompt, where, target_name=''):
+def _check_columns(frame: pd.DataFrame, prompt: str, where: str) -> None:
   fields = fields_of(prompt)
   absent = [field for field in fields if field not in frame]
   if absent:
@@ -306,7 +314,7 @@ def _check_columns(frame, prompt, where, target_name=''):
     )
 
 
-def _is_empty(frame, prompt) -> np.ndarray:
+def _is_empty(frame: pd.DataFrame, prompt: str) -> np.ndarray:
   """bool [n]: rows without text in a column that the template names."""
   bad = np.zeros(len(frame), bool)
   for field in fields_of(prompt):
@@ -317,7 +325,7 @@ def _is_empty(frame, prompt) -> np.ndarray:
   return bad
 
 
-def _split(n, choice, where) -> dict[str, np.ndarray]:
+def _split(n: int, choice: Choice, where: str) -> dict[str, np.ndarray]:
   """Row indices per split of rows that come in one piece."""
   sizes = list(choice.max_rows)
   if not all(sizes) or sum(sizes) > n:

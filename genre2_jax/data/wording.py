@@ -2,6 +2,7 @@
 
 import difflib
 import sys
+import types
 import warnings
 from collections.abc import Iterable, Sequence
 
@@ -14,7 +15,8 @@ class DataWarning(UserWarning):
 
 def say(message: str) -> None:
   """Warns once, at the line outside of the package that asked for the work."""
-  frame, level = sys._getframe(1), 2
+  frame: types.FrameType | None = sys._getframe(1)
+  level = 2
   while frame and frame.f_globals.get('__name__', '').startswith('genre2_jax.'):
     frame, level = frame.f_back, level + 1
   warnings.warn(message, DataWarning, stacklevel=level)
@@ -56,7 +58,7 @@ def counted(cells: Iterable, limit: int = 3) -> str:
   return first + (', ...' if len(order) > limit else '')
 
 
-def shortened(text, limit: int = 40) -> str:
+def shortened(text: object, limit: int = 40) -> str:
   """Text of at most so many characters."""
   text = str(text)
   return text if len(text) <= limit else f'{text[: limit - 1]}…'

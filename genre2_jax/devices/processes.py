@@ -104,6 +104,21 @@ def any_of(flag: object) -> bool:
   return bool(gather(np.int32(bool(flag))).any())
 
 
+@contextlib.contextmanager
+def at_once(interrupts, doing):
+  """Within it a signal ends a run of one process now (`Interrupts.at_once`).
+
+  Of several processes all leave together, at the next question: one that went
+  by itself would leave the others waiting.
+  """
+  leave = getattr(interrupts, 'at_once', None)
+  if leave is None or jax.process_count() > 1:
+    yield
+    return
+  with leave(doing):
+    yield
+
+
 class Shared:
   """An `interrupts` that is true everywhere once it is true anywhere.
 
@@ -117,6 +132,7 @@ class Shared:
   def __init__(self, interrupts: object):
     self._interrupts = interrupts
     self._asked = 0
+    self.at_once = getattr(interrupts, 'at_once', None)
 
   def __bool__(self) -> bool:
     self._asked += 1

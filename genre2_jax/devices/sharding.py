@@ -16,7 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from genre2_jax.errors import InputError
 from genre2_jax.policy import Pointwise, Policy
 
-Network = TypeVar('Network', Policy, Pointwise)
+Network = TypeVar('Network', bound=Policy | Pointwise)
 # A logical axis, and the mesh axes that it may be split over.
 Rule = tuple[str, str | tuple[str, ...] | None]
 
@@ -140,7 +140,7 @@ def row_rules(
 
 
 def batch_sharding(
-  mesh: Mesh, *leading: str, num_rows: int | None = None
+  mesh: Mesh, *leading: str | None, num_rows: int | None = None
 ) -> NamedSharding:
   """Rows over the axes for them, behind the logical axes in `leading`."""
   rules = (*row_rules(mesh, num_rows), *RULES)

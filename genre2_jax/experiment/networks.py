@@ -42,7 +42,7 @@ def build_model(config: ConfigDict, table: Table | Texts) -> Model:
       table.category_names,
       kinds=table.kinds,
     )
-  scaler = targets.fit(config.data.transform, table.train.target)
+  scaler = targets.fit(config.data.transform, table.train.known_target)
   return model_of(config, features, scaler)
 
 

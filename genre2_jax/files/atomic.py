@@ -51,7 +51,7 @@ def write_csv(
   write_text(path, text.getvalue())
 
 
-def write_npz(path: PathLike, **arrays: np.ndarray) -> None:
+def write_npz(path: PathLike, **arrays: Any) -> None:
   """Writes named arrays, compressed."""
   with replacing(path) as file:
     np.savez_compressed(file, allow_pickle=False, **arrays)

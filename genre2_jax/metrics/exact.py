@@ -188,5 +188,6 @@ def _probabilities(log_p):
 def _reaches(below, levels):
   """First index at which each row's sums reach each level: int [n, Q]."""
   # Sums end a rounding error off one.
-  reached = below[:, None] >= np.minimum(levels, 1 - 1e-9)[:, None] - 1e-12
-  return np.argmax(reached, axis=-1)
+  ends = np.minimum(levels, 1 - 1e-9) - 1e-12
+  found = [np.searchsorted(row, ends) for row in below]
+  return np.minimum(np.reshape(found, (-1, len(ends))), below.shape[1] - 1)

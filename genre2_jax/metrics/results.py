@@ -1,4 +1,4 @@
-"""Results of predictions: rows of results.csv, columns of predictions.csv.
+"""Results of predictions: rows of results.csv.
 
 Distributions come as samples, and exactly where the tokenizer's trie is small
 enough. Estimators are named: 'greedy', 'sample', 'mean', ... are of samples,
@@ -191,32 +191,6 @@ def over_seeds(rows: Iterable[Sequence]) -> list[tuple]:
     )
   ]
   return found + summary
-
-
-def prediction_columns(
-  predicted: Predicted, model: Model
-) -> dict[str, np.ndarray]:
-  """Columns of a predictions file, in the original unit: name -> [n].
-
-  Every point estimate and the central 90 % interval, of all seeds together;
-  the interval is exact where the distribution is.
-  """
-  member, scaler = pooled(predicted), model.scaler
-  samples = member['samples_z']
-  columns = sampled.point_estimates(
-    samples, member['greedy_z'], sampled.widened(scaler.low, scaler.high)
-  )
-  low, high = sampled.central_interval(samples, exact.NOMINAL)
-  if 'log_p' in member:
-    values, _ = model.codec.grid()
-    low, median, high = exact.quantiles(
-      member['log_p'], values, [0.05, 0.5, 0.95]
-    ).T
-    p = np.exp(member['log_p'].astype(np.float64))
-    columns['exact_mean'] = p @ values / p.sum(axis=1)
-    columns['exact_median'] = median
-  columns |= {'lower90': low, 'upper90': high}
-  return {name: scaler.restore(z) for name, z in columns.items()}
 
 
 # What the summary shows: (estimator, metric).

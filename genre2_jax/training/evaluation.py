@@ -217,6 +217,7 @@ def predict(
   sharding: jax.sharding.Sharding,
   interrupts: object = (),
   widths: Sequence[int] = (),
+  first: int = 0,
 ) -> dict[str, np.ndarray]:
   """Predictions of all rows, block by block.
 
@@ -228,6 +229,7 @@ def predict(
     sharding: of a block's rows.
     interrupts: true once the run is asked to leave.
     widths: that texts are padded to; rows of one go together.
+    first: number of the first row, which its samples depend on.
 
   Returns:
     numpy, what `predictions` gives: {'samples_z': [S, n, G], ...}.
@@ -236,7 +238,7 @@ def predict(
   chosen = []
   for rows, part in batches.by_width(inputs, widths):
     blocks, numbers = batches.blocks(part, block_size, rows)
-    for index, number in enumerate(numbers):
+    for index, number in enumerate(np.where(numbers < 0, -1, numbers + first)):
       if interrupts:
         raise InterruptedRunError('interrupted while predicting')
       block = jax.tree.map(lambda x, i=index: x[i], blocks)

@@ -33,6 +33,7 @@ from genre2_jax.training.programs import (
   compile_stage,
 )
 from genre2_jax.training.stages import Stage
+from genre2_jax.training.step import train_step
 from genre2_jax.training.train_state import Counters, TrainState
 
 _logger = logging.getLogger('genre2_jax')
@@ -137,9 +138,10 @@ def train(
       step = int(at.step[0])
     if processes.is_first():
       metrics_log.truncate(options.workdir, stage.name, step)
-    programs = _compile(stage, model, examples, options)
-    if state is None:
-      state = programs.init(start())
+    with processes.at_once(options.interrupts, f'compiling stage {stage.name}'):
+      programs = _compile(stage, model, examples, options)
+      if state is None:
+        state = programs.init(start())
     with (
       _metric_writer(options) as writer,
       _progress_bar(stage, programs, step, options.verbose) as progress,
@@ -193,6 +195,7 @@ def _compile(
   _logger.info('compiling stage %s', stage.name)
   began = time.monotonic()
   programs = compile_stage(
+    train_step,
     stage,
     model,
     examples,

@@ -9,9 +9,9 @@ import struct
 
 import numpy as np
 import pytest
+from checks import assert_refused
 
 from genre2_jax.data import talent
-from genre2_jax.errors import InputError
 
 SHARED = pathlib.Path(__file__).parents[3] / 'shared/data/talent'
 SIZES = {'train': 6, 'val': 3, 'test': 2}
@@ -43,16 +43,6 @@ def _write_task(root, name='task', info=None, **arrays) -> pathlib.Path:
       if make is not None:
         np.save(folder / f'{part}_{split}.npy', make(n), allow_pickle=True)
   return folder
-
-
-def _refused(action, *parts: str) -> str:
-  with pytest.raises(InputError) as caught:
-    action()
-  text = str(caught.value)
-  assert '\n' not in text
-  for part in parts:
-    assert part in text, text
-  return text
 
 
 class Marker:
@@ -123,7 +113,7 @@ def test_numeric_objects_and_text(tmp_path):
   numeric = talent.load(tmp_path, 'task').train.numeric
   np.testing.assert_array_equal(numeric[0], [1, 2.5, np.nan, np.nan, 1, 7, 0.5])
   _write_task(tmp_path, 'words', N=lambda n: np.array([[1, 'x']] * n, object))
-  _refused(
+  assert_refused(
     lambda: talent.load(tmp_path, 'words'), 'train', '6 rows: 1, 2, 3', 'text'
   )
 
@@ -188,7 +178,7 @@ def test_pickled_code_does_not_run(tmp_path, file, protocol, nested):
   content = np.array([['a', 'b'], ['c', [bomb]]], object) if nested else bomb
   pickled = pickle.dumps(content, protocol)
   (folder / f'{file}.npy').write_bytes(_object_bytes(pickled, (2, 2)))
-  _refused(
+  assert_refused(
     lambda: talent.load(tmp_path, 'task'), f'{file}.npy', f'{os.name}.mkdir'
   )
   assert not marker.exists()
@@ -223,7 +213,9 @@ def test_no_other_global(tmp_path, name, stacked):
     pickled = f'c{module}\n{attribute}\n.'.encode()
   path = tmp_path / 'C.npy'
   path.write_bytes(_object_bytes(pickled, (1,)))
-  _refused(lambda: talent.read_array(path), str(path), f'{module}.{attribute}')
+  assert_refused(
+    lambda: talent.read_array(path), str(path), f'{module}.{attribute}'
+  )
 
 
 @pytest.mark.parametrize(
@@ -258,7 +250,7 @@ def test_no_other_global(tmp_path, name, stacked):
 def test_hostile_or_damaged_pickles(tmp_path, pickled):
   path = tmp_path / 'C.npy'
   path.write_bytes(_object_bytes(pickled, (1,)))
-  _refused(lambda: talent.read_array(path), str(path))
+  assert_refused(lambda: talent.read_array(path), str(path))
 
 
 @pytest.mark.parametrize(
@@ -276,7 +268,7 @@ def test_hostile_or_damaged_pickles(tmp_path, pickled):
 def test_hostile_pickles_fail_for_their_own_reason(tmp_path, pickled, part):
   path = tmp_path / 'C.npy'
   path.write_bytes(_object_bytes(pickled, (1,)))
-  _refused(lambda: talent.read_array(path), part)
+  assert_refused(lambda: talent.read_array(path), part)
 
 
 @pytest.mark.parametrize(
@@ -294,10 +286,10 @@ def test_cells_may_not_be_containers(tmp_path):
   cells[1] = ['b']
   path = tmp_path / 'C.npy'
   np.save(path, cells, allow_pickle=True)
-  _refused(lambda: talent.read_array(path), str(path), 'list')
+  assert_refused(lambda: talent.read_array(path), str(path), 'list')
   cells[1] = np.array(['b'], object)
   np.save(path, cells, allow_pickle=True)
-  _refused(lambda: talent.read_array(path), str(path), 'Array')
+  assert_refused(lambda: talent.read_array(path), str(path), 'Array')
 
 
 def _npy(descr: str, shape: str, data: bytes = b'') -> bytes:
@@ -336,7 +328,7 @@ def _npy(descr: str, shape: str, data: bytes = b'') -> bytes:
 def test_damaged_files(tmp_path, content):
   path = tmp_path / 'N.npy'
   path.write_bytes(content)
-  _refused(lambda: talent.read_array(path), str(path))
+  assert_refused(lambda: talent.read_array(path), str(path))
 
 
 @pytest.mark.parametrize(
@@ -359,16 +351,20 @@ def test_name_stays_under_root(tmp_path, name):
   root.mkdir()
   _write_task(tmp_path, 'outside')
   _write_task(root)
-  _refused(lambda: talent.load(root, name), repr(name))
+  assert_refused(lambda: talent.load(root, name), repr(name))
 
 
 def test_missing_folders_name_near_ones(tmp_path):
   _write_task(tmp_path, 'wine+quality')
-  _refused(
+  assert_refused(
     lambda: talent.load(tmp_path, 'Wine_quality'), "mean 'wine+quality'?"
   )
-  _refused(lambda: talent.load(tmp_path, 'zzz'), "there is 'wine+quality'")
-  _refused(lambda: talent.load(tmp_path / 'no', 'a'), str(tmp_path / 'no'))
+  assert_refused(
+    lambda: talent.load(tmp_path, 'zzz'), "there is 'wine+quality'"
+  )
+  assert_refused(
+    lambda: talent.load(tmp_path / 'no', 'a'), str(tmp_path / 'no')
+  )
 
 
 @pytest.mark.parametrize(
@@ -388,7 +384,7 @@ def test_info_must_say_regression(tmp_path, content):
   path.unlink()
   if content is not None:
     path.write_bytes(content.encode('latin1'))
-  _refused(lambda: talent.load(tmp_path, 'task'), str(path))
+  assert_refused(lambda: talent.load(tmp_path, 'task'), str(path))
 
 
 @pytest.mark.parametrize(
@@ -411,13 +407,13 @@ def test_info_must_say_regression(tmp_path, content):
 )  # fmt: skip
 def test_arrays_that_do_not_fit(tmp_path, arrays, parts):
   _write_task(tmp_path, **arrays)
-  _refused(lambda: talent.load(tmp_path, 'task'), 'task', *parts)
+  assert_refused(lambda: talent.load(tmp_path, 'task'), 'task', *parts)
 
 
 def test_a_split_may_not_lack_a_file(tmp_path):
   folder = _write_task(tmp_path)
   (folder / 'C_val.npy').unlink()
-  _refused(lambda: talent.load(tmp_path, 'task'), 'C_val.npy', 'missing')
+  assert_refused(lambda: talent.load(tmp_path, 'task'), 'C_val.npy', 'missing')
 
 
 def test_constant_target_and_empty_columns_load(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny_text
-from conftest import assert_refused
+from checks import assert_refused
 
 from genre2_jax.data import subwords, targets, text_sources, texts
 from genre2_jax.data.reading import Reading

@@ -5,7 +5,7 @@ import json
 import types
 
 import pytest
-from conftest import assert_refused, read_log
+from checks import assert_refused, read_log
 
 from genre2_jax import train
 from genre2_jax.devices import profiling

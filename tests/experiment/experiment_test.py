@@ -3,7 +3,7 @@
 import csv
 
 import pytest
-from conftest import assert_refused
+from checks import assert_refused
 
 from configs import base
 from genre2_jax.experiment import experiment, recipes

@@ -8,13 +8,8 @@ import runpy
 import jax
 import numpy as np
 import pytest
-from conftest import (
-  ROOT,
-  TINY,
-  assert_refused,
-  assert_takes_a_step,
-  read_log,
-)
+from checks import ROOT, assert_refused, assert_takes_a_step, read_log
+from tiny import TINY
 
 from genre2_jax import train
 from genre2_jax.experiment import defaults, experiment, networks, recipes, tasks

@@ -17,6 +17,7 @@ from genre2_jax.metrics import (
   results,
   sampled,
 )
+from genre2_jax.runs import estimates
 from genre2_jax.tokenizers.codec import Codec
 
 CODEC = Codec(
@@ -125,29 +126,6 @@ def test_rows_gain_their_mean_and_std_over_seeds():
   ]
 
 
-def test_columns_of_predictions_are_in_the_original_unit():
-  predicted = predicted_of(2, num_samples=40)
-  columns = results.prediction_columns(predicted, MODEL)
-  assert set(columns) == {*sampled.POINT_ESTIMATORS, 'lower90', 'upper90'}
-  samples = results.pooled(predicted)['samples_z']
-  np.testing.assert_allclose(columns['mean'], 100 + 10 * samples.mean(-1))
-  np.testing.assert_allclose(
-    columns['median'], 100 + 10 * np.median(samples, -1)
-  )
-  np.testing.assert_allclose(
-    columns['greedy'], 100 + 10 * predicted['greedy_z'].mean(0)
-  )
-  # The range is widened to 1.1 times its width before it clips.
-  clipped = np.clip(samples, -1.15, 2.15)
-  np.testing.assert_allclose(
-    columns['clipped_mean'], 100 + 10 * clipped.mean(-1)
-  )
-  inside = (columns['lower90'][:, None] <= 100 + 10 * samples) & (
-    100 + 10 * samples <= columns['upper90'][:, None]
-  )
-  assert 0.85 <= inside.mean() <= 0.95
-
-
 def test_the_summary_sets_the_stages_side_by_side():
   target = np.linspace(-1, 2, 8)
   for num_seeds, of in ((1, 'seed 7'), (2, 'mean over seeds')):
@@ -217,7 +195,7 @@ def test_errors_are_taken_within_the_bounds_of_the_target():
   expected['exact', 'nll'] = -np.log(density).mean()
   for key, value in expected.items():
     assert found[key] == pytest.approx(float(value), rel=1e-5), key
-  columns = results.prediction_columns(SINGLE, model)
+  columns = estimates.columns(SINGLE, model)
   np.testing.assert_allclose(
     columns['exact_mean'], SCALER.restore(p @ values), rtol=1e-6
   )
@@ -411,22 +389,3 @@ def test_a_margin_never_turns_an_interval_inside_out():
   found = by_seed(result_rows(predicted, (7,), target, validation))[7]
   assert 0 <= found['conformal', 'width90'] < 0.01
   assert found['conformal', 'coverage90'] == 1
-
-
-def test_columns_of_predictions_are_exact_where_the_distribution_is():
-  columns = results.prediction_columns(TRIPLE, MODEL)
-  assert set(columns) == {
-    *sampled.POINT_ESTIMATORS,
-    'exact_mean',
-    'exact_median',
-    'lower90',
-    'upper90',
-  }
-  p = np.exp(np.float64(TRIPLE['log_p'])).mean(0)
-  np.testing.assert_allclose(
-    columns['exact_mean'], 100 + 10 * p @ VALUES, rtol=1e-6
-  )
-  below = np.cumsum(p, axis=1)
-  for name, q in (('lower90', 0.05), ('exact_median', 0.5), ('upper90', 0.95)):
-    expected = VALUES[(below >= q).argmax(axis=1)]
-    np.testing.assert_allclose(columns[name], 100 + 10 * expected)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import assert_same_bits
+from checks import assert_same_bits
 from table_policy import batch_of, table_policy
 
 from genre2_jax import tokenizers, train

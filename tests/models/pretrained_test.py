@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, assert_refused
+from checks import ROOT, assert_refused
 
 from genre2_jax import tokenizers
 from genre2_jax.models import pretrained

@@ -5,7 +5,7 @@ import json
 import ml_dtypes
 import numpy as np
 import pytest
-from conftest import assert_refused
+from checks import assert_refused
 
 from genre2_jax.models import safetensors
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import assert_refused
+from checks import assert_refused
 
 from genre2_jax import tokenizers
 from genre2_jax.models import pretrained

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from checks import assert_refused
 from scipy import stats
 
 from genre2_jax import tokenizers
-from genre2_jax.errors import InputError
 from genre2_jax.tokenizers.codec import Codec
 
 UNIT = tokenizers.build('normalized', base=10, digits=3)
@@ -178,9 +178,9 @@ def test_the_sole_number_of_a_constant_target_has_width_one():
 def test_too_many_numbers_to_list(ask):
   codec = Codec(tokenizers.build('normalized', base=2, digits=23), 0.0, 1.0)
   arguments = [np.zeros(2)] if ask == 'index' else []
-  with pytest.raises(InputError, match='8,388,608 sequences, too many') as e:
-    getattr(codec, ask)(*arguments)
-  assert '\n' not in str(e.value)
+  assert_refused(
+    lambda: getattr(codec, ask)(*arguments), '8,388,608 sequences, too many'
+  )
   largest = Codec(tokenizers.build('normalized', base=2, digits=22), 0.0, 1.0)
   assert largest.index(np.ones(1)) == [2**22 - 1]
 

@@ -4,7 +4,7 @@ import hypothesis
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import assert_refused
+from checks import assert_refused
 from hypothesis import strategies as st
 from table_policy import sequences
 

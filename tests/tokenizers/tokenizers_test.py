@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from checks import assert_refused
 
 from genre2_jax import tokenizers
 from genre2_jax.errors import InputError
@@ -419,7 +420,7 @@ def test_best_tokens_in_float32_is_near_float64(layout):
     ({'name': 'normalised'}, "unknown tokenizer 'normalised': did you mean "),
     ({'name': 'zz'}, "'zz': choose from normalized, p10, ieee, exponent_fi"),
     ({'base': 1}, 'base=1: give an integer from 2 to 36'),
-    ({'base': 2.0}, r'base=2\.0: give an integer'),
+    ({'base': 2.0}, 'base=2.0: give an integer'),
     ({'digits': 0}, 'digits=0: give an integer from 1 to 9'),
     ({'digits': 10}, 'digits=10: give an integer from 1 to 9'),
     ({'base': 2, 'digits': 31}, 'digits=31: give an integer from 1 to 30'),
@@ -432,11 +433,8 @@ def test_best_tokens_in_float32_is_near_float64(layout):
   ],
 )
 def test_build_errors(arguments, message):
-  with pytest.raises(InputError, match=message) as error:
-    tokenizers.build(
-      **{'name': 'normalized', 'base': 10, 'digits': 4} | arguments
-    )
-  assert '\n' not in str(error.value)
+  arguments = {'name': 'normalized', 'base': 10, 'digits': 4} | arguments
+  assert_refused(lambda: tokenizers.build(**arguments), *message.split(' .* '))
 
 
 def test_largest_of_each_base():

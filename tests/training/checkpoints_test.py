@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import assert_same_bits
+from checks import assert_same_bits
 
 from genre2_jax.devices import sharding
 from genre2_jax.training import checkpoints

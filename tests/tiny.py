@@ -1,0 +1,68 @@
+"""A table, a config and a regressor so small that a run takes seconds."""
+
+import numpy as np
+
+TINY = {
+  'batch_size': 16,
+  'tokenizer.base': 4,
+  'tokenizer.digits': 2,
+  'model.width': 16,
+  'model.num_layers': 1,
+  'model.num_heads': 2,
+  'model.feedforward': 16,
+  'model.encoder_hidden': 16,
+  'model.encoder_layers': 1,
+  'model.head_hidden': 16,
+  'model.head_layers': 1,
+  'pretrain.epochs': 12,
+  'pretrain.learning_rate': 1e-2,
+  'finetune.epochs': 3,
+  'finetune.learning_rate': 5e-3,
+  'rollouts.group_size': 4,
+  'optimizer.warmup_steps': 5,
+  'eval.num_samples': 8,
+  'eval.batch_size': 16,
+}
+
+# The same for `DecodingRegressor`.
+TINY_REGRESSOR = {
+  'base': 4,
+  'digits': 2,
+  'width': 16,
+  'num_layers': 1,
+  'num_heads': 2,
+  'feedforward': 16,
+  'encoder_hidden': 16,
+  'encoder_layers': 1,
+  'batch_size': 16,
+  'max_steps': 60,
+  'learning_rate': 1e-2,
+  'finetune_max_steps': 12,
+  'finetune_learning_rate': 3e-3,
+  'group_size': 4,
+  'num_samples': 8,
+  'config': {'optimizer.warmup_steps': 5, 'eval.batch_size': 16},
+}
+
+
+def write_table(path, num_rows=120, target=None):
+  """A CSV of numbers and a category, with gaps; `target` for all rows."""
+  draw = np.random.RandomState(7)
+  area = draw.uniform(30, 200, num_rows).round(1)
+  rooms = draw.randint(1, 7, num_rows)
+  age = draw.uniform(0, 90, num_rows).round(2)
+  city = draw.choice(['Ulm', 'Köln', 'Bad "X", Süd'], num_rows)
+  price = 900 * area + 5000 * rooms - 300 * age + 20000 * (city == 'Ulm')
+  price = (price + draw.normal(0, 3000, num_rows)).round(2)
+  lines = ['area,rooms,age,city,price']
+  for i in range(num_rows):
+    cells = [
+      '' if i % 11 == 3 else str(area[i]),
+      str(rooms[i]),
+      'nan' if i % 7 == 5 else str(age[i]),
+      '' if i % 13 == 6 else '"' + city[i].replace('"', '""') + '"',
+      str(price[i] if target is None else target),
+    ]
+    lines.append(','.join(cells))
+  path.write_text('\n'.join(lines) + '\n', encoding='utf-8')
+  return path
