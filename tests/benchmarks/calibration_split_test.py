@@ -6,7 +6,7 @@ import pathlib
 
 import numpy as np
 import pytest
-from conftest import assert_refused
+from checks import assert_refused
 
 from genre2_jax.data.tables import Rows
 
