@@ -10,8 +10,14 @@ import textwrap
 
 import numpy as np
 import pytest
-from checks import assert_same_end, read_log
-from resume_test import flip, largest_file, num_records, wait_until
+from checks import (
+  assert_same_end,
+  flip,
+  largest_file,
+  num_records,
+  read_log,
+  wait_until,
+)
 
 _MANY_MOMENTS = (
   '--config.steps_per_dispatch=1',

@@ -1,15 +1,18 @@
 """Whatever stops a run, the same command again ends where it would have."""
 
-import os
 import re
 import signal
-import time
 
 import pytest
-from checks import assert_same_end
+from checks import (
+  assert_same_end,
+  flip,
+  largest_file,
+  num_records,
+  wait_until,
+)
 
 from genre2_jax import train
-from genre2_jax.devices.interrupts import deferred
 from genre2_jax.errors import InterruptedRunError
 from genre2_jax.report import page
 
@@ -23,20 +26,6 @@ _MANY_MOMENTS = (
 @pytest.fixture
 def no_report(monkeypatch):
   monkeypatch.setattr(page, 'write', lambda workdir: None)
-
-
-def wait_until(condition, process, seconds=300):
-  """Watches for a moment of a running process."""
-  end = time.monotonic() + seconds
-  while not condition():
-    assert process.poll() is None, process.communicate()[1]
-    assert time.monotonic() < end, 'the moment never came'
-    time.sleep(0.001)
-
-
-def num_records(workdir, stage=''):
-  path = workdir / 'metrics.jsonl'
-  return path.read_text().count(f'"stage": "{stage}') if path.exists() else 0
 
 
 def is_saving(folder):
@@ -151,17 +140,6 @@ def test_a_run_asked_to_leave_saves_where_it_is(
   assert_same_end(workdir, finished)
 
 
-def flip(path):
-  data = bytearray(path.read_bytes())
-  data[len(data) // 2] ^= 0x10
-  path.write_bytes(data)
-
-
-def largest_file(folder):
-  files = [path for path in folder.rglob('*') if path.is_file()]
-  return max(files, key=lambda path: path.stat().st_size)
-
-
 @pytest.mark.parametrize('num_damaged', [1, 2], ids=['newest', 'all'])
 def test_damaged_checkpoints_cost_time_and_no_bits(
   make_config, finished, tmp_path, no_report, caplog, num_damaged
@@ -183,17 +161,3 @@ def test_damaged_checkpoints_cost_time_and_no_bits(
   assert len(warnings) == num_damaged
   assert 'ce/13 is damaged' in warnings[0]
   assert_same_end(workdir, finished)
-
-
-def test_signals_wait_for_the_loop_and_handlers_come_back():
-  before = signal.getsignal(signal.SIGTERM)
-  with deferred() as interrupts:
-    assert not interrupts
-    os.kill(os.getpid(), signal.SIGTERM)
-    assert interrupts and interrupts.signal == signal.SIGTERM
-    os.kill(os.getpid(), signal.SIGTERM)  # A second one changes nothing.
-  assert signal.getsignal(signal.SIGTERM) is before
-  with pytest.raises(KeyboardInterrupt), deferred() as interrupts:
-    signal.raise_signal(signal.SIGINT)
-    assert interrupts
-    signal.raise_signal(signal.SIGINT)
