@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np
 
-from genre2_jax.files import writers
+from genre2_jax.files import atomic
 from genre2_jax.metrics import sampled
 from genre2_jax.runs.finished import open_run
 
@@ -126,7 +126,7 @@ def fit_and_predict(path, x, method, workdir, num_samples=_NUM_SAMPLES):
   run = open_run(workdir)
   with tempfile.TemporaryDirectory() as folder:
     file = pathlib.Path(folder, 'x.csv')
-    writers.write_csv(file, ('x',), np.asarray(x)[:, None].tolist())
+    atomic.write_csv(file, ('x',), np.asarray(x)[:, None].tolist())
     rows = tables.read_rows(
       file, numeric_names=('x',), category_names=(), target_name='y'
     )
@@ -226,7 +226,7 @@ def main():
   for curve in CURVES:
     table = pathlib.Path(args.runs, f'{curve}.csv')
     points = np.transpose(sample(curve, _NUM_ROWS, seed=0))
-    writers.write_csv(table, ('x', 'y'), points.tolist())
+    atomic.write_csv(table, ('x', 'y'), points.tolist())
     held_out[curve] = sample(curve, _NUM_HELD_OUT, seed=1)
     x = np.concatenate([_GRID, held_out[curve][0]])
     panels[curve], scores[curve] = {}, {}
@@ -245,7 +245,7 @@ def main():
   path = pathlib.Path(args.figure)
   path.parent.mkdir(parents=True, exist_ok=True)
   figure.savefig(path, dpi=130, metadata={'Software': None})
-  writers.write_csv(args.results, ('curve', 'method', 'crps'), rows)
+  atomic.write_csv(args.results, ('curve', 'method', 'crps'), rows)
 
 
 if __name__ == '__main__':

@@ -31,6 +31,7 @@ from genre2_jax.objectives import objective, rollouts
 from genre2_jax.objectives.catalog import build_term
 from genre2_jax.policy.enumeration import Enumeration
 from genre2_jax.training.programs import compile_stage
+from genre2_jax.training.step import train_step
 
 TOKENIZERS = ((2, 8), (4, 4), (6, 4), (8, 3), (10, 3))
 ESTIMATORS = ('exact', 'remax', 'rloo', 'grpo', 'no_baseline')
@@ -76,6 +77,7 @@ def trained(config, model, examples):
   """Parameters after some epochs of cross-entropy."""
   (stage,) = build_stages(config)
   programs = compile_stage(
+    train_step,
     stage,
     model,
     examples,

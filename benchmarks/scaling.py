@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 from genre2_jax.experiment import meshes, networks, tasks
 from genre2_jax.experiment.stages import build_stages
 from genre2_jax.training.programs import functions, state_program, trace_run
+from genre2_jax.training.step import train_step
 
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -110,6 +111,7 @@ def cpu_child(name):
   mesh = meshes.build_mesh(config)
   stage = build_stages(config)[-1]
   run, _, optimizer = functions(
+    train_step,
     stage,
     model,
     num_rows=len(table.train),

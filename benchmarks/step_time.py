@@ -29,6 +29,7 @@ from genre2_jax.experiment import meshes, networks, tasks
 from genre2_jax.experiment.stages import build_stages
 from genre2_jax.runs import environment
 from genre2_jax.training.programs import compile_stage
+from genre2_jax.training.step import train_step
 
 FIGURES = ('ce_step_s', 'rl_step_s', 'eval_rows_per_s')
 
@@ -78,6 +79,7 @@ def measure(data, steps):
     build_stages(config), FIGURES, (3 * steps, steps), strict=False
   ):
     programs = compile_stage(
+      train_step,
       stage,
       model,
       examples,

@@ -31,7 +31,7 @@ import numpy as np
 from configs import base
 from configs import pretrain_text as small_config
 from genre2_jax import pretrain_text, train
-from genre2_jax.files import writers
+from genre2_jax.files import atomic
 from genre2_jax.runs import environment
 
 RESULTS = ROOT / 'benchmarks' / 'results'
@@ -52,6 +52,8 @@ TRAINED = {
 def fields_of(name, low, high):
   """{config field: value} of a method; low and high: 0 and 5 in z-scores."""
   after_ce = {'stages': ('finetune',)}
+  # 59 % of the test scores are no integers: cross-entropy on 0..5 never sees
+  # their decimals, RAFT does.
   decimal = {'tokenizer.name': 'decimal'}
   return {
     'zero_shot': {'stages': ()},
@@ -166,7 +168,7 @@ def run(name, args, folder):
   if not (workdir / 'run.json').exists():
     began = time.process_time()
     train.train_and_evaluate(config_of(name, args, folder), workdir, verbose=1)
-    writers.write_json(
+    atomic.write_json(
       workdir / 'cpu.json', {'seconds': time.process_time() - began}
     )
 
@@ -284,7 +286,7 @@ def main():
   for name in filter(None, args.methods.split(',')):
     run(name, args, folder)
   rows = collect(args)
-  writers.write_csv(RESULTS / 'stsb.csv', COLUMNS, rows)
+  atomic.write_csv(RESULTS / 'stsb.csv', COLUMNS, rows)
   path = RESULTS / 'stsb.md'
   reading = ''
   with contextlib.suppress(OSError):  # What was written under it stays.
@@ -292,7 +294,7 @@ def main():
   text = table(rows, pretraining, args)
   if reading:
     text += '\n## Reading' + reading
-  writers.write_text(path, text)
+  atomic.write_text(path, text)
   print(text)
 
 

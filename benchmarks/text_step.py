@@ -23,6 +23,7 @@ import time
 from typing import Any
 
 from genre2_jax.training.programs import functions, state_program
+from genre2_jax.training.step import train_step
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
@@ -130,7 +131,12 @@ def compiled_step(args, mesh):
   _, model = model_of(args)
   stage, examples = stage_of(args), examples_of(args, model)
   run, _, optimizer = functions(
-    stage, model, num_rows=args.batch, batch_size=args.batch, mesh=mesh
+    train_step,
+    stage,
+    model,
+    num_rows=args.batch,
+    batch_size=args.batch,
+    mesh=mesh,
   )
   abstract, init = state_program(
     stage, model, seeds=(0,), mesh=mesh, optimizer=optimizer

@@ -25,6 +25,7 @@ from genre2_jax.errors import InputError
 from genre2_jax.experiment.experiment import build
 from genre2_jax.training import programs, train_state
 from genre2_jax.training.stages import Stage
+from genre2_jax.training.step import train_step
 
 # Memory of a device as jax sees it, bytes: cloud.google.com/tpu/docs.
 MEMORY = {
@@ -175,6 +176,7 @@ def compile_step(
     rows,
   )
   run, _, optimizer = programs.functions(
+    train_step,
     stage,
     model,
     num_rows=len(rows.target),

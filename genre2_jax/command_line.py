@@ -17,10 +17,13 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
+from genre2_jax import errors
 from genre2_jax.benchmark import protocols
 from genre2_jax.data.wording import DataWarning
 from genre2_jax.errors import InputError, RunError
 from genre2_jax.experiment import recipes
+from genre2_jax.experiment.fields import near_field
+from genre2_jax.files import disk
 
 # What `--config` knows without a file: get_config of what is after the colon.
 _NAMED = {
@@ -51,12 +54,29 @@ class _RecipeParser(flags.ArgumentParser):
     return self._files.flag_type()
 
 
+class _PathParser(flags.ArgumentParser):
+  """Reads a path; after '=' no shell expands '~'."""
+
+  def parse(self, argument: str) -> str:
+    return os.path.expanduser(argument)
+
+  def flag_type(self) -> str:
+    return 'path'
+
+
 # Defined once, for programs that import each other.
 CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'A recipe: FILE.py, FILE.py:NAME or, as in talent:crps, NAME.'
 )
-flags.FLAGS[CONFIG.name].parser = _RecipeParser(flags.FLAGS[CONFIG.name].parser)
-WORKDIR = flags.DEFINE_string('workdir', '', 'Where everything goes.')
+_FLAG = flags.FLAGS[CONFIG.name]
+_FLAG.parser = _RecipeParser(_FLAG.parser)
+WORKDIR = flags.DEFINE(
+  _PathParser(),
+  'workdir',
+  '',
+  'Where everything goes.',
+  serializer=flags.ArgumentSerializer(),
+)
 
 
 def run(main: Callable[[], None]) -> None:
@@ -66,15 +86,15 @@ def run(main: Callable[[], None]) -> None:
     set_up_logging()
     if len(argv) > 1:
       raise InputError(f'unexpected argument {argv[1]!r}: flags begin with --')
-    main()
+    with disk.fullness_in_words():
+      main()
 
   try:
     app.run(start, flags_parser=parse_flags)
   except RunError as error:
-    print('genre2_jax:', *str(error).split(), file=sys.stderr, flush=True)
     if error.at_once:
-      sys.stdout.flush()
-      os._exit(error.exit_code)
+      errors.leave(error)
+    errors.say(error)
     sys.exit(error.exit_code)
 
 
@@ -89,17 +109,31 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     arguments = flags.FLAGS(argv)
     if CONFIG.value is not None:
       CONFIG.value.lock()  # Raises what went wrong when it was read.
+      _refuse_sections(config_flags.get_override_values(_FLAG))
     return arguments
   except (AttributeError, KeyError) as error:
     cause: Exception = error
     while isinstance(cause.args[0], Exception):
       cause = cause.args[0]
-    raise InputError(f'unknown config field: {cause.args[0]}') from error
+    said = str(cause.args[0])
+    if 'Did you mean' not in said:
+      said += near_field(said.strip("'"))
+    raise InputError(f'unknown config field: {said}') from error
   except (flags.Error, TypeError) as error:
     raise InputError(str(error)) from error
   except OSError as error:
     reason = str(error.__cause__ or error).splitlines()[-1].strip()
     raise InputError(f'cannot read the recipe: {reason}') from error
+
+
+def _refuse_sections(overrides):
+  """A section that is set as a whole would lose its other fields."""
+  for name, value in overrides.items():
+    if hasattr(value, 'items'):
+      fields = ' '.join(f'--config.{name}.{field}=...' for field in value)
+      raise InputError(
+        f'--config.{name} is a section: set its fields, {fields}'
+      )
 
 
 def _one_line(message, category, filename, lineno, file=None, line=None):

@@ -1,5 +1,9 @@
 """Exceptions that users are meant to see: one line, no traceback."""
 
+import os
+import sys
+from typing import NoReturn
+
 
 class RunError(Exception):
   """Ends a run with its message; `main` exits with `exit_code`.
@@ -27,6 +31,10 @@ class OutOfMemoryError(RunError):
   at_once = True
 
 
+class FullDiskError(RunError):
+  """A disk has no room left: the message names the folder."""
+
+
 class LostProcessError(RunError):
   """Another process of the run is gone, and waiting for it would not end."""
 
@@ -34,9 +42,24 @@ class LostProcessError(RunError):
 
 
 class InterruptedRunError(RunError):
-  """The run was asked to leave, and left with its progress saved."""
+  """The run was asked to leave, and left with its progress saved.
 
-  exit_code = 0
+  It is not finished: sysexits' EX_TEMPFAIL, so that `run && next` stops.
+  """
+
+  exit_code = 75
 
   def __init__(self, where: str):
     super().__init__(f'{where}: the same command goes on from here')
+
+
+def say(error: RunError) -> None:
+  """What a run ends with: one line on standard error."""
+  print('genre2_jax:', *str(error).split(), file=sys.stderr, flush=True)
+
+
+def leave(error: RunError) -> NoReturn:
+  """Ends the process now, wherever it is, with what `say` says."""
+  say(error)
+  sys.stdout.flush()
+  os._exit(error.exit_code)

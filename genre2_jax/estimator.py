@@ -7,11 +7,13 @@ into predictions.
 
 import contextlib
 import dataclasses
+import hashlib
+import itertools
 import json
 import logging
 import os
-import pathlib
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
@@ -27,14 +29,17 @@ from genre2_jax.data import cells, tables
 from genre2_jax.data import columns as data_columns
 from genre2_jax.data.columns import Column
 from genre2_jax.data.features import Features
-from genre2_jax.data.reading import Reading
+from genre2_jax.data.reading import Reading, path_of
+from genre2_jax.data.wording import listed, suggestion
 from genre2_jax.errors import InputError
 from genre2_jax.experiment import defaults, recipes
-from genre2_jax.files import writers
-from genre2_jax.metrics import exact, recalibration, results
+from genre2_jax.experiment.fields import near_field
+from genre2_jax.files import atomic
+from genre2_jax.metrics import results
 from genre2_jax.objectives.catalog import LEVELS
-from genre2_jax.policy import Pointwise
+from genre2_jax.runs import estimates, workdirs
 from genre2_jax.runs.finished import FinishedRun, open_run, write_files
+from genre2_jax.runs.workdirs import InUseError
 
 # What `predict` returns.
 ESTIMATORS = ('exact_mean', 'exact_median', 'mean', 'median', 'greedy')
@@ -66,8 +71,6 @@ _FIELDS = {
   'num_samples': 'eval.num_samples',
   'n_seeds': 'num_seeds',
 }
-# Coverages whose conformal margins are kept: others are rounded up to one.
-_COVERAGES = (*(np.arange(1, 100) / 100).tolist(), 0.995, 0.999)
 _OWN_FILE = 'estimator.json'
 # Fields of what only the command line does.
 _NOT_HERE = ('report', 'baseline.name', 'language_model.name')
@@ -87,7 +90,8 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
   `finetune_max_steps` bound the time, whatever the number of rows.
 
   Attributes after `fit`: `n_features_in_`, `feature_names_in_` (frames),
-  `exact_`: whether all numbers are scored, rather than some sampled.
+  `exact_`: whether all numbers are scored, rather than some sampled,
+  `workdir_` (with `workdir`): where the fit is.
 
   Args:
     objective: a recipe for tables ('ce', 'remax', 'genre2', 'crps', 'raft',
@@ -131,7 +135,8 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     config: {field: value} for any other field of docs/config.md, such as
       {'optimizer.weight_decay': 0.1}.
     workdir: folder for checkpoints, curves and results; a fit that was killed
-      goes on from there. None: a temporary one.
+      goes on from there. Clones, which searches and cross-validation fit, each
+      have a folder of their own in it. None: a temporary one.
     verbose: 1 draws a progress bar, 2 prints the table and the results, too.
   """
 
@@ -202,6 +207,9 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     self.workdir = workdir
     self.verbose = verbose
 
+  # Whether it was made by `sklearn.base.clone`, and shares its workdir.
+  _is_clone = False
+
   # -------------------------------------------------------------------- fit
 
   def fit(
@@ -259,15 +267,39 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     table = _table(parts, columns, target_name=_name(y), reading=reading)
     with contextlib.ExitStack() as held:
       held.enter_context(_quiet_orbax())
-      workdir = self.workdir
-      if workdir is None:
-        workdir = held.enter_context(tempfile.TemporaryDirectory())
-      train.train_and_evaluate(
-        config, workdir, table=table, verbose=self.verbose
-      )
+      for workdir in self._workdirs(held, config, table):
+        try:
+          workdir = train.train_and_evaluate(
+            config, workdir, table=table, verbose=self.verbose
+          )
+          break
+        except InUseError:
+          # Another clone of a search has the same config and rows.
+          if not self._is_clone:
+            raise
+      if self.workdir is not None:
+        self.workdir_ = str(workdir)
       run = _finished(workdir)
-    self._install(run, columns, _margins(run, table.val, self.num_samples))
+    self._install(run, columns)
     return self
+
+  def _workdirs(self, held, config, table):
+    """Folders to train in, until one is free.
+
+    Those of clones, as searches and cross-validation make them, lie in the
+    folder that they were all given, named by a hash of config and rows: the
+    same fit goes on where it was, another has its own.
+    """
+    if self.workdir is None:
+      yield held.enter_context(tempfile.TemporaryDirectory())
+      return
+    if not self._is_clone:
+      yield self.workdir
+      return
+    identity = workdirs.identity(config.to_dict(), table)
+    name = f'fit_{hashlib.sha256(identity.encode()).hexdigest()[:12]}'
+    for number in itertools.count(1):
+      yield path_of(self.workdir) / (name + f'_{number}' * (number > 1))
 
   def _config(self, seed):
     """The whole config, which `experiment` checks."""
@@ -298,7 +330,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
       fields['finetune.objective'] = objective
     fields |= {field: getattr(self, name) for name, field in _FIELDS.items()}
     fields['data.kinds'] = repr(dict(self.kinds)) if self.kinds else ''
-    fields |= dict(self.config or {})
+    fields |= _flat(self.config or {})
     config = _updated(defaults.get_config(), fields)
     if any(fields.get(name) for name in _NOT_HERE):
       raise InputError(
@@ -307,8 +339,8 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
       )
     return config
 
-  def _install(self, run, columns, margins):
-    self._run, self._columns, self._margins = run, columns, margins
+  def _install(self, run, columns):
+    self._run, self._columns = run, columns
     self.exact_ = run.experiment.evaluation.exact
 
   # ------------------------------------------------------------- prediction
@@ -324,10 +356,15 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     check_is_fitted(self)
     name = self._choose(estimator)
     sampled = not self.exact_ or name in ('mean', 'median')
+    model = self._run.model
+
+    def chosen(predicted):
+      found = estimates.points(predicted, model)
+      return found.get(name, found[name.removeprefix('exact_')])
+
     # One sample is what the program draws at least.
-    predicted = self._predict(X, self.num_samples if sampled else 1)
-    columns = results.prediction_columns(predicted, self._run.model)
-    return columns.get(name, columns[name.removeprefix('exact_')])
+    z = self._reduced(X, chosen, self.num_samples if sampled else 1)
+    return model.scaler.restore(z)
 
   def predict_quantiles(
     self, X: Any, q: float | Sequence[float] = (0.05, 0.5, 0.95)
@@ -341,11 +378,15 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     if levels.ndim != 1 or not np.all((levels >= 0) & (levels <= 1)):
       raise InputError(f'q={q!r}: give levels between 0 and 1')
     self._refuse_points('quantiles')
-    z = _quantiles(self._run.model, self._predict(X), levels)
-    return self._run.model.scaler.restore(z)
+    model = self._run.model
+    z = self._reduced(X, lambda p: estimates.quantiles(p, model, levels))
+    return model.scaler.restore(z)
 
   def predict_interval(
-    self, X: Any, coverage: float = 0.9, method: str = 'conformal'
+    self,
+    X: Any,
+    coverage: float = estimates.DEFAULT_COVERAGE,
+    method: str | None = None,
   ) -> np.ndarray:
     """Central intervals, low and high: [n, 2].
 
@@ -356,23 +397,32 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
         too narrow after reinforcement learning, which sharpens them.
         'conformal': widened or narrowed by as much, for all rows alike, as
         makes them hold that share of the validation rows (Romano et al. 2019).
-        The coverage is rounded up to whole percent.
+        The coverage is rounded up to whole percent. None: 'conformal', but
+        'model', and a warning, of a run from before margins were kept.
     """
     check_is_fitted(self)
-    if method not in ('conformal', 'model'):
+    if method not in (None, 'conformal', 'model'):
       raise InputError(f'method={method!r} is not one of conformal, model')
     if not 0 < coverage < 1:
       raise InputError(f'coverage={coverage!r}: give a share between 0 and 1')
     self._refuse_points('intervals')
-    margin = 0.0
-    if method == 'conformal':
-      coverage, margin = self._margin(coverage)
-    model = self._run.model
-    levels = np.array([(1 - coverage) / 2, 0.5, (1 + coverage) / 2])
-    low, median, high = _quantiles(model, self._predict(X), levels).T
-    # A negative margin may not turn an interval inside out.
-    ends = np.minimum(low - margin, median), np.maximum(high + margin, median)
-    return model.scaler.restore(np.stack(ends, axis=1))
+    model, margins = self._run.model, self._run.margins
+    if method == 'conformal' and not margins:
+      raise InputError(
+        'this run kept no conformal margins: train it again, or give '
+        "method='model'"
+      )
+    if method is None and not margins:
+      warnings.warn(
+        "this run kept no conformal margins: the intervals are the model's own",
+        stacklevel=2,
+      )
+    if method == 'model':
+      margins = ()
+    z = self._reduced(
+      X, lambda p: estimates.interval(p, model, coverage, margins)
+    )
+    return model.scaler.restore(z)
 
   def sample(self, X: Any, n: int = 1) -> np.ndarray:
     """n numbers per row from its distribution: [rows, n].
@@ -385,10 +435,11 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
       raise InputError(f'n={n!r}: give a positive integer')
     self._refuse_points('samples')
     each = -(-int(n) // len(self._run.seeds))
-    pooled = results.pooled(self._predict(X, each))
-    return self._run.model.scaler.restore(pooled['samples_z'][:, :n])
+    z = self._reduced(X, lambda p: results.pooled(p)['samples_z'][:, :n], each)
+    return self._run.model.scaler.restore(z)
 
-  def _predict(self, X, num_samples=None):
+  def _reduced(self, X, reduce, num_samples=None):
+    """`reduce` of what is predicted for X, block by block."""
     frame, _ = self._read(X, reset=False)
     if num_samples is None:
       num_samples = 1 if self.exact_ else self.num_samples
@@ -396,7 +447,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
       frame, self._columns, 'X', _reading(self._run.experiment.fields)
     )
     self._run.model.features.say_unseen(rows, 'X')
-    return self._run.predict(rows, num_samples=num_samples)
+    return self._run.reduced(rows, reduce, num_samples=num_samples)
 
   def _choose(self, estimator):
     name = self.estimator if estimator is None else estimator
@@ -406,22 +457,8 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
       )
     return name
 
-  def _margin(self, coverage):
-    if not self._margins:
-      raise InputError(
-        'this run was not fitted by DecodingRegressor and has no conformal '
-        "margins: give method='model'"
-      )
-    place = np.searchsorted(_COVERAGES, coverage - 1e-9)
-    if place == len(_COVERAGES):
-      raise InputError(
-        f'coverage={coverage}: a conformal interval goes up to '
-        f"{_COVERAGES[-1]}: give less, or method='model'"
-      )
-    return _COVERAGES[place], self._margins[place]
-
   def _refuse_points(self, what):
-    if isinstance(self._run.model.network, Pointwise):
+    if not estimates.has_distribution(self._run.model):
       raise InputError(
         f'objective mse predicts a number and no distribution: there are no '
         f'{what}; choose another objective'
@@ -440,19 +477,19 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
       InputError: the folder is not empty.
     """
     check_is_fitted(self)
-    path = pathlib.Path(path)
+    path = path_of(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
       raise InputError(f'{path} is there already: give a new folder')
     params = self.get_params(deep=False)
     # The run knows the seed that was drawn; its folder is of this machine.
     params |= {'random_state': self._run.seeds[0], 'workdir': None}
-    writers.write_json(
+    atomic.write_json(
       path / _OWN_FILE,
       {
         'params': params,
         'columns': [list(column) for column in self._columns],
         'is_frame': hasattr(self, 'feature_names_in_'),
-        'margins': self._margins,
+        'by_name': self._by_name,
       },
     )
     write_files(path, self._run.files())
@@ -461,13 +498,13 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
   def load(cls, path: str | os.PathLike[str]) -> Self:
     """The estimator that `save` wrote, or one of any finished run's workdir.
 
-    Of a run of the command line, X has the numeric columns first, then the
-    categories, as `feature_names_in_` lists them.
+    Of a run of the command line, frames are read as its files are: columns by
+    name, in any order, others beside them ignored.
 
     Raises:
       InputError: the folder is not there, not whole or damaged.
     """
-    path = pathlib.Path(path)
+    path = path_of(path)
     run = _finished(path)
     features = run.model.features
     if not isinstance(features, Features):
@@ -479,15 +516,16 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
       features.numeric_names, features.category_names, features.kinds
     )
     if (path / _OWN_FILE).exists():
-      loaded, columns, margins, is_frame = cls._read_own(path, set(columns))
+      loaded, columns, is_frame, by_name = cls._read_own(path, set(columns))
     else:
       arguments = _arguments(run.experiment.fields)
-      loaded, margins, is_frame = cls(**arguments), [], True
+      loaded, is_frame, by_name = cls(**arguments), True, True
     loaded.n_features_in_ = len(columns)
     if is_frame:
       names = [column.name for column in columns]
       loaded.feature_names_in_ = np.array(names, object)
-    loaded._install(run, tuple(columns), margins)
+    loaded._by_name = by_name
+    loaded._install(run, tuple(columns))
     return loaded
 
   @classmethod
@@ -495,16 +533,21 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     try:
       own = json.loads((path / _OWN_FILE).read_text(encoding='utf-8'))
       columns = [Column(*column) for column in own['columns']]
-      margins = [float(margin) for margin in own['margins']]
-      if not _fit(columns, known) or len(margins) not in (0, len(_COVERAGES)):
+      if not _fit(columns, known):
         raise ValueError('it does not fit model.json')
-      return cls(**own['params']), columns, margins, bool(own['is_frame'])
+      ways = bool(own['is_frame']), bool(own.get('by_name'))
+      return cls(**own['params']), columns, *ways
     except (OSError, KeyError, TypeError, ValueError) as error:
       raise InputError(
         f'{path / _OWN_FILE} is damaged ({error}): save it again'
       ) from error
 
   # ---------------------------------------------------------- scikit-learn's
+
+  def __sklearn_clone__(self):
+    clone = super().__sklearn_clone__()
+    clone._is_clone = True
+    return clone
 
   def __sklearn_is_fitted__(self):
     return hasattr(self, '_run')
@@ -518,9 +561,15 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
   def _read(self, X, y=None, *, reset):
     """X as a frame, y as an array; checked against `fit`, or noted in it."""
     X = _frame_or_array(X)
+    if reset:
+      self._by_name = False
+    elif self._by_name and isinstance(X, pd.DataFrame):
+      return _by_name(X.rename(columns=str), self.feature_names_in_), y
     validate_data(self, X, reset=reset, skip_check_array=True)
     if isinstance(X, np.ndarray):
-      X = pd.DataFrame(X, columns=[f'x{i}' for i in range(X.shape[1])])
+      names = [f'x{i}' for i in range(X.shape[1])]
+      names = getattr(self, 'feature_names_in_', names)
+      X = pd.DataFrame(X, columns=names)
     if y is not None or reset:
       _refuse_target(y)
       _, y = check_X_y(np.zeros((len(X), 1)), y, y_numeric=True, estimator=self)
@@ -554,32 +603,6 @@ def _quiet_orbax():
     logger.setLevel(level)
 
 
-def _quantiles(model, predicted, levels):
-  """z-scores [n, Q], exact where the distribution is."""
-  member = results.pooled(predicted)
-  if 'log_p' in member:
-    values = model.codec.values()
-    return exact.quantiles(member['log_p'], values, levels)
-  samples = np.asarray(member['samples_z'], np.float64)
-  return np.quantile(samples, levels, axis=-1, method='weibull').T
-
-
-def _margins(run, rows, num_samples):
-  """Of each of `_COVERAGES`, fitted on validation rows, in z-scores."""
-  if isinstance(run.model.network, Pointwise):
-    return []
-  exact = run.experiment.evaluation.exact
-  predicted = run.predict(rows, num_samples=1 if exact else num_samples)
-  coverages = np.array(_COVERAGES)
-  levels = np.concatenate([(1 - coverages) / 2, (1 + coverages) / 2])
-  low, high = np.split(_quantiles(run.model, predicted, levels), 2, axis=1)
-  target = run.model.scaler.standardize(rows.target)
-  return [
-    recalibration.conformal_margin(low[:, i], high[:, i], target, coverage)
-    for i, coverage in enumerate(_COVERAGES)
-  ]
-
-
 # ------------------------------------------------------------------- a config
 
 
@@ -591,6 +614,21 @@ def _seed(random_state):
   return int(check_random_state(random_state).randint(2**31 - 1))
 
 
+def _flat(fields, prefix=''):
+  """{'a': {'b': 1}} and {'a.b': 1} as {'a.b': 1}."""
+  if not hasattr(fields, 'items'):
+    raise InputError(
+      f"config={fields!r}: give {{field: value}}, as in {{'batch_size': 64}}"
+    )
+  flat: dict[str, Any] = {}
+  for name, value in fields.items():
+    if hasattr(value, 'items'):
+      flat |= _flat(value, f'{prefix}{name}.')
+    else:
+      flat[f'{prefix}{name}'] = value
+  return flat
+
+
 def _updated(config, fields):
   """The config with fields set.
 
@@ -600,14 +638,21 @@ def _updated(config, fields):
   for field, value in fields.items():
     if isinstance(value, np.generic):  # What a search draws from an array.
       value = value.item()
-    *parents, last = str(field).split('.')
+    *parents, last = field.split('.')
     group = config
     try:
       for parent in parents:
         group = group[parent]
       group[last]  # A field that is not there is not made.
+    except (AttributeError, KeyError, TypeError) as error:
+      raise InputError(
+        f'config: there is no field {field!r}{near_field(field)}'
+      ) from error
+    try:
+      if value is None:
+        raise TypeError('None is no value')
       group[last] = value
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
       reason = ' '.join(str(error.args[0] if error.args else error).split())
       raise InputError(f'{field}={value!r}: {reason}') from error
   return config
@@ -661,6 +706,18 @@ def _frame_or_array(X):
   if complex_ones:
     raise InputError(f'Complex data not supported: {", ".join(complex_ones)}')
   return X
+
+
+def _by_name(frame, names):
+  """The columns that a run of the command line was trained on."""
+  absent = [name for name in names if name not in frame]
+  if absent:
+    near = suggestion(absent[0], [n for n in frame if n not in names])
+    near = f' ({near})' if near.startswith('did') else ''
+    raise InputError(
+      f'X: {len(absent)} columns are missing: {listed(absent)}{near}; add them'
+    )
+  return frame[list(names)]
 
 
 class _Reading(NamedTuple):

@@ -93,7 +93,7 @@ def _run():
     return
   from genre2_jax import train
 
-  with deferred() as interrupts:
+  with deferred(leaves=True) as interrupts:
     train.train_and_evaluate(config.value, workdir.value, interrupts)
 
 

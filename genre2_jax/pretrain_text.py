@@ -36,7 +36,7 @@ from genre2_jax.data.batches import Examples
 from genre2_jax.devices import memory, sharding
 from genre2_jax.devices.interrupts import deferred
 from genre2_jax.errors import InputError
-from genre2_jax.files import writers
+from genre2_jax.files import atomic, metrics_log
 from genre2_jax.models import pretrained
 from genre2_jax.models.gemma.causal import causal_language_model
 from genre2_jax.models.gemma.sizes import GemmaConfig
@@ -121,7 +121,7 @@ def pretrain(
     )
   except ValueError as error:
     raise InputError(f'model: {error}') from error
-  writers.write_json(workdir / _RECIPE, recipe)
+  atomic.write_json(workdir / _RECIPE, recipe)
   params, losses = _train(
     config, model, sequences, workdir, interrupts, verbose
   )
@@ -139,7 +139,7 @@ def pretrain(
     **losses,
     'seconds': round(time.monotonic() - began, 1),
   }
-  writers.write_json(workdir / _STATED, stated)  # Last: it is finished.
+  atomic.write_json(workdir / _STATED, stated)  # Last: it is finished.
   if verbose:
     print(
       f'{stated["train_subwords"]:,} subwords, '
@@ -206,7 +206,7 @@ def _train(config, model, sequences, workdir, interrupts, verbose):
       need=memory.Need(),
     ),
   )
-  records = writers.read_metrics(workdir)
+  records = metrics_log.read(workdir)
   best = min(records, key=lambda record: record['val/loss'])
   return jax.tree.map(lambda x: x[0], trained.params['policy']), {
     'steps': records[-1]['step'],

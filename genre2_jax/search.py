@@ -35,7 +35,7 @@ from ml_collections import ConfigDict, config_flags
 from genre2_jax import command_line
 from genre2_jax.devices.interrupts import deferred
 from genre2_jax.errors import InputError, InterruptedRunError, RunError
-from genre2_jax.files import writers
+from genre2_jax.files import atomic, locks
 
 _logger = logging.getLogger('genre2_jax')
 
@@ -173,7 +173,7 @@ def _next_trial(optuna, study, workdir, num_trials, space, seed, held):
   for frozen in trials:
     if frozen.state != optuna.trial.TrialState.RUNNING:
       continue
-    lock = _lock_if_free(workdir / 'locks' / str(frozen.number))
+    lock = _lock_if_free(workdir, frozen.number)
     if lock is None:
       continue
     trial = optuna.trial.Trial(study, frozen._trial_id)
@@ -192,7 +192,7 @@ def _next_trial(optuna, study, workdir, num_trials, space, seed, held):
   if number - _num_never_begun(study) >= num_trials:
     return None
   study.sampler = _sampler(optuna, seed, number)
-  lock = _lock_if_free(workdir / 'locks' / str(number))
+  lock = _lock_if_free(workdir, number)
   held.enter_context(lock)
   trial = study.ask()
   for field, choices in space.items():
@@ -278,7 +278,7 @@ def _write_summary(optuna, study, workdir, space):
   trials = study.get_trials(deepcopy=False)
   complete = [t for t in trials if t.state == optuna.trial.TrialState.COMPLETE]
   best = max(complete, key=lambda t: (t.value, -t.number), default=None)
-  writers.write_csv(
+  atomic.write_csv(
     workdir / 'trials.csv',
     ('number', 'state', 'value', *space, 'reason'),
     [
@@ -303,7 +303,7 @@ def _write_summary(optuna, study, workdir, space):
     value=best.value,
     fields={f: best.params[f] for f in space},
   )
-  writers.write_json(workdir / 'best.json', dataclasses.asdict(best))
+  atomic.write_json(workdir / 'best.json', dataclasses.asdict(best))
   return best
 
 
@@ -353,7 +353,7 @@ def _claim_workdir(workdir, config, space):
   }
   identity = json.loads(json.dumps(identity, default=str))
   if not path.exists():
-    writers.write_json(path, identity)
+    atomic.write_json(path, identity)
     return
   try:
     there = json.loads(path.read_text(encoding='utf-8'))
@@ -402,45 +402,37 @@ def _drop_torn_line(path):
   if path.exists():
     data = path.read_bytes()
     if data and not data.endswith(b'\n'):
-      writers.write_bytes(path, data[: data.rfind(b'\n') + 1])
+      atomic.write_bytes(path, data[: data.rfind(b'\n') + 1])
 
 
 @contextlib.contextmanager
 def _alone(workdir: pathlib.Path) -> Iterator[None]:
   """Within it no other process of the search decides or writes anything."""
-  with _open_lock(workdir / 'locks' / 'search') as file:
-    _fcntl().flock(file, _fcntl().LOCK_EX)
+  with contextlib.ExitStack() as held:
+    with _locks_in_words(workdir):
+      held.enter_context(locks.alone(workdir / 'locks' / 'search'))
     yield
 
 
-def _lock_if_free(path):
-  """The locked file, to be closed; None if another process holds it."""
-  file = _open_lock(path)
-  try:
-    _fcntl().flock(file, _fcntl().LOCK_EX | _fcntl().LOCK_NB)
-  except BlockingIOError:
-    file.close()
-    return None
-  return file
+def _lock_if_free(workdir, number):
+  """The locked file of a trial, to be closed; None if another holds it."""
+  with _locks_in_words(workdir):
+    return locks.take_if_free(workdir / 'locks' / str(number))
 
 
-def _open_lock(path):
+@contextlib.contextmanager
+def _locks_in_words(workdir):
   try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return open(path, 'ab')
+    yield
+  except locks.NoLocksError as error:
+    raise InputError(
+      f'a search needs the file locks of Unix: {error}'
+    ) from error
   except OSError as error:
     raise InputError(
-      f'cannot write in the workdir {path.parent.parent} ({error.strerror}): '
-      'give another --workdir'
+      f'cannot write in the workdir {workdir} ({error.strerror}): give another '
+      '--workdir'
     ) from error
-
-
-def _fcntl():
-  try:
-    import fcntl
-  except ImportError as error:
-    raise InputError('a search needs the file locks of Unix') from error
-  return fcntl
 
 
 def _import_optuna():

@@ -6,6 +6,7 @@ seeds of a run stacked in one program. Several processes do the same side by
 side: each reads the data, process 0 alone writes and talks.
 """
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -18,6 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from genre2_jax.baselines import points
+from genre2_jax.data import targets
 from genre2_jax.data.batches import Examples
 from genre2_jax.data.tables import SPLITS, Table
 from genre2_jax.data.texts import Texts
@@ -25,10 +27,16 @@ from genre2_jax.devices import memory, processes, sharding
 from genre2_jax.errors import InputError
 from genre2_jax.experiment import tasks
 from genre2_jax.experiment.experiment import Prepared, build
-from genre2_jax.files import writers
+from genre2_jax.files import atomic, tables
 from genre2_jax.metrics import results
 from genre2_jax.report import page
-from genre2_jax.runs import environment, finished, weights, workdirs
+from genre2_jax.runs import (
+  environment,
+  estimates,
+  finished,
+  weights,
+  workdirs,
+)
 from genre2_jax.training import evaluation, loop, programs
 from genre2_jax.training.stages import Stage, evaluation_keys
 
@@ -86,53 +94,60 @@ def train_and_evaluate(
     NonFiniteError: the last good checkpoint is kept.
   """
   # ---------------------------------------------------- config, data, model
-  with processes.together():
-    experiment = build(config, table=table, open_run=finished.open_run)
-    examples, stages, states = _settled(experiment)
+  with processes.at_once(interrupts, 'reading the data'):
+    with processes.together():
+      experiment = build(config, table=table, open_run=finished.open_run)
+      examples, stages, states = _settled(experiment)
+    processes.check_alike(
+      'config and data', workdirs.identity(experiment.fields, experiment.table)
+    )
+    start = _given_weights(experiment)
   model, mesh = experiment.model, experiment.mesh
-  processes.check_alike(
-    'config and data', workdirs.identity(experiment.fields, experiment.table)
-  )
-  start = _given_weights(experiment)
-  # ---------------------------------------------------------------- workdir
   is_first = processes.is_first()
   verbose = verbose if is_first else 0
   workdir = workdirs.locate(workdir, experiment, stages)
-  with processes.together():
+  with contextlib.ExitStack() as held:
+    # -------------------------------------------------------------- workdir
+    with processes.together():
+      if is_first:
+        held.enter_context(workdirs.held(workdir))
+        workdirs.create(workdir, experiment)
+    with processes.together():
+      workdirs.check_seen(workdir)
+    if verbose > 1:
+      print(tasks.describe(experiment.table, model))
+      if mesh.size > 1 and states and not experiment.baseline:
+        layout = programs.describe_layout(
+          stages[-1],
+          model,
+          states[-1],
+          batch_size=experiment.batch_size,
+          mesh=mesh,
+        )
+        print(layout)
+    seen = environment.environment(mesh) | memory.describe()
+    _logger.info('%s', environment.summary(seen))
     if is_first:
-      workdirs.create(workdir, experiment)
-  with processes.together():
-    workdirs.check_seen(workdir)
+      atomic.write_json(workdir / 'env.json', seen)
+    # --------------------------------------------------------------- stages
+    run = _begun(experiment, workdir, stages, examples, interrupts, verbose)
+    need, settings = run.options.need, _settings(run)
+    with memory.shortage_in_words(need, settings, mesh, workdir):
+      names, rows, params = _run_stages(run, start)
+    # --------------------------------------------------------------- report
+    num_parameters = sum(
+      x.size for x in jax.tree.leaves((params or {}).get('policy'))
+    ) // len(experiment.seeds)
+    with processes.together():
+      if is_first:
+        workdirs.write_run(
+          workdir, experiment, names, num_parameters, len(rows)
+        )
+        if experiment.report:
+          page.write(workdir)
   if verbose > 1:
-    print(tasks.describe(experiment.table, model))
-    if mesh.size > 1 and states and not experiment.baseline:
-      layout = programs.describe_layout(
-        stages[-1],
-        model,
-        states[-1],
-        batch_size=experiment.batch_size,
-        mesh=mesh,
-      )
-      print(layout)
-  seen = environment.environment(mesh) | memory.describe()
-  _logger.info('%s', environment.summary(seen))
-  if is_first:
-    writers.write_json(workdir / 'env.json', seen)
-  # ----------------------------------------------------------------- stages
-  run = _begun(experiment, workdir, stages, examples, interrupts, verbose)
-  with memory.shortage_in_words(run.options.need, _settings(run), mesh):
-    names, rows, params = _run_stages(run, start)
-  # ----------------------------------------------------------------- report
-  num_parameters = sum(
-    x.size for x in jax.tree.leaves((params or {}).get('policy'))
-  ) // len(experiment.seeds)
-  with processes.together():
-    if is_first:
-      workdirs.write_run(workdir, experiment, names, num_parameters)
-      if experiment.report:
-        page.write(workdir)
-  if verbose > 1:
-    print(results.summary(rows, names))
+    unit = targets.UNITS[experiment.fields['data']['transform']]
+    print(results.summary(rows, names, unit.says))
     print(f'Workdir: {workdir}' + '/report.html' * experiment.report)
   return workdir
 
@@ -243,19 +258,21 @@ def _trained(run, stage, params):
 def _evaluate(run, stage, params):
   """Predicts val and test with a stage's parameters: rows of results.csv."""
   experiment = run.experiment
-  predicted = {
-    split: evaluation.predict(
-      run.predict_block,
-      params,
-      run.examples[split].inputs,
-      block_size=experiment.block_size,
-      sharding=sharding.batch_sharding(experiment.mesh),
-      interrupts=run.options.interrupts,
-      widths=experiment.model.widths,
-    )
-    for split in ('val', 'test')
-    if len(getattr(experiment.table, split))
-  }
+  doing = f'predicting after stage {stage}'
+  with processes.at_once(run.options.interrupts, doing):
+    predicted = {
+      split: evaluation.predict(
+        run.predict_block,
+        params,
+        run.examples[split].inputs,
+        block_size=experiment.block_size,
+        sharding=sharding.batch_sharding(experiment.mesh),
+        interrupts=run.options.interrupts,
+        widths=experiment.model.widths,
+      )
+      for split in ('val', 'test')
+      if len(getattr(experiment.table, split))
+    }
   return _record(run, stage, predicted)
 
 
@@ -266,6 +283,7 @@ def _record(run, stage, predicted):
   """
   rows: list[tuple] = []
   validation = None
+  margins: estimates.Margins = ()
   if not processes.is_first():
     return rows
   experiment = run.experiment
@@ -286,14 +304,17 @@ def _record(run, stage, predicted):
       split=split,
       validation=validation,
     )
-    if experiment.recalibrate:
-      validation = arrays, target_z
+    if split == 'val':
+      if experiment.recalibrate:
+        validation = arrays, target_z
+      if not experiment.baseline:
+        margins = estimates.fit_margins(arrays, model, target)
   # Of the test rows, which come last; the last stage's are what stays.
-  workdirs.write_predictions(
-    run.workdir / 'predictions.csv',
-    results.prediction_columns(arrays, model),
-    target,
-  )
+  has_interval = not experiment.baseline and estimates.has_distribution(model)
+  columns = estimates.columns(arrays, model, margins, has_interval=has_interval)
+  with tables.growing(run.workdir / 'predictions.csv') as write:
+    write({'row': np.arange(len(target)), 'target': target} | columns)
+  estimates.write_margins(run.workdir, margins)
   return rows
 
 

@@ -3,7 +3,6 @@
 # Sourced, never run. Bash 3.2, which macOS has, is enough.
 
 MOUNT=/mnt/genre2 # where TPU VMs and pods see the bucket
-INTERRUPTED=75    # EX_TEMPFAIL: the same command goes on from its workdir
 ABORTED=134       # SIGABRT: how jax ends a process that lost another
 
 # fail MESSAGE [CODE]: one line on stderr, then exits.
@@ -93,9 +92,9 @@ forward() {
   kill -TERM "$1"
 }
 
-# run_interruptible WORD...: runs them and returns their exit code. SIGTERM and
-# SIGUSR1 are handed on by `forward`; a run that then exits with 0 has saved and
-# is not finished, which is INTERRUPTED here. SIGNAL says which came: USR1 stays.
+# run_interruptible WORD...: runs them and returns their exit code, 75 of a
+# run that was asked to leave, saved and is not finished. SIGTERM and SIGUSR1 are
+# handed on by `forward`. SIGNAL says which came: USR1 stays.
 run_interruptible() {
   local child='' count=0 seen code again
   SIGNAL=''
@@ -111,7 +110,6 @@ run_interruptible() {
     wait "$child" || again=$?
     if ((again != 127)); then code=$again; fi # 127: known already
   done
-  if [[ -n $SIGNAL && $code == 0 ]]; then code=$INTERRUPTED; fi
   if ((code == ABORTED)); then
     say "jax lost another process of the run, or had to abort: the same \
 command in all processes goes on from the last checkpoint"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs a command, hands SIGTERM on to it, and exits with its exit code, but with
-# 75 where that is 0 after a SIGTERM: the run then saved and left unfinished,
-# which Kubernetes would take for a success.
+# Runs a command, hands SIGTERM on to it from its first moment (the first process
+# of a container is deaf to signals that it has no handler for yet), and exits
+# with its exit code.
 #
 #   interruptible.sh COMMAND...
 set -euo pipefail

@@ -16,6 +16,7 @@ source "$ROOT/launch/command.sh"
 STATE=$HOME/.genre2
 ENVIRONMENT=$HOME/genre2_env
 NOT_SET_UP=127
+INTERRUPTED=75 # EX_TEMPFAIL: the same command goes on from its workdir
 
 setup() {
   mkdir -p "$STATE"

@@ -81,7 +81,7 @@ def importers_of(library):
 def test_there_is_something_to_look_at():
   assert {'main', 'data.tables', 'models.tabular', 'policy.trie'} <= set(TREES)
   assert 'jax' in libraries('policy.sampling')
-  assert 'training.step' in siblings('training.programs')
+  assert 'training.step' in siblings('training.loop')
   assert 'policy' in siblings('models.tabular')  # from genre2_jax.policy ...
 
 
@@ -145,7 +145,8 @@ OTHER_CONFIGS = {'benchmark.suite', 'pretrain_text'}
 
 def test_only_experiments_and_commands_import_configs():
   rooms = {name for name in TREES if room_of(name) == 'experiment'}
-  assert importers_of('ml_collections') <= rooms | MAKE_CONFIGS | PASS_CONFIGS
+  known = rooms | MAKE_CONFIGS | PASS_CONFIGS | OTHER_CONFIGS
+  assert importers_of('ml_collections') <= known
 
 
 def fields_read(tree, fields=None):
@@ -211,6 +212,68 @@ def test_imports_go_round_in_no_circle():
   while ready := {name for name in left if not siblings(name) & left - {name}}:
     left -= ready
   assert not left
+
+
+# Rooms whose public functions all have types; mypy checks that they hold.
+def public_functions(tree):
+  """(qualified name, definition) of a module's functions and methods.
+
+  Names without a leading underscore, and constructors; properties are methods.
+  """
+  for node in tree.body:
+    if isinstance(node, ast.FunctionDef) and not node.name.startswith('_'):
+      yield node.name, node
+    elif isinstance(node, ast.ClassDef):
+      for name, method in public_functions(node):
+        yield f'{node.name}.{name}', method
+      for method in node.body:
+        if getattr(method, 'name', '') == '__init__':
+          yield f'{node.name}.__init__', method
+
+
+def lacks_types(function, is_method):
+  """Whether an argument has no annotation, or the result has none."""
+  arguments = function.args
+  named = arguments.posonlyargs + arguments.args
+  decorators = {getattr(d, 'id', '') for d in function.decorator_list}
+  if is_method and 'staticmethod' not in decorators:
+    named = named[1:]  # self, or cls
+  named += arguments.kwonlyargs
+  named += [a for a in (arguments.vararg, arguments.kwarg) if a is not None]
+  return any(argument.annotation is None for argument in named) or (
+    function.returns is None and function.name != '__init__'
+  )
+
+
+@pytest.mark.parametrize('name', sorted(TREES))
+def test_public_functions_have_types(name):
+  assert not [
+    function
+    for function, node in public_functions(TREES[name])
+    if lacks_types(node, is_method='.' in function)
+  ]
+
+
+def test_a_missing_type_is_seen():
+  tree = ast.parse(
+    'def a(x: int, *, y: int) -> int: ...\n'
+    'def b(x: int, *, y) -> int: ...\n'
+    'def c(*x: int): ...\n'
+    'def _d(x): ...\n'
+    'class E:\n'
+    '  def __init__(self, x: int): ...\n'
+    '  @property\n'
+    '  def f(self): ...\n'
+    '  @staticmethod\n'
+    '  def g(x) -> int: ...\n'
+    'class _H:\n'
+    '  def __init__(self, x): ...\n'
+    '  def i(self) -> int: ...\n'
+  )
+  found = dict(public_functions(tree))
+  assert {n for n in found if lacks_types(found[n], '.' in n)} == {
+    'b', 'c', 'E.f', 'E.g', '_H.__init__',
+  }  # fmt: skip
 
 
 def test_every_module_says_what_it_is():

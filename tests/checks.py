@@ -1,8 +1,7 @@
-"""What many tests check, and what they read, wait for and damage to do so."""
+"""What many tests check, and what they read to do so."""
 
 import json
 import pathlib
-import time
 
 import flax.linen as nn
 import jax
@@ -119,30 +118,3 @@ def assert_takes_a_step(stage, model, examples):
   )
   assert jax.tree.all(same)
   assert set(after.totals) == set(stage.objective.metrics)
-
-
-def wait_until(condition, process, seconds=300):
-  """Watches for a moment of a running process."""
-  end = time.monotonic() + seconds
-  while not condition():
-    assert process.poll() is None, process.communicate()[1]
-    assert time.monotonic() < end, 'the moment never came'
-    time.sleep(0.001)
-
-
-def num_records(workdir, stage=''):
-  """Records of metrics.jsonl so far, of a stage or of all."""
-  path = workdir / 'metrics.jsonl'
-  return path.read_text().count(f'"stage": "{stage}') if path.exists() else 0
-
-
-def flip(path):
-  """Changes one bit in the middle of a file."""
-  data = bytearray(path.read_bytes())
-  data[len(data) // 2] ^= 0x10
-  path.write_bytes(data)
-
-
-def largest_file(folder):
-  files = [path for path in folder.rglob('*') if path.is_file()]
-  return max(files, key=lambda path: path.stat().st_size)

@@ -30,8 +30,9 @@ from genre2_jax import DecodingRegressor, estimator
 from genre2_jax.data import columns as data_columns
 from genre2_jax.data.features import Features
 from genre2_jax.data.wording import DataWarning
-from genre2_jax.experiment import recipes
-from genre2_jax.runs import prediction
+from genre2_jax.errors import InputError
+from genre2_jax.experiment import defaults, recipes
+from genre2_jax.runs import prediction, workdirs
 
 pytestmark = [
   pytest.mark.usefixtures('quick_compiles'),
@@ -196,6 +197,17 @@ def test_conformal_intervals_hold_on_the_validation_rows(
   assert held.mean() >= coverage
 
 
+def test_more_coverage_than_the_validation_rows_can_promise_is_refused(
+  fitted, rows, tmp_path
+):
+  """Thirty rows: at best 30 in 31."""
+  fitted.save(tmp_path / 'saved')
+  for model in (fitted, DecodingRegressor.load(tmp_path / 'saved')):
+    model.predict_interval(rows[0], 0.96)
+    with pytest.raises(InputError, match='takes 33 validation rows'):
+      model.predict_interval(rows[0], 0.97)
+
+
 def test_coverages_are_rounded_up_to_whole_percent(fitted, rows):
   X, _ = rows
   a, b = (fitted.predict_interval(X, c) for c in (0.893, 0.9))
@@ -332,6 +344,10 @@ def test_column_levels_are_refused():
     np.ones((4, 2)), columns=pd.MultiIndex.from_product([['a'], ['x', 'y']])
   )
   assert_refused(lambda: DecodingRegressor().fit(X, range(4)), 'levels')
+  flat = X.set_axis(['x', 'y'], axis=1)
+  assert_refused(
+    lambda: DecodingRegressor().fit(flat, range(4), X, range(4)), 'levels'
+  )
 
 
 def test_rows_are_predicted_by_their_cells_alone(fitted, rows):
@@ -431,7 +447,9 @@ def test_what_is_saved_is_loaded(fitted, rows, saved, monkeypatch):
 def test_what_is_kept_is_weights_alone(fitted):
   """No checkpoint, no moment of an optimizer."""
   names = {pathlib.PurePath(name).parts[0] for name in fitted._run.files()}
-  assert names == {'config.json', 'model.json', 'run.json', 'weights'}
+  assert names == {
+    'config.json', 'model.json', 'run.json', 'margins.json', 'weights',
+  }  # fmt: skip
 
 
 @pytest.mark.slow
@@ -452,9 +470,9 @@ def test_what_is_saved_is_the_workdir_of_a_finished_run(
   X.assign(new=X['new'].astype(int)).to_csv(tmp_path / 'in.csv', index=False)
   prediction.predict_file(saved, tmp_path / 'in.csv', tmp_path / 'out.csv')
   table = pd.read_csv(tmp_path / 'out.csv')
-  np.testing.assert_allclose(table['exact_mean'], fitted.predict(X), rtol=1e-6)
-  np.testing.assert_allclose(
-    table[['lower90', 'upper90']], fitted.predict_interval(X, method='model')
+  np.testing.assert_array_equal(table['prediction'], fitted.predict(X))
+  np.testing.assert_array_equal(
+    table[['lower90', 'upper90']], fitted.predict_interval(X)
   )
 
 
@@ -466,10 +484,15 @@ def test_any_finished_run_is_loaded(fitted, rows, saved):
   assert loaded.objective == [('crps', 1.0, {})]
   names = ['area', 'sold', 'new', 'city', 'class']
   assert list(loaded.feature_names_in_) == names
-  X = rows[0][names]
-  np.testing.assert_array_equal(loaded.predict(X), fitted.predict(rows[0]))
-  assert_refused(lambda: loaded.predict_interval(X), "method='model'")
-  assert loaded.predict_interval(X, method='model').shape == (150, 2)
+  X = rows[0]
+  shuffled = X[names[::-1]].assign(price=rows[1], note='x')
+  for frame in (X, shuffled):
+    np.testing.assert_array_equal(loaded.predict(frame), fitted.predict(X))
+    np.testing.assert_array_equal(
+      loaded.predict_interval(frame), fitted.predict_interval(X)
+    )
+  again = pickle.loads(pickle.dumps(loaded))
+  np.testing.assert_array_equal(again.predict(shuffled), fitted.predict(X))
 
 
 def test_a_folder_that_is_there_stays_as_it_is(fitted, saved):
@@ -483,8 +506,6 @@ def test_a_folder_that_is_there_stays_as_it_is(fitted, saved):
   [
     lambda own: own | {'params': {'wide': 3}},
     lambda own: own | {'columns': own['columns'][1:]},
-    lambda own: own | {'margins': [1.0]},
-    lambda own: own | {'margins': ['x']},
     lambda own: {},
     lambda own: [],
   ],
@@ -493,6 +514,31 @@ def test_a_damaged_file_is_refused(saved, damage):
   path = saved / 'estimator.json'
   path.write_text(json.dumps(damage(json.loads(path.read_text()))))
   assert_refused(lambda: DecodingRegressor.load(saved), 'estimator.json')
+
+
+def test_margins_of_an_estimator_saved_before_they_were_the_runs(
+  fitted, rows, saved
+):
+  margins = json.loads((saved / 'margins.json').read_text())['margins']
+  (saved / 'margins.json').unlink()
+  path = saved / 'estimator.json'
+  path.write_text(
+    json.dumps(json.loads(path.read_text()) | {'margins': margins})
+  )
+  loaded = DecodingRegressor.load(saved)
+  np.testing.assert_array_equal(
+    loaded.predict_interval(rows[0]), fitted.predict_interval(rows[0])
+  )
+
+
+def test_arrays_are_the_columns_of_a_frame_in_its_order(arrays):
+  X, y = arrays
+  frame = pd.DataFrame(X, columns=['b', 'a'])
+  model = DecodingRegressor(objective='mse', random_state=0, **TINY)
+  model.fit(frame, y)
+  with pytest.warns(UserWarning, match='feature names'):
+    found = model.predict(X)
+  np.testing.assert_array_equal(found, model.predict(frame))
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path):
@@ -612,6 +658,57 @@ def test_arguments_are_config_fields():
   assert config.model.head == 'histogram'
 
 
+def test_sections_of_a_config_are_merged():
+  nested = {'optimizer': {'weight_decay': 0.5}, 'eval.batch_size': 8}
+  config = DecodingRegressor(config=nested)._config(0)
+  expected = defaults.get_config()
+  assert config.optimizer.weight_decay == 0.5
+  assert config.optimizer.warmup_steps == expected.optimizer.warmup_steps
+  assert config.eval.batch_size == 8
+  assert config.eval.num_samples == 128
+
+
+def test_clones_have_a_folder_each(arrays, tmp_path):
+  X, y = arrays
+  tiny = TINY | {'max_steps': 2}
+  model = DecodingRegressor(
+    objective='mse', workdir=tmp_path / 'run', random_state=0, **tiny
+  )
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')  # A fold that is refused warns.
+    scores = cross_val_score(model, X, y, cv=2)
+  assert np.isfinite(scores).all()
+  folders = sorted((tmp_path / 'run').iterdir())
+  assert len(folders) == 2
+  again = clone(model).fit(X[30:], y[30:])  # As the first fold: finished.
+  assert pathlib.Path(again.workdir_) in folders
+  # The model itself has the folder, and so has its pickle.
+  with workdirs.held(pathlib.Path(again.workdir_)):
+    other = pickle.loads(pickle.dumps(clone(model))).fit(X[30:], y[30:])
+  assert other.workdir_ == again.workdir_ + '_2'
+  assert model.fit(X, y).workdir_ == str(tmp_path / 'run')
+  assert (tmp_path / 'run' / 'run.json').exists()
+
+
+def test_home_is_home_in_paths(fitted, rows, tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path / 'home'))
+  monkeypatch.chdir(tmp_path)
+  fitted.save('~/model')
+  X = rows[0]
+  X.assign(new=X['new'].astype(int)).to_csv(tmp_path / 'home' / 'in.csv')
+  loaded = DecodingRegressor.load(pathlib.Path('~/model'))
+  prediction.predict_file('~/model', '~/in.csv', '~/out.csv')
+  table = pd.read_csv(tmp_path / 'home' / 'out.csv')
+  np.testing.assert_array_equal(loaded.predict(X), table['prediction'])
+  path = tmp_path / 'home' / 'in.csv'
+  before = path.read_bytes()
+  assert_refused(
+    lambda: prediction.predict_file('~/model', '~/in.csv', path), 'the input'
+  )
+  assert path.read_bytes() == before
+  assert [path.name for path in tmp_path.iterdir()] == ['home']
+
+
 @pytest.mark.parametrize(
   ('arguments', 'parts'),
   [
@@ -621,8 +718,14 @@ def test_arguments_are_config_fields():
     ({'width': 'wide'}, ['model.width', 'wide']),
     ({'width': 0}, ['model.width']),
     ({'base': 1}, ['base']),
-    ({'config': {'modle.width': 3}}, ['modle.width']),
-    ({'config': {'model.widht': 3}}, ['model.widht']),
+    ({'config': {'modle.width': 3}}, ['modle.width', 'mean model.width']),
+    ({'config': {'model.widht': 3}}, ['model.widht', 'mean model.width']),
+    ({'config': {'model': {'widht': 3}}}, ['mean model.width']),
+    ({'config': {'weight_decay': 3}}, ['mean optimizer.weight_decay']),
+    ({'config': {'batch_size': {'a': 3}}}, ["no field 'batch_size.a'"]),
+    ({'config': {'batch_size': None}}, ['batch_size=None']),
+    ({'config': {'optimizer': 3}}, ['optimizer=3']),
+    ({'config': [('batch_size', 3)]}, ['{field: value}']),
     ({'config': {'report': True}}, ['report', 'command line']),
     ({'config': {'language_model.name': 'gemma2'}}, ['command line']),
     ({'objective': 'soft_ce'}, ['tokenizer']),

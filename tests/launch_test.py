@@ -326,8 +326,8 @@ def wait_for(condition):
     time.sleep(0.02)
 
 
-@pytest.mark.parametrize('code, seen', [(0, 75), (4, 4)])
-def test_a_run_that_was_asked_to_leave_is_not_finished(code, seen, tmp_path):
+@pytest.mark.parametrize('code', [75, 4, 0])
+def test_a_run_that_was_asked_to_leave_says_itself_how_it_ended(code, tmp_path):
   there = tmp_path / 'there'
   process = subprocess.Popen(
     [
@@ -339,7 +339,7 @@ def test_a_run_that_was_asked_to_leave_is_not_finished(code, seen, tmp_path):
   )
   wait_for(there.exists)
   process.send_signal(signal.SIGTERM)
-  assert process.wait(timeout=30) == seen
+  assert process.wait(timeout=30) == code
 
 
 @pytest.mark.parametrize('code', [0, 2, 127, 134])
@@ -352,7 +352,7 @@ def test_other_exit_codes_are_left_alone(code):
 
 SLURM_STUBS = {
   'srun': 'echo $$ >{folder}/process\n'
-  + PATIENT.format(code=0, there='{folder}/there'),
+  + PATIENT.format(code=75, there='{folder}/there'),
   # Only the tasks get the signal.
   'scancel': 'echo scancel "$@" >>{folder}/log\n'
   'kill -TERM $(<{folder}/process)',
@@ -541,7 +541,7 @@ def test_a_worker_is_joined_refuses_another_command_and_stops(worker):
   run, home = worker
   there, starts = home / 'there', home / 'starts'
   text = f'echo started; echo >>{starts}; ' + PATIENT.format(
-    code=0, there=there
+    code=75, there=there
   )
 
   def join():

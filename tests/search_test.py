@@ -16,7 +16,8 @@ from configs import base
 from genre2_jax import search as search_module
 from genre2_jax.errors import InputError, InterruptedRunError, NonFiniteError
 from genre2_jax.experiment import experiment
-from genre2_jax.files import writers
+from genre2_jax.files import atomic
+from genre2_jax.metrics import results
 from genre2_jax.search import SPACE, LogUniform, search, validation_r2
 
 optuna = pytest.importorskip('optuna')
@@ -61,16 +62,14 @@ def write_run(workdir, value, stages=('pretrain', 'finetune'), seeds=(0,)):
     (*row[:5], 'rmse', 9.0),
   ]
   rows = [decoy for decoy in decoys if decoy[:6] != row[:6]]
-  writers.write_csv(
-    workdir / 'results.csv', writers.RESULT_COLUMNS, [*rows, row]
-  )
-  writers.write_json(workdir / 'run.json', {'stages': list(stages)})
+  atomic.write_csv(workdir / 'results.csv', results.COLUMNS, [*rows, row])
+  atomic.write_json(workdir / 'run.json', {'stages': list(stages)})
 
 
 def fake(config, workdir, interrupts):
   """Trains at once."""
   del interrupts
-  writers.write_text(workdir / 'checkpoints' / 'pretrain' / 'state', 'large')
+  atomic.write_text(workdir / 'checkpoints' / 'pretrain' / 'state', 'large')
   write_run(workdir, score(config))
 
 
@@ -471,12 +470,12 @@ def test_value_of_a_run(tmp_path):
   row = ('made', 0, 'pretrain', 'val', 'mean', 'r2', 0.1)
   rows = [(row[0], seed, *row[2:6], 0.1 * seed) for seed in range(3)]
   path = tmp_path / 'results.csv'
-  writers.write_csv(path, writers.RESULT_COLUMNS, rows)
+  atomic.write_csv(path, results.COLUMNS, rows)
   with pytest.raises(InputError, match='no finite'):
     validation_r2(tmp_path)
   rows.append((row[0], 'mean', *row[2:6], 0.125))
   rows.append((row[0], 'ensemble', *row[2:6], 0.75))
-  writers.write_csv(path, writers.RESULT_COLUMNS, rows)
+  atomic.write_csv(path, results.COLUMNS, rows)
   assert validation_r2(tmp_path) == 0.125
 
 
@@ -490,7 +489,7 @@ def test_a_value_that_is_no_number(tmp_path, value):
 def test_a_run_that_left_nothing(tmp_path):
   with pytest.raises(InputError, match='no readable results'):
     validation_r2(tmp_path)
-  writers.write_json(tmp_path / 'run.json', [])
+  atomic.write_json(tmp_path / 'run.json', [])
   with pytest.raises(InputError, match='no readable results'):
     validation_r2(tmp_path)
 

@@ -40,7 +40,7 @@ def of_distribution(name):
   """What is said of a distribution that is known exactly."""
   points = (f'{name}_mean', f'{name}_median')
   return {(e, m) for e in points for m in POINT_METRICS} | {
-    (name, m) for m in (*DISTRIBUTION_METRICS, 'nll', 'reward')
+    (name, m) for m in (*DISTRIBUTION_METRICS, 'nll', 'outside', 'reward')
   }
 
 
@@ -149,7 +149,9 @@ def test_predictions_are_of_the_test_rows_in_the_original_unit(
   table = pd.read_csv(finished / 'predictions.csv')
   target = tables.read_file(data_file, 'price').test.target
   assert list(table) == [
-    'row', 'target', *POINTS, *EXACT_POINTS, 'lower90', 'upper90',
+    'row', 'target', 'prediction', 'lower90', 'upper90',
+    *POINTS, *EXACT_POINTS, 'conformal_lower90', 'conformal_upper90',
+    'model_lower90', 'model_upper90',
   ]  # fmt: skip
   assert list(table['row']) == list(range(24))
   np.testing.assert_array_equal(table['target'], target)
@@ -493,3 +495,23 @@ def test_weights_come_only_from_a_finished_run_of_the_same_model(
   other = _write(tmp_path / 'other.csv', 'x,price\n' + '1,2\n' * 20)
   assert_refused(start(**ours, data__path=str(other)), 'other columns')
   assert not (tmp_path / 'run').exists()
+
+
+def test_a_stage_that_no_epoch_improves_says_so(
+  make_config, finished, tmp_path, caplog
+):
+  """A rate that moves no weight: the stage ends as it began."""
+  config = make_config(
+    {
+      'init_from': str(finished), 'finetune.epochs': 2, 'report': False,
+      'finetune.objective': (('crps', 1.0, {}),),
+      'finetune.learning_rate': 1e-30, 'optimizer.weight_decay': 0.0,
+    }
+  )  # fmt: skip
+  workdir = train.train_and_evaluate(config, tmp_path / 'run', verbose=0)
+  said = 'Stage crps kept its starting weights: no epoch was better'
+  assert [said in message for message in caplog.messages].count(True) == 1
+  log = [r for r in read_log(workdir) if r['stage'] == 'crps']
+  assert [r['epoch'] for r in log] == [0, 1, 2]
+  assert {r['best_epoch'] for r in log} == {0}
+  assert max(r['best_epoch'] for r in read_log(finished)) > 0

@@ -16,19 +16,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from genre2_jax.data.features import Features, TargetScaler
 from genre2_jax.data.tables import SPLITS, Rows, Table
 from genre2_jax.errors import InputError, InterruptedRunError
-from genre2_jax.metrics import sampled
+from genre2_jax.metrics.points import r2
 
 _FOREST_TREES = 500
 # Trees of a boosted ensemble, and how many without a better validation error
 # end it: TALENT's numbers.
 _MAX_TREES = 2000
 _PATIENCE = 50
-# Features beyond this are as good as infinite: the libraries read float32, and
-# check it by a sum of all cells.
+# Features are clipped to this: the libraries read float32, and add up all cells
+# to look for infinities.
 _LIMIT = 1e30
 # Codes of what is no label of the train rows.
 _ABSENT, _UNSEEN = -1, -2
@@ -43,7 +44,7 @@ _INSTALL = {
 
 
 def names() -> tuple[str, ...]:
-  """What `fit_predict` knows, the simplest first."""
+  """Names of all baselines, the simplest first."""
   return BASELINES
 
 
@@ -119,11 +120,11 @@ def _search(fit, suggest, default, x, y, num_trials, seed):
   """The predict function with the best R² on validation rows x [n, F], y."""
   optuna = _require('optuna')
   optuna.logging.set_verbosity(optuna.logging.WARNING)
-  best = [sampled.r2(_float64(default(x)), y), default]
+  best = [r2(_float64(default(x)), y), default]
 
   def objective(trial):
     predict = fit(suggest(trial))
-    value = sampled.r2(_float64(predict(x)), y)
+    value = r2(_float64(predict(x)), y)
     if value > best[0]:
       best[:] = value, predict
     return value
@@ -231,7 +232,7 @@ def _standardized_and_one_hot(columns, table):
 
 
 def _fit_dummy(data, parameters, *, seed, num_threads):
-  """The train mean: R² near 0, the floor."""
+  """The train mean: R² near 0."""
   del parameters, seed, num_threads
   mean = data['train'][1].mean()
   return lambda x: np.full(x.shape[0], mean)
@@ -346,7 +347,8 @@ def _fit_lightgbm(data, parameters, *, seed, num_threads):
   """LightGBM's defaults, but for the number of trees, which validation sets."""
   import lightgbm
 
-  train = lightgbm.Dataset(*data['train'])
+  (x, y), (x_val, y_val) = data['train'], data['val']
+  train = lightgbm.Dataset(x, y)
   model = lightgbm.train(
     {
       'objective': 'regression',
@@ -359,7 +361,7 @@ def _fit_lightgbm(data, parameters, *, seed, num_threads):
     | parameters,
     train,
     num_boost_round=_MAX_TREES,
-    valid_sets=[lightgbm.Dataset(*data['val'], reference=train)],
+    valid_sets=[lightgbm.Dataset(x_val, y_val, reference=train)],
     callbacks=[lightgbm.early_stopping(_PATIENCE, verbose=False)],
   )
   return model.predict  # of the best iteration
@@ -443,7 +445,7 @@ _BASELINES = {
 BASELINES = tuple(_BASELINES)
 
 
-def _require(package: str):
+def _require(package: str) -> Any:
   """The package, or how to install it."""
   try:
     return importlib.import_module(package)
@@ -453,5 +455,5 @@ def _require(package: str):
     ) from error
 
 
-def _float64(values) -> np.ndarray:
+def _float64(values: ArrayLike) -> np.ndarray:
   return np.asarray(values, np.float64).reshape(-1)

@@ -49,7 +49,7 @@ def _train_and_evaluate(config, workdir, interrupts):
     jax.clear_caches()  # Hundreds of runs would fill the memory with them.
 
 
-def main():
+def main() -> None:
   """Runs what the flags name, then writes the tables."""
   workdir = command_line.WORKDIR.value
   if not workdir:

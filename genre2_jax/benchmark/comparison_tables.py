@@ -30,7 +30,7 @@ class Table:
 
 
 def tables(comparison: Comparison) -> list[Table]:
-  """What a reader needs first: means, tests, samples, tasks, neighbours."""
+  """In order of importance: means, ranks, tests, samples, tasks, published."""
   made = [_means(comparison), *_ranks(comparison), *_tests(comparison)]
   if comparison.samples:
     made += [_sampling(comparison), *_distributions(comparison)]
@@ -136,7 +136,7 @@ def p_value(p: float) -> str:
 
 def _means(comparison: Comparison) -> Table:
   distributions = comparison.distributions
-  columns = (  # title, values, 1 if higher is better or -1, decimals
+  columns = [  # title, values, 1 if higher is better or -1, decimals
     ('average rank', comparison.ranks['r2'], -1, 2),
     *((m.name, comparison.common(m.key).mean(), m.sign, 3) for m in METRICS),
     ('± seeds', comparison.spread, 0, 3),
@@ -145,7 +145,7 @@ def _means(comparison: Comparison) -> Table:
     ('coverage 90%', distributions['coverage90'], 0, 3),
     ('width 90% (z)', distributions['width90'], 0, 3),
     ('seconds', _seconds(comparison), 0, 0),
-  )
+  ]
   # What no method has is no column.
   columns = [column for column in columns if column[1].notna().any()]
   texts, best = [], set()
@@ -194,11 +194,11 @@ def _ranks(comparison: Comparison) -> list[Table]:
     f'Over {_count(comparison.tasks, "common task")}, 1 is best, ties share; '
     'values are means over seeds.'
   )
-  if comparison.critical_difference is not None:
+  p, difference = comparison.friedman_p, comparison.critical_difference
+  if p is not None and difference is not None:
     text += (
-      f" By R²: Friedman's test, p {p_value(comparison.friedman_p)}; Nemenyi's "
-      f'critical difference at {SIGNIFICANCE:g}: '
-      f'{comparison.critical_difference:.2f} ranks.'
+      f" By R²: Friedman's test, p {p_value(p)}; Nemenyi's critical difference "
+      f'at {SIGNIFICANCE:g}: {difference:.2f} ranks.'
     )
   ranks = comparison.ranks.rename(columns={m.key: m.name for m in METRICS})
   return [_grid('Average ranks', text, ranks, 'method', False, by_column=True)]
@@ -217,8 +217,8 @@ def _ensemble(comparison: Comparison) -> pd.Series:
 
 
 def _tests(comparison: Comparison) -> list[Table]:
-  head = ('method', 'wins', 'ties', 'losses', 'mean difference')
-  head += ('median difference', 'p', 'p (Holm)')
+  head = ('method', 'wins', 'ties', 'losses')
+  head_of_differences = ('mean difference', 'median difference')
   return [
     Table(
       f'Against {reference}, by R²',
@@ -226,7 +226,7 @@ def _tests(comparison: Comparison) -> list[Table]:
       f'differences of R² to {reference}; a tie is a difference below '
       f'{TIE:g}. p: Wilcoxon signed-rank test over tasks, two-sided, as it is '
       f"and with Holm's correction over {_count(tests.index, 'method')}.",
-      head,
+      (*head, *head_of_differences, 'p', 'p (Holm)'),
       [
         (
           test.Index,
@@ -406,10 +406,9 @@ def _best(
   cells: Sequence[str], values: Sequence[float], sign: int
 ) -> list[int]:
   """Places of the best value: what reads equal is equal; none if all do."""
-  values = np.asarray(values, np.float64)
   if not sign or len({cell for cell in cells if cell}) < 2:
     return []
-  best = cells[int(np.nanargmax(sign * values))]
+  best = cells[int(np.nanargmax(sign * np.asarray(values, np.float64)))]
   return [i for i, cell in enumerate(cells) if cell == best]
 
 

@@ -115,7 +115,11 @@ def _critical_difference(compared: Comparison) -> Panels:
   ax.set_axis_off()
   margin = 0.42 * (k - 1)
   ax.set(xlim=(1 - margin, k + margin), ylim=(height, -0.75))
-  line = {'color': drawing.INK, 'linewidth': 1, 'solid_capstyle': 'butt'}
+  line: dict[str, Any] = {
+    'color': drawing.INK,
+    'linewidth': 1,
+    'solid_capstyle': 'butt',
+  }
   ax.plot([1, k], [0, 0], **line)
   for tick in range(1, k + 1):
     ax.plot([tick, tick], [0, -0.08], **line)
@@ -156,7 +160,7 @@ def _critical_difference(compared: Comparison) -> Panels:
 
 def _cliques(ranks: np.ndarray, cd: float) -> list[tuple[int, int]]:
   """Longest runs of sorted ranks that span less than cd: first and last."""
-  groups = []
+  groups: list[tuple[int, int]] = []
   for i in range(len(ranks)):
     j = int(np.searchsorted(ranks, ranks[i] + cd)) - 1
     if j > i and (not groups or j > groups[-1][1]):
@@ -265,10 +269,10 @@ def _sampling_efficiency(compared: Comparison) -> Panels:
     curves = np.concatenate([getattr(s, kind) for s in samples.values()])
     if kind == 'best' and curves.min() > 0:  # it falls towards 0
       ax.set_yscale('log')
-      ax.yaxis.get_major_locator().set_params(subs=(1, 2, 5))
+      ax.locator_params(axis='y', subs=(1, 2, 5))
       ax.yaxis.set_major_formatter('{x:g}')
       ax.yaxis.set_minor_formatter('')
-    else:  # One wild method must not flatten the others.
+    else:  # An outlier would flatten the others.
       top = min(curves.max(), 4 * np.median(curves)) or 1
       ax.set_ylim(0, 1.05 * top)
     ax.set_xlabel('samples k')

@@ -6,11 +6,8 @@ figures inside and asks the network for nothing. Runs that are still missing
 or have failed are named; the same call later takes them in.
 """
 
-import csv
-import json
 import pathlib
-import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +17,9 @@ from genre2_jax import errors
 from genre2_jax.benchmark import comparison_tables, figures, statistics
 from genre2_jax.benchmark.figures import method_name
 from genre2_jax.benchmark.statistics import Benchmark, Comparison
-from genre2_jax.files import writers
+from genre2_jax.files import atomic, reading
+from genre2_jax.files.atomic import PathLike
+from genre2_jax.report import inputs
 from genre2_jax.report.page import template, write_figures
 
 BENCHMARK_FILE = 'benchmark.json'
@@ -30,7 +29,7 @@ PUBLISHED_FILE = 'published.csv'
 PUBLISHED_COLUMNS = ('task', 'method', 'rmse_unit')
 
 
-def write(workdir: str | pathlib.Path) -> pathlib.Path:
+def write(workdir: PathLike) -> pathlib.Path:
   """Writes everything from the finished runs; returns report.html's path.
 
   Raises:
@@ -38,14 +37,14 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
   """
   workdir = pathlib.Path(workdir)
   benchmark = load(workdir)
-  writers.write_csv(
+  atomic.write_csv(
     workdir / 'results.csv',
     statistics.RESULT_COLUMNS,
     benchmark.results.itertuples(index=False, name=None),
   )
   compared = statistics.compare(benchmark)
   said, remarks = verdict(compared), notes(compared)
-  writers.write_text(
+  atomic.write_text(
     workdir / 'table.md', comparison_tables.markdown(compared, said, remarks)
   )
   sections = figures.draw(compared)
@@ -60,7 +59,7 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
     command=benchmark.command,
   )
   path = workdir / 'report.html'
-  writers.write_text(path, html)
+  atomic.write_text(path, html)
   return path
 
 
@@ -84,8 +83,9 @@ def verdict(compared: Comparison) -> str:
     f'methods: average rank {compared.ranks["r2"][best]:.1f}, mean R² '
     f'{_mean_r2(compared, best)}.'
   ]
-  if compared.critical_difference is not None:
-    said.append(_friedman_in_words(compared))
+  p, difference = compared.friedman_p, compared.critical_difference
+  if p is not None and difference is not None:
+    said.append(_friedman_in_words(compared, p, difference))
   said += _against(compared, best)
   # Where a point predictor leads, what decoding reaches is still the question.
   shown = next((m for m in compared.methods if m in compared.samples), None)
@@ -152,26 +152,20 @@ def facts(compared: Comparison) -> dict[str, str]:
   }
 
 
-def _friedman_in_words(compared: Comparison) -> str:
-  if compared.friedman_p >= statistics.SIGNIFICANCE:
-    return (
-      "Friedman's test does not tell the methods apart "
-      f'(p {_equals(compared.friedman_p)}).'
-    )
+def _friedman_in_words(
+  compared: Comparison, p: float, difference: float
+) -> str:
+  if p >= statistics.SIGNIFICANCE:
+    return f"Friedman's test does not tell the methods apart (p {_equals(p)})."
   ranks = compared.ranks['r2']
   best = compared.methods[0]
   near = [
     method_name(method)
     for method in compared.methods[1:]
-    if ranks[method] - ranks[best] < compared.critical_difference
+    if ranks[method] - ranks[best] < difference
   ]
-  said = (
-    f"Friedman's test tells the methods apart (p "
-    f'{_equals(compared.friedman_p)}); '
-  )
-  within = (
-    f'the critical difference of {compared.critical_difference:.1f} ranks'
-  )
+  said = f"Friedman's test tells the methods apart (p {_equals(p)}); "
+  within = f'the critical difference of {difference:.1f} ranks'
   if not near:
     return f'{said}no other is within {within}.'
   return f'{said}within {within} of it: {", ".join(near)}.'
@@ -210,14 +204,20 @@ def _count(number: int, noun: str) -> str:
 # --------------------------------------------------------------------- files
 
 
-def load(workdir: str | pathlib.Path) -> Benchmark:
+def load(workdir: PathLike) -> Benchmark:
   """Reads all finished runs of a benchmark.
 
   Raises:
     InputError: no finished run, or one with missing or damaged files.
   """
   workdir = pathlib.Path(workdir)
-  info = read_json(workdir / BENCHMARK_FILE)
+  benchmark = read_json(workdir / BENCHMARK_FILE)
+  for name in ('tasks', 'methods'):
+    if not _are_names(benchmark.get(name, [])):
+      raise errors.InputError(
+        f'{workdir / BENCHMARK_FILE} is damaged (see {name}): start the '
+        'benchmark again'
+      )
   folders = {
     (path.parent.parent.name, path.parent.name): path.parent
     for path in sorted(workdir.glob('*/*/run.json'))
@@ -226,36 +226,38 @@ def load(workdir: str | pathlib.Path) -> Benchmark:
     raise errors.InputError(
       f'{workdir} has no finished run: run the benchmark first'
     )
-  tasks = _in_order(info.get('tasks', ()), (task for task, _ in folders))
-  methods = _in_order(info.get('methods', ()), (m for _, m in folders))
-  frames, samples, variances, seconds, machines = [], {}, {}, {}, {}
+  tasks = _in_order(benchmark.get('tasks', ()), (task for task, _ in folders))
+  methods = _in_order(benchmark.get('methods', ()), (m for _, m in folders))
+  frames: list[pd.DataFrame] = []
+  samples: dict[tuple[str, str], statistics.Samples] = {}
+  variances: dict[str, float] = {}
+  seconds: dict[tuple[str, str], float] = {}
+  machines: dict[str, None] = {}
   for task in tasks:
     for method in methods:
       if (task, method) not in folders:
         continue
       folder = folders[task, method]
       try:
-        stage = read_json(folder / 'run.json')['stages'][-1]
-        frames.append(_read_results(folder, task, method, stage))
+        info = reading.read_json(folder / 'run.json')
+        stage = inputs.check_stages(folder / 'run.json', info.get('stages'))[-1]
+        frames.append(
+          _read_results(folder, task, method, stage, info.get('num_results'))
+        )
         summary, variance = _read_evaluation(folder, stage)
       except FileNotFoundError as error:
         raise errors.InputError(
           f'{error.filename} is missing: delete {folder} and run it again'
         ) from error
-      except errors.InputError:
-        raise
-      except (
-        EOFError, IndexError, KeyError, ValueError, zipfile.BadZipFile
-      ) as error:  # fmt: skip
+      except errors.InputError as error:
         raise errors.InputError(
-          f'{folder} is damaged ({error!r}): delete it and run it again'
+          f'{error}: delete {folder} and run it again'
         ) from error
       if summary is not None:
         samples[task, method] = summary
       variances[task] = variance
       if (folder / SECONDS_FILE).exists():
-        spent = read_json(folder / SECONDS_FILE).get('seconds')
-        seconds[task, method] = float(spent)
+        seconds[task, method] = read_seconds(folder)
       if (folder / 'env.json').exists():
         machines[_machine(read_json(folder / 'env.json'))] = None
   results = pd.concat(frames, ignore_index=True)
@@ -264,24 +266,18 @@ def load(workdir: str | pathlib.Path) -> Benchmark:
     tasks=tasks,
     methods=methods,
     seeds=sorted(decimal.unique(), key=int),
-    command=info.get('command', ''),
+    command=str(benchmark.get('command', '')),
     machines=list(machines),
     results=results,
     samples=samples,
     variances=variances,
     seconds=seconds,
     failures=_read_failures(workdir, folders),
-    published=(
-      pd.read_csv(workdir / PUBLISHED_FILE)
-      if (workdir / PUBLISHED_FILE).exists()
-      else pd.DataFrame(columns=list(PUBLISHED_COLUMNS))
-    ),
+    published=_read_published(workdir / PUBLISHED_FILE),
   )
 
 
-def import_published(
-  path: str | pathlib.Path, workdir: str | pathlib.Path
-) -> None:
+def import_published(path: PathLike, workdir: PathLike) -> None:
   """Keeps published numbers in the workdir, beside its runs.
 
   The file has a column `dataset` and columns `<method>_RMSE` in the original
@@ -307,31 +303,50 @@ def import_published(
       f'{path} cannot be read as CSV ({reason}): correct --published'
     ) from error
   long['method'] = long['method'].str.removesuffix('_RMSE')
-  writers.write_csv(
+  atomic.write_csv(
     pathlib.Path(workdir) / PUBLISHED_FILE,
     PUBLISHED_COLUMNS,
     long.itertuples(index=False, name=None),
   )
 
 
+def read_seconds(folder: pathlib.Path) -> float:
+  """Wall seconds that a run has taken so far; 0 where nothing says.
+
+  Raises:
+    InputError: the file that says is damaged.
+  """
+  path = folder / SECONDS_FILE
+  if not path.exists():
+    return 0.0
+  seconds = read_json(path).get('seconds')
+  if not isinstance(seconds, int | float):
+    raise errors.InputError(f'{path} is damaged (see seconds): delete it')
+  return float(seconds)
+
+
 def _read_results(
-  folder: pathlib.Path, task: str, method: str, stage: str
+  folder: pathlib.Path,
+  task: str,
+  method: str,
+  stage: str,
+  num_rows: int | None,
 ) -> pd.DataFrame:
   # Not pandas' reader: its floats may differ in the last bit.
-  with open(folder / 'results.csv', encoding='utf-8', newline='') as file:
-    rows = pd.DataFrame(
-      [
-        (task, method, row['seed'], row['estimator'], row['metric'],
-         float(row['value']))
-        for row in csv.DictReader(file)
-        if (row['split'], row['stage']) == ('test', stage)
-        and (row['seed'].isdecimal() or row['seed'] == 'ensemble')
-      ],
-      columns=list(statistics.RESULT_COLUMNS),
-    ).astype({'value': float})  # fmt: skip
+  rows = pd.DataFrame(
+    [
+      (task, method, row['seed'], row['estimator'], row['metric'], value)
+      for row, value in inputs.read_results(folder, num_rows)
+      if (row['split'], row['stage']) == ('test', stage)
+      and (row['seed'].isdecimal() or row['seed'] == 'ensemble')
+    ],
+    columns=list(statistics.RESULT_COLUMNS),
+  ).astype({'value': float})
   headline = rows['estimator'].isin(statistics.HEADLINE_ESTIMATORS)
   if not np.isfinite(rows['value'][headline & (rows['metric'] == 'r2')]).any():
-    raise ValueError(f'results.csv has no R² of the mean of stage {stage}')
+    raise errors.InputError(
+      f'{folder / "results.csv"} has no R² of the mean of stage {stage}'
+    )
   return rows
 
 
@@ -339,16 +354,20 @@ def _read_evaluation(
   folder: pathlib.Path, stage: str
 ) -> tuple[statistics.Samples | None, float]:
   """What the samples say, if there are any, and the test target's variance."""
-  with np.load(
-    folder / 'evaluation' / f'{stage}_test.npz', allow_pickle=False
-  ) as arrays:
-    variance = float(np.var(arrays['target'].astype(np.float64)))
-    if 'samples_z' not in arrays:
-      return None, variance
-    summary = statistics.summarize_samples(
-      arrays['samples_z'], arrays['target_z'].astype(np.float64)
-    )
-    return summary, variance
+  path = folder / 'evaluation' / f'{stage}_test.npz'
+  arrays = reading.read_npz(path)
+  inputs.check_shapes(path, arrays, {'target': (None,)})
+  n = len(arrays['target'])
+  variance = float(np.var(arrays['target'].astype(np.float64)))
+  if 'samples_z' not in arrays:
+    return None, variance
+  inputs.check_shapes(
+    path, arrays, {'samples_z': (None, n, None), 'target_z': (n,)}
+  )
+  summary = statistics.summarize_samples(
+    arrays['samples_z'], arrays['target_z'].astype(np.float64)
+  )
+  return summary, variance
 
 
 def _read_failures(
@@ -357,17 +376,33 @@ def _read_failures(
   failures = []
   for path in sorted((workdir / FAILURES_FOLDER).glob('*.json')):
     failure = read_json(path)
-    run = (failure.get('task', ''), failure.get('method', ''))
-    if run not in finished:
-      said = [failure.get(key) for key in ('type', 'reason')]
-      failures.append((*run, ': '.join(filter(None, said))))
+    fields = ('task', 'method', 'type', 'reason')
+    task, method, kind, reason = (str(failure.get(f) or '') for f in fields)
+    if (task, method) not in finished:
+      failures.append((task, method, ': '.join(filter(None, [kind, reason]))))
   return failures
 
 
-def _machine(env: dict[str, Any]) -> str:
+def _read_published(path: pathlib.Path) -> pd.DataFrame:
+  """What `import_published` has kept, or an empty frame."""
+  if not path.exists():
+    return pd.DataFrame(columns=list(PUBLISHED_COLUMNS))
+  rows = [
+    (row['task'], row['method'], reading.number(path, row['rmse_unit']))
+    for row in reading.read_csv(path, PUBLISHED_COLUMNS)
+  ]
+  return pd.DataFrame(rows, columns=list(PUBLISHED_COLUMNS))
+
+
+def _are_names(value: Any) -> bool:
+  return isinstance(value, list) and all(isinstance(v, str) for v in value)
+
+
+def _machine(env: Mapping[str, Any]) -> str:
+  kind = env.get('device_kind')
   parts = [
     env.get('processor'),
-    env.get('num_devices') and f'{env["num_devices"]} x {env["device_kind"]}',
+    kind and env.get('num_devices') and f'{env["num_devices"]} x {kind}',
     env.get('jax') and f'jax {env["jax"]}',
     env.get('git_commit') and f'commit {env["git_commit"]}',
   ]
@@ -384,13 +419,8 @@ def _in_order(first: Sequence[str], found: Iterable[str]) -> list[str]:
 def read_json(path: pathlib.Path) -> dict[str, Any]:
   """A JSON object; raises InputError."""
   try:
-    value = json.loads(path.read_text(encoding='utf-8'))
+    return reading.read_json(path)
   except FileNotFoundError as error:
     raise errors.InputError(
       f'{path} is missing: a comparison needs the workdir of a benchmark'
     ) from error
-  except (OSError, ValueError) as error:
-    raise errors.InputError(f'{path} cannot be read ({error})') from error
-  if not isinstance(value, dict):
-    raise errors.InputError(f'{path} is damaged: it holds no JSON object')
-  return value

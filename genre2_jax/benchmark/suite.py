@@ -17,6 +17,10 @@ import shutil
 import time
 import traceback
 import uuid
+from collections.abc import Callable
+from typing import Any
+
+from ml_collections import ConfigDict
 
 from genre2_jax.benchmark import page
 from genre2_jax.benchmark.page import (
@@ -28,7 +32,8 @@ from genre2_jax.benchmark.statistics import BASE
 from genre2_jax.data import tables
 from genre2_jax.errors import InputError, InterruptedRunError
 from genre2_jax.experiment import recipes
-from genre2_jax.files import writers
+from genre2_jax.files import atomic, locks
+from genre2_jax.files.atomic import PathLike
 
 # Two methods share a base if these sections of their configs are the same.
 _BASE_SECTIONS = (
@@ -47,8 +52,20 @@ class Failure:
   traceback: list[str]
 
 
-def select(config, *, methods='all', tasks='all', seeds=''):
+def select(
+  config: ConfigDict,
+  *,
+  methods: str = 'all',
+  tasks: str = 'all',
+  seeds: str = '',
+) -> ConfigDict:
   """The config with only these methods and tasks, the base first.
+
+  Args:
+    config: of a benchmark.
+    methods: names, as in 'a,b', or 'all'.
+    tasks: likewise.
+    seeds: consecutive numbers, as in '0,1'; '' for those of the config.
 
   Raises:
     InputError: a config of a single run, a name that the config lacks, or
@@ -79,7 +96,9 @@ def select(config, *, methods='all', tasks='all', seeds=''):
   return config
 
 
-def configure(config, task, method, workdir):
+def configure(
+  config: ConfigDict, task: str, method: str, workdir: PathLike
+) -> ConfigDict:
   """The config of one run: the method's recipe, with the benchmark's fields.
 
   It starts from the base's weights if it fine-tunes, the base is among the
@@ -97,15 +116,15 @@ def configure(config, task, method, workdir):
 
 
 def run(
-  config,
-  workdir,
-  train_and_evaluate,
-  interrupts=(),
+  config: ConfigDict,
+  workdir: PathLike,
+  train_and_evaluate: Callable[[ConfigDict, str, Any], object],
+  interrupts: Any = (),
   *,
-  index=0,
-  count=1,
-  command='',
-):
+  index: int = 0,
+  count: int = 1,
+  command: str = '',
+) -> list[Failure]:
   """Runs what is left of every `count`-th task, from `index` on.
 
   Args:
@@ -151,10 +170,10 @@ def run(
         config, task, method, workdir, train_and_evaluate, interrupts
       )
       if failure is None:
-        said = _duration(_read_seconds(folder))
+        said = _duration(page.read_seconds(folder))
       else:
         failures.append(failure)
-        writers.write_json(note, dataclasses.asdict(failure))
+        atomic.write_json(note, dataclasses.asdict(failure))
         said = f'failed, {failure.type}: {failure.reason}'.rstrip(': ')
       left = _time_left(workdir, todo[place:])
       print(f'{place}/{len(todo)} {task}, {method}: {said}{left}', flush=True)
@@ -165,7 +184,7 @@ def run(
   return failures
 
 
-def collect(workdir):
+def collect(workdir: PathLike) -> pathlib.Path:
   """Writes results.csv, table.md and report.html; one process at a time.
 
   Returns:
@@ -182,7 +201,7 @@ def _run_one(config, task, method, workdir, train_and_evaluate, interrupts):
   """Runs one (task, method) to its end: None, or why it failed."""
   folder = workdir / task / method
   run_config = configure(config, task, method, workdir)
-  spent, began = _read_seconds(folder), time.monotonic()
+  spent, began = page.read_seconds(folder), time.monotonic()
   try:
     base = run_config.init_from
     if base and not pathlib.Path(base, 'run.json').exists():
@@ -203,7 +222,7 @@ def _run_one(config, task, method, workdir, train_and_evaluate, interrupts):
     # What an interrupted run took counts as well.
     if folder.exists():
       seconds = spent + time.monotonic() - began
-      writers.write_json(folder / SECONDS_FILE, {'seconds': seconds})
+      atomic.write_json(folder / SECONDS_FILE, {'seconds': seconds})
   return None
 
 
@@ -302,10 +321,10 @@ def _write_benchmark(workdir, config, command):
     for key in ('tasks', 'methods'):
       ours[key] = list(dict.fromkeys(theirs[key] + ours[key]))
     ours['recipes'] = theirs['recipes'] | ours['recipes']
-  # A name of its own: other processes of an array job write the same file.
+  # A unique name: other processes of an array job write the same file.
   temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex}')
   try:
-    writers.write_json(temporary, ours)
+    atomic.write_json(temporary, ours)
     os.replace(temporary, path)
   except OSError as error:
     raise InputError(
@@ -316,24 +335,16 @@ def _write_benchmark(workdir, config, command):
 @contextlib.contextmanager
 def _alone(workdir):
   """Keeps other processes out; the system lets go when this one dies."""
-  import fcntl  # not on every system, and only this needs it
-
-  try:
-    file = open(workdir / '.collect.lock', 'w')
-  except OSError as error:
-    raise InputError(
-      f'{workdir} is no workdir of a benchmark ({error.strerror})'
-    ) from error
-  with file:
-    fcntl.flock(file, fcntl.LOCK_EX)
+  if not workdir.is_dir():
+    raise InputError(f'{workdir} is no workdir of a benchmark (no such folder)')
+  with contextlib.ExitStack() as held:
+    try:
+      held.enter_context(locks.alone(workdir / '.collect.lock'))
+    except (OSError, locks.NoLocksError) as error:
+      raise InputError(
+        f'cannot lock the workdir {workdir} ({error})'
+      ) from error
     yield
-
-
-def _read_seconds(folder):
-  path = folder / SECONDS_FILE
-  if not path.exists():
-    return 0.0
-  return float(page.read_json(path)['seconds'])
 
 
 def _time_left(workdir, todo):
@@ -343,9 +354,10 @@ def _time_left(workdir, todo):
     for task, method in todo
     if not (workdir / task / method / 'run.json').exists()
   ]
-  spent = {}
+  spent: dict[str, list[float]] = {}
   for path in workdir.glob('*/*/run.json'):
-    spent.setdefault(path.parent.name, []).append(_read_seconds(path.parent))
+    seconds = page.read_seconds(path.parent)
+    spent.setdefault(path.parent.name, []).append(seconds)
   if not todo or not spent:
     return ''
   means = {method: sum(s) / len(s) for method, s in spent.items()}

@@ -26,8 +26,8 @@ class Examples(NamedTuple):
   """
 
   inputs: Inputs
-  target: Array
-  tokens: Array
+  target: Any
+  tokens: Any
 
 
 def steps_per_epoch(num_rows: int, batch_size: int) -> int:

@@ -301,6 +301,11 @@ class TargetScaler:
     """Whether z is a straight line of the target."""
     return True
 
+  @property
+  def bounds(self) -> tuple[float, float] | None:
+    """Of z; None: a target may be any number."""
+    return None
+
   def standardize(self, y: npt.ArrayLike) -> np.ndarray:
     """z = (y − mean) / std, of y [...]."""
     return _standardized(np.asarray(y, np.float64), self.mean, self.std)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,31 @@ from genre2_jax.data.features import TargetScaler
 from genre2_jax.data.wording import say
 from genre2_jax.errors import InputError
 
-TRANSFORMS = ('standard', 'none', 'quantile', 'quantile_normal')
+
+class Unit(NamedTuple):
+  """What errors in z are measured in.
+
+  Attributes:
+    name: in tables and on axes.
+    says: in a sentence, 'errors in ...'.
+    suffix: behind a number.
+  """
+
+  name: str
+  says: str
+  suffix: str
+
+
+# Of z, by the transform that makes it.
+UNITS = {
+  'standard': Unit('z', 'z (standard deviations of the train target)', ' z'),
+  'none': Unit('original unit', "the target's own unit", ''),
+  'quantile': Unit('rank', 'ranks in [0, 1] among the train targets', ' rank'),
+  'quantile_normal': Unit(
+    'normal rank', 'ranks among the train targets, made normal', ' normal rank'
+  ),
+}
+TRANSFORMS = tuple(UNITS)
 _MAX_QUANTILES = 1000
 # Ranks are kept this far from 0 and 1 before the normal quantile function.
 _EDGE = 1e-7
@@ -78,6 +102,11 @@ class QuantileScaler:
   def high(self) -> float:
     """z of the greatest train target."""
     return float(self.standardize(self.quantiles[-1]))
+
+  @property
+  def bounds(self) -> tuple[float, float] | None:
+    """Of z, of any target."""
+    return self.low, self.high
 
   def standardize(self, y: npt.ArrayLike) -> np.ndarray:
     """z of targets y [...]."""

@@ -5,18 +5,20 @@ import dataclasses
 import math
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 
 from genre2_jax.errors import OutOfMemoryError
+from genre2_jax.files import disk
 
 
-def per_device():
+def per_device() -> int:
   """Bytes that a device has, by its own account; 0 where it has none (CPU)."""
   return (jax.local_devices()[0].memory_stats() or {}).get('bytes_limit', 0)
 
 
-def of_host():
+def of_host() -> int:
   """Bytes of memory of this host; 0 where it does not say."""
   try:
     return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
@@ -24,16 +26,16 @@ def of_host():
     return 0
 
 
-def describe():
-  """Fields of env.json, bytes as text; '' where there is no telling."""
+def describe() -> dict[str, str]:
+  """Fields of env.json, bytes as text; '' where they are unknown."""
   return {
     'device_memory': readable(per_device()) if per_device() else '',
     'host_memory': readable(of_host()) if of_host() else '',
   }
 
 
-def readable(count):
-  """1536 -> '1.5 KiB'."""
+def readable(count: float) -> str:
+  """Bytes in words: 1536 -> '1.5 KiB'."""
   for unit in ('B', 'KiB', 'MiB', 'GiB'):
     if count < 1024:
       return f'{count:.4g} {unit}'
@@ -41,7 +43,17 @@ def readable(count):
   return f'{count:.4g} TiB'
 
 
-def shard_bytes(abstract):
+def own_bytes(tree: Any) -> int:
+  """Bytes of a tree of arrays that this process is the one to save."""
+  return sum(
+    shard.data.nbytes
+    for x in jax.tree.leaves(tree)
+    for shard in x.addressable_shards
+    if shard.replica_id == 0
+  )
+
+
+def shard_bytes(abstract: Any) -> int:
   """Bytes of a tree of abstract arrays on one device."""
   return sum(
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
@@ -57,15 +69,15 @@ class Need:
     temporaries: bytes per device beside them; 0 while unknown.
   """
 
-  def __init__(self):
+  def __init__(self) -> None:
     self.arguments = 0
     self.temporaries = 0
 
-  def of_state(self, abstract):
+  def of_state(self, abstract: Any) -> None:
     """Notes the state, before anything is compiled."""
     self.arguments, self.temporaries = shard_bytes(abstract), 0
 
-  def of_program(self, compiled):
+  def of_program(self, compiled: jax.stages.Compiled) -> None:
     """Notes what the compiler says, where it says something."""
     analysis = compiled.memory_analysis()
     if analysis is not None:
@@ -90,7 +102,10 @@ class Settings:
 
 @contextlib.contextmanager
 def shortage_in_words(
-  need: Need, settings: Settings, mesh: jax.sharding.Mesh
+  need: Need,
+  settings: Settings,
+  mesh: jax.sharding.Mesh,
+  folder: str | os.PathLike[str] = '',
 ) -> Iterator[None]:
   """Answers an out-of-memory error with the settings that would help.
 
@@ -98,12 +113,16 @@ def shortage_in_words(
     need: what is known of it.
     settings: of the run.
     mesh: of the run.
+    folder: that the run writes to; '' takes it from an error's words.
 
   Raises:
     OutOfMemoryError: instead of what the runtime raised.
+    FullDiskError: instead of what a library raised, which may call a full disk
+      an exhausted resource too.
   """
   try:
-    yield
+    with disk.fullness_in_words(folder):
+      yield
   except (jax.errors.JaxRuntimeError, ValueError) as error:
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise

@@ -14,10 +14,13 @@ import os
 import sys
 import traceback
 import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from numpy.typing import ArrayLike
 
 from genre2_jax.errors import InputError, LostProcessError, RunError
 
@@ -26,8 +29,12 @@ _MESSAGE_BYTES = 1000
 
 
 def join(
-  coordinator=None, num_processes=None, process_id=None, *, heartbeat_seconds=60
-):
+  coordinator: str | None = None,
+  num_processes: int | None = None,
+  process_id: int | None = None,
+  *,
+  heartbeat_seconds: int = 60,
+) -> None:
   """Joins this process to the others; nothing of jax may have run before.
 
   On Cloud TPU, under Slurm and Open MPI jax finds out who is who. If the others
@@ -38,9 +45,9 @@ def join(
       JAX_COORDINATOR_ADDRESS.
     num_processes: how many; None: jax finds it.
     process_id: which of them this is, from 0; None: jax finds it.
-    heartbeat_seconds: a process that was silent for so long is given up, and
-      all the others end. It also bounds how long they wait for each other at
-      the end.
+    heartbeat_seconds: a process that was silent for so long counts as lost,
+      and all the others end. It also bounds how long they wait for each other
+      at the end.
 
   Raises:
     InputError: nothing says who is who.
@@ -60,18 +67,18 @@ def join(
       f'({str(error).splitlines()[0]}) where jax looks for it: give each '
       '--coordinator=HOST:PORT --num_processes=N --process_id=I'
     ) from error
-  # absl's, it would follow jax's last words with pages of module names.
+  # absl's handler would add pages of module names to jax's message.
   faulthandler.disable()
   if not is_first():
     logging.getLogger('genre2_jax').setLevel(logging.WARNING)
 
 
-def is_first():
-  """Whether this process is the one that writes files and talks."""
+def is_first() -> bool:
+  """Whether this process is the one that writes files and prints."""
   return jax.process_index() == 0
 
 
-def gather(numbers):
+def gather(numbers: ArrayLike) -> np.ndarray:
   """Every process's numbers of one shape, [P, ...], in all processes."""
   numbers = np.asarray(numbers)
   if jax.process_count() == 1:
@@ -79,21 +86,37 @@ def gather(numbers):
   return multihost_utils.process_allgather(numbers)
 
 
-def from_first(number):
+def from_first(number: int) -> int:
   """An int32 of process 0, in all processes."""
   return int(gather(np.int32(number))[0])
 
 
-def list_from_first(numbers):
+def list_from_first(numbers: Sequence[int]) -> list[int]:
   """A list of int32 of process 0, in all processes."""
-  numbers = np.asarray(numbers, np.int32)
   count = from_first(len(numbers))
-  return gather(np.resize(numbers, count))[0].tolist() if count else []
+  if not count:
+    return []
+  return gather(np.resize(np.asarray(numbers, np.int32), count))[0].tolist()
 
 
-def any_of(flag):
+def any_of(flag: object) -> bool:
   """Whether the flag is true in any process."""
   return bool(gather(np.int32(bool(flag))).any())
+
+
+@contextlib.contextmanager
+def at_once(interrupts: object, doing: str) -> Iterator[None]:
+  """Within it a signal ends a run of one process now (`Interrupts.at_once`).
+
+  Of several processes all leave together, at the next question: one that went
+  by itself would leave the others waiting.
+  """
+  leave = getattr(interrupts, 'at_once', None)
+  if leave is None or jax.process_count() > 1:
+    yield
+    return
+  with leave(doing):
+    yield
 
 
 class Shared:
@@ -106,18 +129,19 @@ class Shared:
   Asking is a collective: all processes ask at the same places.
   """
 
-  def __init__(self, interrupts):
+  def __init__(self, interrupts: object):
     self._interrupts = interrupts
     self._asked = 0
+    self.at_once = getattr(interrupts, 'at_once', None)
 
-  def __bool__(self):
+  def __bool__(self) -> bool:
     self._asked += 1
     announced = multihost_utils.reached_preemption_sync_point(self._asked)
     return any_of(self._interrupts) or announced
 
 
 @contextlib.contextmanager
-def together():
+def together() -> Iterator[None]:
   """What goes wrong inside in one process goes wrong in all of them.
 
   Inside, nothing may be computed on the mesh.
@@ -128,7 +152,7 @@ def together():
   if jax.process_count() == 1:
     yield
     return
-  mine = None
+  mine: Exception | None = None
   try:
     yield
   except Exception as error:
@@ -139,11 +163,11 @@ def together():
   for index, row in enumerate(said):
     if row[0]:
       text = bytes(row[1:]).rstrip(b'\0').decode(errors='ignore')
-      error = InputError if row[0] == InputError.exit_code else RunError
-      raise error(f'process {index}: {text}')
+      kind = InputError if row[0] == InputError.exit_code else RunError
+      raise kind(f'process {index}: {text}')
 
 
-def check_alike(what, text):
+def check_alike(what: str, text: str) -> None:
   """Raises InputError unless all processes have the same text."""
   codes = gather(np.uint32(zlib.crc32(text.encode())))
   different = np.flatnonzero(codes != codes[0])
@@ -154,7 +178,7 @@ def check_alike(what, text):
     )
 
 
-def place(tree, sharding):
+def place(tree: Any, sharding: jax.sharding.Sharding) -> Any:
   """Puts arrays that every process has on the host onto devices.
 
   Each process copies what its own devices hold, and nothing is sent.
@@ -170,7 +194,7 @@ def place(tree, sharding):
   return jax.tree.map(put, tree)
 
 
-def fetch(tree):
+def fetch(tree: Any) -> Any:
   """Arrays on devices as numpy, whole, in every process."""
 
   def whole(x):
@@ -184,9 +208,8 @@ def fetch(tree):
 
 
 @contextlib.contextmanager
-def ends_in_words():
-  """What ends this process of several ends it at once, and in one line if it
-  is the loss of another.
+def ends_in_words() -> Iterator[None]:
+  """Ends this process at once on any error, in one line if another is lost.
 
   Where collectives go over sockets (gloo, NCCL) they fail at once when a
   process dies. Elsewhere, and wherever no collective is under way, jax itself
@@ -206,16 +229,16 @@ def ends_in_words():
         f'({str(error).splitlines()[0][:150]}): the same command in all '
         'processes goes on from the last checkpoint'
       ) from error
-    # Or it would wait for the others, which wait for it.
+    # Leaving normally would wait for the others, which wait for this one.
     traceback.print_exc()
     sys.stdout.flush()
     os._exit(1)
 
 
-def is_loss(error):
-  """Whether an exception, or None, is what a collective raises of a lost peer.
+def is_loss(error: BaseException | None) -> bool:
+  """Whether a collective raised this because another process is lost.
 
-  It has no type of its own.
+  It has no exception type of its own; its words tell.
   """
   return (
     isinstance(error, jax.errors.JaxRuntimeError | ValueError)

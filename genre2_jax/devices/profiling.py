@@ -6,22 +6,25 @@ plugin and https://ui.perfetto.dev open what lies in `profile/<stage>`.
 
 import collections
 import logging
+import pathlib
 import re
 import shutil
+from collections.abc import Callable, Mapping
+from typing import Any, Self
 
 import jax
 
 from genre2_jax.errors import InputError
-from genre2_jax.files import writers
+from genre2_jax.files import atomic
 
 _logger = logging.getLogger('genre2_jax')
 
-# They hold other operations, which are counted by themselves.
+# Their time is that of the operations inside, which are listed too.
 _CONTAINERS = ('while', 'call', 'conditional')
 _FAR = 2**31 - 1
 
 
-def parse_steps(text):
+def parse_steps(text: str) -> tuple[int, int] | None:
   """'10:13' -> (10, 13): steps 10, 11 and 12; '' -> None.
 
   Raises:
@@ -43,7 +46,14 @@ class Profile:
   A run that goes on from a step in between traces the rest.
   """
 
-  def __init__(self, steps, workdir, stage, num_steps, is_writer=True):
+  def __init__(
+    self,
+    steps: tuple[int, int] | None,
+    workdir: pathlib.Path,
+    stage: str,
+    num_steps: int,
+    is_writer: bool = True,
+  ):
     """Traces nothing yet.
 
     Args:
@@ -65,23 +75,23 @@ class Profile:
     self._last = min(self._last, num_steps)
     self._folder = workdir / 'profile' / stage
     self._is_writer = is_writer
-    self._began = None
+    self._began: int | None = None
 
-  def limit(self, step):
+  def limit(self, step: int) -> int:
     """Steps from here until the trace begins or ends."""
     edges = [edge for edge in (self._first, self._last) if edge > step]
     return min(edges, default=_FAR) - step
 
-  def begin(self, step):
-    """Starts the trace if this is the place."""
+  def begin(self, step: int) -> None:
+    """Starts the trace at the first of its steps that this process runs."""
     if self._is_writer and self._first <= step < self._last:
       if self._began is None:
         shutil.rmtree(self._folder, ignore_errors=True)
         jax.profiler.start_trace(self._folder)
         self._began = step
 
-  def end(self, step, program_text):
-    """Ends the trace if this is the place.
+  def end(self, step: int, program_text: Callable[[], str]) -> None:
+    """Ends the trace once its last step is done.
 
     Args:
       step: that comes next; the devices are idle.
@@ -97,7 +107,7 @@ class Profile:
       num_steps=step - self._began,
       num_devices=jax.local_device_count(),
     )
-    writers.write_json(
+    atomic.write_json(
       self._folder / 'operations.json',
       {'steps': [self._began, step], 'operations': operations},
     )
@@ -106,15 +116,15 @@ class Profile:
     )
     self._began = None
 
-  def __enter__(self):
+  def __enter__(self) -> Self:
     return self
 
-  def __exit__(self, *exception):
-    if self._began is not None:  # The stage was left before.
+  def __exit__(self, *exception: object) -> None:
+    if self._began is not None:  # The stage ended before the trace.
       jax.profiler.stop_trace()
 
 
-def sources(program_text):
+def sources(program_text: str) -> dict[str, str]:
   """Name of an HLO operation -> where in the program it comes from."""
   pattern = re.compile(
     r'^\s*(?:ROOT )?%?([\w.-]+) = .*metadata=\{[^}]*op_name="([^"]*)"', re.M
@@ -122,7 +132,14 @@ def sources(program_text):
   return dict(pattern.findall(program_text))
 
 
-def largest(profile, sources, *, num_steps, num_devices, count=20):
+def largest(
+  profile: jax.profiler.ProfileData,
+  sources: Mapping[str, str],
+  *,
+  num_steps: int,
+  num_devices: int,
+  count: int = 20,
+) -> list[dict[str, Any]]:
   """The operations that take most time, by a trace.
 
   Args:
@@ -136,7 +153,8 @@ def largest(profile, sources, *, num_steps, num_devices, count=20):
     [{'name', 'source', 'milliseconds' and 'calls', both per device and step,
     'share' of the time of all operations}], the largest first.
   """
-  nanoseconds, calls = collections.Counter(), collections.Counter()
+  nanoseconds: collections.Counter[str] = collections.Counter()
+  calls: collections.Counter[str] = collections.Counter()
   for name, duration in _operations(profile):
     nanoseconds[name] += duration
     calls[name] += 1

@@ -4,15 +4,21 @@ import collections
 import contextlib
 import math
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
 import optax
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from genre2_jax.errors import InputError
-from genre2_jax.policy import Pointwise
+from genre2_jax.policy import Pointwise, Policy
+
+Network = TypeVar('Network', bound=Policy | Pointwise)
+# A logical axis, and the mesh axes that it may be split over.
+Rule = tuple[str, str | tuple[str, ...] | None]
 
 AXES = ('replica', 'data', 'fsdp', 'model')
 
@@ -22,7 +28,7 @@ ROW_AXES = ('data', 'fsdp')
 # Logical axis -> mesh axes, of parameters and what the optimizer keeps of them.
 # A rule holds where no other axis of the array has taken its mesh axes: arrays
 # without 'embed' (biases, first layers) are over 'fsdp' all the same.
-RULES = (
+RULES: tuple[Rule, ...] = (
   ('seed', 'replica'),
   ('embed', 'fsdp'),
   ('heads', ('model', 'fsdp')),
@@ -35,7 +41,11 @@ RULES = (
 )
 
 
-def make_mesh(sizes, num_devices=None, devices=None):
+def make_mesh(
+  sizes: Mapping[str, int],
+  num_devices: int | None = None,
+  devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
   """A mesh over all devices; one size may be −1, for the rest.
 
   Args:
@@ -70,18 +80,18 @@ def make_mesh(sizes, num_devices=None, devices=None):
   try:
     return jax.make_mesh(shape, AXES, axis_types=axis_types, devices=devices)
   except NotImplementedError:  # An axis that is part of one of the torus.
-    devices = mesh_utils.create_device_mesh(
+    placed = mesh_utils.create_device_mesh(
       shape, devices, allow_split_physical_axes=True
     )
-    return jax.sharding.Mesh(devices, AXES, axis_types=axis_types)
+    return Mesh(placed, AXES, axis_types=axis_types)
 
 
-def mesh_at_hand() -> jax.sharding.Mesh:
+def mesh_at_hand() -> Mesh:
   """All devices that there are, along `data`."""
   return make_mesh({'replica': 1, 'data': -1, 'fsdp': 1, 'model': 1})
 
 
-def check_divides(mesh, what, size, *axes):
+def check_divides(mesh: Mesh, what: str, size: int, *axes: str) -> None:
   """Raises InputError unless `size` splits evenly over the mesh axes."""
   parts = math.prod(mesh.shape[axis] for axis in axes)
   if size % parts:
@@ -91,12 +101,14 @@ def check_divides(mesh, what, size, *axes):
     )
 
 
-def replicated(mesh):
+def replicated(mesh: Mesh) -> NamedSharding:
   """The sharding of arrays that are whole on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
-def row_rules(mesh, num_rows=None, num_samples=1):
+def row_rules(
+  mesh: Mesh, num_rows: int | None = None, num_samples: int = 1
+) -> tuple[Rule, ...]:
   """Rules of rows, 'batch', and of the samples of a row, 'group'.
 
   Rows take as many of the mesh axes for them as they divide by, from the left;
@@ -127,15 +139,15 @@ def row_rules(mesh, num_rows=None, num_samples=1):
   )
 
 
-def batch_sharding(mesh, *leading, num_rows=None):
+def batch_sharding(
+  mesh: Mesh, *leading: str | None, num_rows: int | None = None
+) -> NamedSharding:
   """Rows over the axes for them, behind the logical axes in `leading`."""
   rules = (*row_rules(mesh, num_rows), *RULES)
-  return NamedSharding(
-    mesh, nn.logical_to_mesh_axes((*leading, 'batch'), rules)
-  )
+  return _sharding(mesh, (*leading, 'batch'), rules)
 
 
-def constrained(network, mesh):
+def constrained(network: Network, mesh: Mesh) -> Network:
   """A network whose activations are laid out over the rows, not the width.
 
   Left to itself the partitioner lets the layout of the parameters spread into
@@ -146,6 +158,9 @@ def constrained(network, mesh):
   Args:
     network: a `Policy` or a `Pointwise`.
     mesh: where it runs.
+
+  Returns:
+    The same kind of network, with the same parameters.
   """
   if mesh.size == 1:
     return network
@@ -191,13 +206,16 @@ def constrained(network, mesh):
   return network._replace(encode=per_row(network.encode), decode=decode)
 
 
-def abstract_params(boxed_params, mesh, *leading):
+def abstract_params(boxed_params: Any, mesh: Mesh, *leading: str) -> Any:
   """Shapes, dtypes and shardings of parameters.
 
   Args:
     boxed_params: abstract, with their logical names.
     mesh: where they will live.
     *leading: logical axes before the parameters' own, each of size 1 here.
+
+  Returns:
+    A tree of `jax.ShapeDtypeStruct` like the parameters, unboxed.
   """
   specs = jax.tree.map(
     lambda spec: PartitionSpec(*leading, *spec),
@@ -214,7 +232,12 @@ def abstract_params(boxed_params, mesh, *leading):
   )
 
 
-def state_sharding(boxed_params, abstract_state, optimizer, mesh):
+def state_sharding(
+  boxed_params: Any,
+  abstract_state: Any,
+  optimizer: optax.GradientTransformation,
+  mesh: Mesh,
+) -> Any:
   """Shardings of a stacked `TrainState`, the optimizer's as its parameters'.
 
   What an optimizer keeps of a parameter without one of its axes, as Adafactor
@@ -240,7 +263,7 @@ def state_sharding(boxed_params, abstract_state, optimizer, mesh):
   frozen = abstract_state.frozen
   if frozen is not None:
     frozen = _where(frozen, whole['policy'])
-  per_seed = NamedSharding(mesh, nn.logical_to_mesh_axes(('seed',), RULES))
+  per_seed = _sharding(mesh, ('seed',), RULES)
   shardings = jax.tree.map(lambda _: per_seed, abstract_state)
   opt_state = optax.tree_utils.tree_map_params(
     optimizer,
@@ -260,6 +283,13 @@ def state_sharding(boxed_params, abstract_state, optimizer, mesh):
       'reference': None if abstract_state.reference is None else params,
     }
   )
+
+
+def _sharding(mesh, names, rules):
+  """The sharding of an array with logical axes."""
+  spec = nn.logical_to_mesh_axes(names, rules)
+  assert spec is not None  # There are names.
+  return NamedSharding(mesh, spec)
 
 
 def _where(present, shardings):
@@ -286,7 +316,7 @@ def _like(kept, param, sharding):
   return NamedSharding(sharding.mesh, PartitionSpec(*spec))
 
 
-def check_shapes(abstract, shardings):
+def check_shapes(abstract: Any, shardings: Any) -> None:
   """Raises InputError where a parameter's axis does not split evenly."""
 
   def check(path, leaf, sharding):
@@ -301,7 +331,7 @@ def check_shapes(abstract, shardings):
   jax.tree_util.tree_map_with_path(check, abstract, shardings)
 
 
-def describe(boxed_params, state, batch, mesh):
+def describe(boxed_params: Any, state: Any, batch: Any, mesh: Mesh) -> str:
   """A table of what lives where: every array of a state, and a batch.
 
   Arrays that lie alike (of the layers; parameters and what the optimizer keeps
@@ -323,49 +353,57 @@ def describe(boxed_params, state, batch, mesh):
       is_leaf=lambda x: isinstance(x, PartitionSpec),
     )
   }
-  found = collections.defaultdict(collections.Counter)  # line -> who: arrays
+  # line -> who keeps it: of how many arrays
+  found: dict[tuple, collections.Counter[str]] = {}
   total, rest, num_rest = 0, 0, 0
-  for path, x in jax.tree_util.tree_leaves_with_path(state):
+  for keys, x in jax.tree_util.tree_leaves_with_path(state):
     total += _bytes_per_device(x)
-    path = jax.tree_util.keystr(path, simple=True, separator='/')
+    path = jax.tree_util.keystr(keys, simple=True, separator='/')
     keeper, name = _parameter_of(path, names)
     if name is None:
       rest, num_rest = rest + _bytes_per_device(x), num_rest + 1
       continue
     axes = names[name] if x.ndim - 1 == len(names[name]) else ()
     line = (re.sub(r'layer_\d+', 'layer_*', name), axes, x.sharding.spec)
-    found[line, x.shape, str(x.dtype)][keeper] += 1
-  kept_as = collections.defaultdict(list)
+    alike = (line, x.shape, str(x.dtype))
+    found.setdefault(alike, collections.Counter())[keeper] += 1
+  kept_as: dict[tuple[str, ...], list] = {}
   for (line, shape, dtype), keepers in found.items():
     count = max(keepers.values())
     x = jax.ShapeDtypeStruct(
       shape, dtype, sharding=NamedSharding(mesh, line[2])
     )
-    kept_as[tuple(keepers)].append((*line[:2], x, count))
-  lines = [_mesh_words(mesh)]
-  cells = [('', 'axes', 'shape', 'over', 'per device', 'KiB')]
-  for keepers, rows in kept_as.items():
-    size = sum(_bytes_per_device(x) * count for *_, x, count in rows)
-    times = f', {len(keepers)} times' if len(keepers) > 1 else ''
-    cells.append(f'{", ".join(keepers)}: {size / 1024:,.1f} KiB{times}')
-    cells += [_cells(*row) for row in rows]
-  cells.append('batch:')
-  for path, x in jax.tree_util.tree_leaves_with_path(batch):
-    path = jax.tree_util.keystr(path, simple=True, separator='/')
+    kept_as.setdefault(tuple(keepers), []).append((*line[:2], x, count))
+  # Rows of cells, and headings in between.
+  table: list[tuple[str, ...] | str] = [
+    ('', 'axes', 'shape', 'over', 'per device', 'KiB')
+  ]
+  for who, kept in kept_as.items():
+    size = sum(_bytes_per_device(x) * count for *_, x, count in kept)
+    times = f', {len(who)} times' if len(who) > 1 else ''
+    table.append(f'{", ".join(who)}: {size / 1024:,.1f} KiB{times}')
+    table += [_cells(*row) for row in kept]
+  table.append('batch:')
+  for keys, x in jax.tree_util.tree_leaves_with_path(batch):
+    path = jax.tree_util.keystr(keys, simple=True, separator='/')
     axes = ('batch', *[None] * (x.ndim - 2))
-    cells.append(_cells(path, axes, x, 1))
-  rows = [row for row in cells if isinstance(row, tuple)]
-  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-  for row in cells:
-    if isinstance(row, tuple):
-      parts = [c.ljust(w) for c, w in zip(row[:-1], widths, strict=False)]
-      row = '    ' + '  '.join((*parts, row[-1].rjust(widths[-1])))
-    else:
-      row = '  ' + row
-    lines.append(row.rstrip())
+    table.append(_cells(path, axes, x, 1))
+  lines = [_mesh_words(mesh), *_aligned(table)]
   lines.append(f'  counters and sums: {num_rest} arrays, {rest} bytes')
   lines.append(f'  state: {total / 1024:,.1f} KiB per device')
   return '\n'.join(lines)
+
+
+def _aligned(table):
+  """Lines of text: rows in columns, headings as they are."""
+  rows = [row for row in table if isinstance(row, tuple)]
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  for row in table:
+    text = f'  {row}'
+    if isinstance(row, tuple):
+      parts = [c.ljust(w) for c, w in zip(row[:-1], widths, strict=False)]
+      text = '    ' + '  '.join((*parts, row[-1].rjust(widths[-1])))
+    yield text.rstrip()
 
 
 def _parameter_of(path, names):

@@ -1,7 +1,8 @@
 """Values that no run could use, found before anything is read or written."""
 
 import difflib
-from collections.abc import Collection
+import sys
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -10,10 +11,11 @@ from genre2_jax.baselines.points import BASELINES
 from genre2_jax.data import subwords, targets, texts
 from genre2_jax.data.columns import parse_kinds
 from genre2_jax.data.reading import Reading
+from genre2_jax.data.wording import shortened
 from genre2_jax.devices import profiling
 from genre2_jax.errors import InputError
 from genre2_jax.models import language_model
-from genre2_jax.models.gemma.head import HEADS
+from genre2_jax.models.gemma.head import ACTIVATIONS, HEADS
 from genre2_jax.objectives.rewards import REWARDS
 from genre2_jax.training import optimizers
 
@@ -69,6 +71,7 @@ def check_values(config: ConfigDict) -> None:
     ('language_model.name', ('', *language_model.NAMES)),
     ('language_model.preset', language_model.PRESETS),
     ('language_model.head', ('', *HEADS)),
+    ('language_model.head_activation', tuple(ACTIVATIONS)),
     ('language_model.attention', ('causal', 'bidirectional')),
     ('language_model.vocabulary', ('numbers', 'all')),
     ('language_model.new_tokens', ('', 'zero', 'first', 'average')),
@@ -121,6 +124,62 @@ def _check_text(config):
       f'language_model.{drawn[0]} is for weights that are drawn: leave it 0 '
       'with language_model.pretrained'
     )
+
+
+def check_types(
+  fields: Mapping[str, Any], defaults: Mapping[str, Any], where: str
+) -> None:
+  """Raises InputError where a saved field has another type than its default.
+
+  Args:
+    fields: nested, as JSON has them; other names than the defaults' may be.
+    defaults: nested.
+    where: begins the message, and the field's dotted name ends it.
+  """
+  for name, value in fields.items():
+    if name not in defaults:
+      continue
+    default, dotted = defaults[name], f'{where}{name}'
+    if not _is_like(value, default):
+      kind = _KINDS.get(type(default), 'a list like ' + repr(default))
+      raise InputError(
+        f'{dotted} is {shortened(repr(value))}, which is not {kind}: restore '
+        'the file, or train again'
+      )
+    if isinstance(default, Mapping):
+      check_types(value, default, f'{dotted}.')
+
+
+_KINDS = {
+  bool: 'true or false',
+  int: 'a whole number',
+  float: 'a finite number',
+  str: 'text',
+  dict: 'a section',
+}
+
+
+def _is_like(value, default):
+  """Whether JSON holds what the default could have been."""
+  match default:
+    case bool() | str():
+      return type(value) is type(default)
+    case int():
+      return type(value) is int and abs(value) < 2**63
+    case float():
+      return type(value) in (int, float) and abs(value) <= sys.float_info.max
+    case dict():
+      return isinstance(value, Mapping)
+  if not isinstance(value, list | tuple):
+    return False
+  if default and isinstance(default[0], tuple):  # An objective.
+    return bool(value) and all(
+      isinstance(part, list | tuple)
+      and len(part) == 3
+      and all(map(_is_like, part, ('', 0.0, {})))
+      for part in value
+    )
+  return all(type(part) is type(default[0]) for part in value)
 
 
 def check_choice(field: str, value: Any, choices: Collection[str]) -> None:

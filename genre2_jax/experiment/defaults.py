@@ -66,6 +66,7 @@ def get_config() -> ConfigDict:
   language.head = ''  # writes numbers; special_token, mlp, mean, min, max,
   # projection: RAFT's predictive heads, one number, no distribution; the MLP
   # has model.head_hidden units
+  language.head_activation = 'sigmoid'  # mlp: of its units, the paper's; relu
   language.special_token = '<unused0>'  # a subword that texts don't have
   language.attention = 'causal'  # within the prompt; bidirectional
   language.vocabulary = 'numbers'  # softmax over the grammar; all: over all
@@ -126,9 +127,7 @@ def get_config() -> ConfigDict:
   #                    dar, real, expert, kl
   #   regression head  mse
   config.pretrain = pretrain = ConfigDict()  # from scratch
-  pretrain.objective = (
-    ('ce', 1.0, {}),
-  )  # each (name, weight, options)
+  pretrain.objective = (('ce', 1.0, {}),)  # each (name, weight, options)
   pretrain.epochs = 200  # at most
   pretrain.max_steps = 0  # if not 0, at most: rounded up to whole epochs
   pretrain.learning_rate = 5e-5  # peak; the paper searches 1e-5 .. 1e-4
@@ -136,9 +135,7 @@ def get_config() -> ConfigDict:
   pretrain.dropout = True  # at the rate of model.dropout
 
   config.finetune = finetune = ConfigDict()  # from the best of 'pretrain'
-  finetune.objective = (
-    ('remax', 1.0, {}),
-  )  # each (name, weight, options)
+  finetune.objective = (('remax', 1.0, {}),)  # each (name, weight, options)
   finetune.epochs = 40  # at most; the paper: 100, at the rate of 1e-5
   finetune.max_steps = 0  # if not 0, at most: rounded up to whole epochs
   finetune.learning_rate = 5e-5  # peak; the paper: 1e-5, or the searched rate
@@ -155,7 +152,9 @@ def get_config() -> ConfigDict:
   config.trie = trie = ConfigDict()  # all numbers at once
   trie.max_nodes = 1024  # larger tries are not enumerated
   trie.beyond = 'error'  # there: prefix (first digits exactly, the rest
-  # sampled), samples (rollouts.group_size of them)
+  # sampled once each: what differs within a prefix is left out of pairs),
+  # samples (rollouts.group_size of them, 3 or more; unbiased but for log_loss,
+  # the logarithm of a mean)
 
   config.optimizer = optimizer = ConfigDict()
   optimizer.name = 'adamw'  # adafactor: RAFT's, whose rate is relative to the

@@ -22,7 +22,12 @@ from genre2_jax.data.targets import Scaler
 from genre2_jax.data.texts import Texts
 from genre2_jax.devices import profiling
 from genre2_jax.errors import InputError
-from genre2_jax.experiment.checks import check_choice, check_values, value_of
+from genre2_jax.experiment.checks import (
+  check_choice,
+  check_types,
+  check_values,
+  value_of,
+)
 from genre2_jax.experiment.defaults import get_config
 from genre2_jax.experiment.meshes import build_mesh
 from genre2_jax.experiment.networks import build_model, model_of
@@ -210,7 +215,10 @@ def build(
 
 
 def reopened(
-  fields: dict[str, Any], features: Features | TextFeatures, scaler: Scaler
+  fields: dict[str, Any],
+  features: Features | TextFeatures,
+  scaler: Scaler,
+  where: str = 'config.json',
 ) -> Experiment:
   """The experiment of a finished run, without its data.
 
@@ -218,11 +226,32 @@ def reopened(
     fields: of its config.json; fields that came later get their defaults.
     features: that it saved.
     scaler: that it saved.
+    where: begins the message of an error.
+
+  Raises:
+    InputError: a value that no run could have had, or a head that has another
+      form today.
   """
-  config = ConfigDict(_overlaid(get_config().to_dict(), fields))
-  return Experiment(
-    **_shared(config, model_of(config, features, scaler), all_stages(config))
-  )
+  config = ConfigDict(with_defaults(fields, where))
+  try:
+    check_values(config)
+    model = model_of(config, features, scaler)
+    return Experiment(**_shared(config, model, all_stages(config)))
+  except InputError as error:
+    raise InputError(f'{where}: {error}') from error
+
+
+def with_defaults(
+  fields: Mapping[str, Any], where: str = 'config.json'
+) -> dict[str, Any]:
+  """Saved fields, with the defaults of those that came later.
+
+  Raises:
+    InputError: a field is not of its default's type.
+  """
+  defaults = get_config().to_dict()
+  check_types(fields, defaults, f'{where}: ')
+  return _overlaid(defaults, _dated(fields))
 
 
 def _shared(
@@ -286,6 +315,22 @@ def _as_json(value):
   if isinstance(value, list | tuple):
     return [_as_json(part) for part in value]
   return value
+
+
+def _dated(fields):
+  """A saved config that says what was no choice yet when it was saved."""
+  language = fields.get('language_model', {})
+  if 'head_activation' in language:
+    return fields
+  if language.get('head') == 'special_token':
+    raise InputError(
+      'language_model.head=special_token had no bias when this run was '
+      'trained: train again'
+    )
+  if language.get('head') == 'mlp':
+    language = {**language, 'head_activation': 'relu'}
+    return fields | {'language_model': language}
+  return fields
 
 
 def _overlaid(default, saved):

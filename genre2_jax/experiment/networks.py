@@ -79,7 +79,9 @@ def model_of(
   return Model(
     features=features,
     scaler=scaler,
-    codec=Codec(tokenizer, scaler.low, scaler.high, scaler.mean, scaler.std),
+    codec=Codec(
+      tokenizer, scaler.low, scaler.high, scaler.mean, scaler.std, scaler.bounds
+    ),
     network=_network(config, tokenizer, features),
   )
 

@@ -363,7 +363,17 @@ _OF_RAFT = {
     'raft',
     learnable=True,
   ),
-  'mbr': _from_weights("Minimum Bayes risk (RAFT's Lemma 4).", 'mbr'),
+  'mbr': _from_weights(
+    "Minimum Bayes risk (RAFT's Lemma 4), the probabilities of the grid made "
+    'to sum to one.',
+    'mbr',
+  ),
+  'mbr_unnormalized': _from_weights(
+    'Minimum Bayes risk as published, over all subwords: it pays for moving '
+    'mass off the grid, which grid_mass shows.',
+    'mbr',
+    normalize=False,
+  ),
   'log_loss': _from_weights(
     'The log loss of the scaled mean: low and high count as 0 and 1.',
     'log_loss',
@@ -372,9 +382,12 @@ _OF_RAFT = {
   ),
   'special_token': _head(
     'special_token',
-    'A head: the logit of a subword that texts lack, after the text.',
+    'A head: the logit of a subword that texts lack, after the text, and a '
+    'bias.',
   ),
-  'mlp': _head('mlp', 'A head: an MLP on the logits after the text.'),
+  'mlp': _head(
+    'mlp', 'A head: an MLP of sigmoid units on the logits after the text.'
+  ),
   'mean': _head('mean', 'A head: a linear map of the mean of the last states.'),
   'min': _head(
     'min', 'A head: a linear map of the minimum of the last states.'
@@ -387,7 +400,7 @@ _OF_RAFT = {
   ),
   # Not in the paper.
   'crps': _from_weights(
-    'CRPS of the normalised grid; not in the paper.', 'crps', normalize=True
+    'CRPS of the normalised grid; not in the paper.', 'crps'
   ),
   'exact': _policy_gradient(
     'CE, then the exact policy gradient; not in the paper.', 'exact'
@@ -424,7 +437,19 @@ STSB = Family(
     # RAFT's grid for it; here with 0, which the scores reach.
     'tokenizer.strings': '0..5',
   },
-  recipes=_OF_RAFT,
+  recipes=_OF_RAFT
+  | {
+    'ce_decimal': Recipe(
+      'Cross-entropy on one decimal: most scores are no integers, which ce on '
+      '0..5 rounds before it learns.',
+      {
+        'stages': ('pretrain',),
+        'tokenizer.name': 'decimal',
+        'tokenizer.integer_digits': 1,
+        'tokenizer.fraction_digits': 1,
+      },
+    ),
+  },
   default='raft',
 )
 

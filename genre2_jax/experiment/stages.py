@@ -150,6 +150,12 @@ def _enumeration(section, config):
       'it, or take fewer digits'
     )
   if fields.beyond == 'samples':
+    # Fewer have no pair of samples to compare with a third.
+    if config.rollouts.group_size < 3 and any(t.enumerates for t in parts):
+      raise InputError(
+        f'{section}.objective is estimated from rollouts.group_size='
+        f'{config.rollouts.group_size} samples: set 3 or more'
+      )
     return Enumeration(depth=0, samples=config.rollouts.group_size)
   if fields.beyond == 'prefix':
     depth = tokenizer.num_tokens - 1

@@ -1,1 +1,1 @@
-"""Files of a workdir: written whole, read back checked."""
+"""Files of a workdir: written whole, and checked when read."""

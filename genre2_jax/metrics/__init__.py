@@ -1,1 +1,1 @@
-"""Errors of points, honesty of distributions, and the rows of results."""
+"""Metrics of points, samples and exact distributions; the rows of results."""

@@ -1,6 +1,6 @@
 """Metrics of exact predictive distributions on a grid of numbers.
 
-Where `metrics.py` looks at samples, these functions know log p of every number:
+Where `sampled.py` looks at samples, these functions know log p of every number:
 they have no sampling error. Arrays are numpy, sums are float64; numbers are
 z-scores in the order of the trie.
 """
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from genre2_jax.metrics import sampled
+from genre2_jax.metrics import points
 
 _CHUNK = 2**22  # cells of [rows, K] that are looked at together
 NOMINAL = 0.9
@@ -40,6 +40,7 @@ class Summary(NamedTuple):
   log_density: np.ndarray  # of the target's cell, per z
   entropy: np.ndarray  # nats
   squared_error: np.ndarray  # E (X − y)²
+  outside: np.ndarray  # whether the target lies beyond the outermost cells
 
 
 def mixture(log_p: ArrayLike) -> np.ndarray:
@@ -68,6 +69,9 @@ def summarize(
   CRPS is ∫ (F(t) − 1{t ≥ y})² dt
   = Σ p |v − y| − Σ_k F_k (1 − F_k) (v_{k+1} − v_k).
 
+  A target beyond the outermost cells, where the density is 0, is given that of
+  the cell at the edge, and marked as `outside`.
+
   Args:
     log_p: [n, K].
     grid: the numbers.
@@ -81,6 +85,7 @@ def summarize(
   # Sequences that mean the same number pool their probabilities.
   twins = np.unique(values, return_inverse=True)[1]
   widths = np.bincount(twins, np.asarray(grid.cells, np.float64))[twins]
+  bottom, top = _span(values, widths)
   parts, start = [], 0
   for rows in _chunks(log_p):
     p = _probabilities(rows)
@@ -110,6 +115,7 @@ def summarize(
         log_density=log_mass - np.log(widths[here]),
         entropy=-np.sum(p * log_q, 1),
         squared_error=np.sum(p * np.square(values - y), 1),
+        outside=((y < bottom) | (y > top))[:, 0],
       )
     )
     start += len(p)
@@ -127,14 +133,15 @@ def evaluate(
   """Metrics of distributions: [(estimator, metric, value)].
 
   Estimators `<name>_mean` and `<name>_median` carry the point metrics of
-  `metrics.evaluate`; `<name>` carries those of the distribution: crps, width90
-  (z), coverage90 (share), nll (nats, of the density per z), entropy (nats) and
-  reward, −E (X − y)².
+  `points.evaluate`; `<name>` carries those of the distribution: crps, width90
+  (z), coverage90 (share), nll (nats, of the density per z), outside (share of
+  targets whose nll is that of the cell at the edge), entropy (nats) and reward,
+  −E (X − y)².
   """
   target = np.asarray(target, np.float64)
   rows = []
   for estimator in ('mean', 'median'):
-    rows += sampled.point_metrics(
+    rows += points.evaluate(
       f'{name}_{estimator}',
       getattr(summary, estimator),
       target,
@@ -145,6 +152,7 @@ def evaluate(
   values = {
     'crps': summary.crps,
     'nll': -summary.log_density,
+    'outside': summary.outside,
     'coverage90': covered,
     'width90': summary.high - summary.low,
     'entropy': summary.entropy,
@@ -152,6 +160,17 @@ def evaluate(
   }
   rows += [(name, m, float(np.mean(v))) for m, v in values.items()]
   return rows
+
+
+def _span(values, widths):
+  """Where the first cell of a grid begins and its last one ends.
+
+  Both reach as far outwards as inwards; what is not finite has no place.
+  """
+  finite = np.isfinite(values) & np.isfinite(widths)
+  values, widths = values[finite], widths[finite]
+  first, last = values.argmin(), values.argmax()
+  return values[first] - widths[first] / 2, values[last] + widths[last] / 2
 
 
 def _chunks(log_p):
@@ -169,5 +188,6 @@ def _probabilities(log_p):
 def _reaches(below, levels):
   """First index at which each row's sums reach each level: int [n, Q]."""
   # Sums end a rounding error off one.
-  reached = below[:, None] >= np.minimum(levels, 1 - 1e-9)[:, None] - 1e-12
-  return np.argmax(reached, axis=-1)
+  ends = np.minimum(levels, 1 - 1e-9) - 1e-12
+  found = [np.searchsorted(row, ends) for row in below]
+  return np.minimum(np.reshape(found, (-1, len(ends))), below.shape[1] - 1)

@@ -1,23 +1,78 @@
-"""Results of predictions: rows of results.csv, columns of predictions.csv.
+"""Results of predictions: rows of results.csv.
 
 Distributions come as samples, and exactly where the tokenizer's trie is small
 enough. Estimators are named: 'greedy', 'sample', 'mean', ... are of samples,
 'exact_mean' and 'exact_median' of the whole trie, 'tempered' of the trie at a
 temperature and 'conformal' of its interval with a margin, both fitted on
 validation rows, 'learned_mean' of RAFT's trained numbers, 'rail' and
-'rail_normalized' of evenly spaced numbers.
+'rail_normalized' of evenly spaced numbers. 'sample' also has the grid_mass of a
+policy whose softmax has more than numbers.
 """
 
+import functools
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
 import numpy as np
+from numpy.typing import ArrayLike
 
-from genre2_jax.metrics import exact, recalibration, sampled
+from genre2_jax.errors import InputError
+from genre2_jax.metrics import exact, points, recalibration, sampled
+
+# Of results.csv.
+COLUMNS = ('task', 'seed', 'stage', 'split', 'estimator', 'metric', 'value')
 
 
-def pooled(predicted):
+_logger = logging.getLogger('genre2_jax')
+
+# Name -> array; of one seed, or with an axis of seeds before.
+Predicted = Mapping[str, np.ndarray]
+
+
+class Scaler(Protocol):
+  """Between z-scores and the target's own unit, as `data` has it."""
+
+  @property
+  def low(self) -> float: ...
+  @property
+  def high(self) -> float: ...
+  @property
+  def std(self) -> float: ...
+  @property
+  def is_linear(self) -> bool: ...
+  def restore(self, z: ArrayLike, /) -> np.ndarray: ...
+
+
+class Codec(Protocol):
+  """The numbers that can be written, as `tokenizers` has them."""
+
+  def grid(self) -> tuple[np.ndarray, np.ndarray]: ...
+  def within(self, z: np.ndarray, /) -> np.ndarray: ...
+  def index(self, z: ArrayLike, /) -> np.ndarray: ...
+
+
+class Model(Protocol):
+  """What the rows need of a model."""
+
+  @property
+  def scaler(self) -> Scaler: ...
+  @property
+  def codec(self) -> Codec: ...
+
+
+def pooled(predicted: Predicted) -> dict[str, np.ndarray]:
   """The ensemble of S seeds: their samples in one pool, the others' mean.
 
   Samples alternate between the seeds, so that the first k are fair. Exact
   distributions are mixed with equal weights.
+
+  Args:
+    predicted: samples_z [S, n, G], log_p [S, n, K] if it is known, and others
+      [S, n].
+
+  Returns:
+    The same without the axis of seeds, with G·S samples.
   """
   samples = predicted['samples_z']  # [S, n, G]
   num_seeds, num_rows, group = samples.shape
@@ -34,9 +89,11 @@ def pooled(predicted):
   return member
 
 
-def members(predicted, seeds):
+def members(
+  predicted: Predicted, seeds: Sequence[int]
+) -> list[tuple[int | str, dict[str, np.ndarray]]]:
   """Each seed's predictions, and of several the ensemble: [(seed, arrays)]."""
-  found = [
+  found: list[tuple[int | str, dict[str, np.ndarray]]] = [
     (seed, {name: values[i] for name, values in predicted.items()})
     for i, seed in enumerate(seeds)
   ]
@@ -46,15 +103,24 @@ def members(predicted, seeds):
 
 
 def rows(
-  predicted, target_z, *, model, seeds, task, stage, split, validation=None
-):
+  predicted: Predicted,
+  target_z: np.ndarray,
+  *,
+  model: Model,
+  seeds: Sequence[int],
+  task: str,
+  stage: str,
+  split: str,
+  validation: tuple[Predicted, np.ndarray] | None = None,
+) -> list[tuple]:
   """Rows of results.csv for one stage and split.
 
   Each seed by itself; of several seeds their 'mean' and 'std' (ddof 1), and
-  the 'ensemble' that pools them.
+  the 'ensemble' that pools them. Too few validation rows for an interval of
+  nine in ten: no rows 'conformal', and one warning.
 
   Args:
-    predicted: of S seeds.
+    predicted: of S seeds, as `pooled` takes it.
     target_z: [n].
     model: with `codec` and `scaler`.
     seeds: S integers.
@@ -63,11 +129,13 @@ def rows(
     split: its name.
     validation: (predicted, target_z) of other rows, to recalibrate on.
   """
-  scaler, found = model.scaler, []
+  scaler = model.scaler
   unit = _unit(scaler)
-  fitted_on = {}
+  found: list[tuple] = []
+  fitted_on: dict[int | str, dict[str, np.ndarray]] = {}
+  fitted_to = target_z[:0]
   if validation is not None:
-    fitted_on = dict(members(validation[0], seeds))
+    fitted_on, fitted_to = dict(members(validation[0], seeds)), validation[1]
   for seed, member in members(predicted, seeds):
     values = sampled.evaluate(
       member['samples_z'],
@@ -78,11 +146,12 @@ def rows(
       high=scaler.high,
       **unit,
     )
+    if 'grid_mass' in member:
+      mass = float(np.mean(member['grid_mass'], dtype=np.float64))
+      values.append(('sample', 'grid_mass', mass))
     for name in ('learned_mean', 'rail', 'rail_normalized'):
       if f'{name}_z' in member:
-        values += sampled.point_metrics(
-          name, member[f'{name}_z'], target_z, **unit
-        )
+        values += points.evaluate(name, member[f'{name}_z'], target_z, **unit)
     if 'log_p' in member:
       grid, index = _grid(model.codec), model.codec.index(target_z)
       summary = exact.summarize(member['log_p'], grid, target_z, index)
@@ -93,35 +162,35 @@ def rows(
           summary,
           target_z,
           fitted_on[seed]['log_p'],
-          validation[1],
+          fitted_to,
           model,
         )
     found += [(task, seed, stage, split, *value) for value in values]
-  return sampled.summarize(found)
+  return over_seeds(found)
 
 
-def prediction_columns(predicted, model):
-  """Columns of a predictions file, in the original unit: name -> [n].
+def over_seeds(rows: Iterable[Sequence]) -> list[tuple]:
+  """The result rows, followed by their mean and std over seeds.
 
-  Every point estimate and the central 90 % interval, of all seeds together;
-  the interval is exact where the distribution is.
+  Rows are (task, seed, ..., value). Those that differ only in a numeric seed
+  form a group; one of two or more gains a row with seed 'mean' and one with
+  'std' (ddof 1). Other seeds, such as 'ensemble', pass through.
   """
-  member, scaler = pooled(predicted), model.scaler
-  samples = member['samples_z']
-  columns = sampled.point_estimates(
-    samples, member['greedy_z'], sampled.widened(scaler.low, scaler.high)
-  )
-  low, high = sampled.central_interval(samples, 0.9)
-  if 'log_p' in member:
-    values = model.codec.values()
-    low, median, high = exact.quantiles(
-      member['log_p'], values, [0.05, 0.5, 0.95]
-    ).T
-    p = np.exp(member['log_p'].astype(np.float64))
-    columns['exact_mean'] = p @ values / p.sum(axis=1)
-    columns['exact_median'] = median
-  columns |= {'lower90': low, 'upper90': high}
-  return {name: scaler.restore(z) for name, z in columns.items()}
+  found: list[tuple] = [tuple(row) for row in rows]
+  groups: dict[tuple, list[float]] = {}
+  for task, seed, *key, value in found:
+    if str(seed).isdecimal():
+      groups.setdefault((task, *key), []).append(float(value))
+  summary = [
+    (task, name, *key, float(value))
+    for (task, *key), values in groups.items()
+    if len(values) > 1
+    for name, value in (
+      ('mean', np.mean(values)),
+      ('std', np.std(values, ddof=1)),
+    )
+  ]
+  return found + summary
 
 
 # What the summary shows: (estimator, metric).
@@ -133,16 +202,21 @@ _SUMMARY = (
   ),
   *(('sample', m) for m in ('reward', 'crps', 'coverage90', 'width90')),
   *(('exact', m) for m in ('reward', 'crps', 'nll', 'coverage90', 'width90')),
+  ('sample', 'grid_mass'),
 )
 
 
-def summary(rows, stages):
+def summary(
+  rows: Iterable[Sequence], stages: Sequence[str], unit: str = 'z'
+) -> str:
   """Test metrics of the stages side by side, as text.
 
   Args:
-    rows: of results.csv.
+    rows: of results.csv, numbers as numbers.
     stages: names, in order.
+    unit: what errors are in, in words.
   """
+  rows = list(rows)
   seeds = {row[1] for row in rows}
   seed = 'mean' if 'mean' in seeds else min(seeds)
   of = 'mean over seeds' if seed == 'mean' else f'seed {seed}'
@@ -152,7 +226,7 @@ def summary(rows, stages):
     if s == seed and split == 'test'
   }
   lines = [
-    f'Test rows, {of}; z-scores; "sample" is of all samples',
+    f'Test rows, {of}; errors in {unit}; "sample" is of all samples',
     f'{"":24}' + ''.join(f'{stage:>14}' for stage in stages),
   ]
   for estimator, metric in _SUMMARY:
@@ -160,9 +234,15 @@ def summary(rows, stages):
     if any(cell is not None for cell in cells):
       lines.append(
         f'{estimator + " " + metric:24}'
-        + ''.join(f'{"" if c is None else f"{c:.4f}":>14}' for c in cells)
+        + ''.join(f'{_shown(cell):>14}' for cell in cells)
       )
   return '\n'.join(lines)
+
+
+def _shown(value):
+  if value is None:
+    return ''
+  return f'{value:.4f}' if abs(value) < 1e6 else f'{value:.4e}'
 
 
 def _unit(scaler):
@@ -172,7 +252,13 @@ def _unit(scaler):
 
 
 def _grid(codec):
-  return exact.Grid(codec.values(), codec.cells())
+  return exact.Grid(*codec.grid())
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+  """A warning that each stage and seed of a run would repeat."""
+  _logger.warning('%s', text)
 
 
 def _recalibrated(log_p, summary, target_z, val_log_p, val_target, model):
@@ -189,9 +275,16 @@ def _recalibrated(log_p, summary, target_z, val_log_p, val_target, model):
   )
   found.append(('tempered', 'temperature', temperature))
   val = exact.summarize(*fit)
-  margin = recalibration.conformal_margin(val.low, val.high, val_target)
-  low = np.minimum(summary.low - margin, summary.median)
-  high = np.maximum(summary.high + margin, summary.median)
+  try:
+    margin = recalibration.conformal_margin(
+      val.low, val.high, val_target, exact.NOMINAL
+    )
+  except InputError as error:
+    _warn_once(f'no conformal interval: {error}')
+    return found
+  within = model.codec.within
+  low = within(np.minimum(summary.low - margin, summary.median))
+  high = within(np.maximum(summary.high + margin, summary.median))
   covered = (low <= target_z) & (target_z <= high)
   found.append(('conformal', 'coverage90', float(covered.mean())))
   found.append(('conformal', 'width90', float((high - low).mean())))

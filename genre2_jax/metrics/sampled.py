@@ -1,16 +1,16 @@
-"""Errors of point estimates, and honesty of predictive distributions.
+"""Metrics of predictive distributions that are known by samples.
 
-Arrays are float64 numpy: targets `y` [n], point predictions `x` [n], samples
-of the predictive distribution [n, G]. Unless a name says otherwise the unit is
-the z-score of the train target. Every function returns a number for every
-finite input: where a textbook formula is 0/0, the docstring gives the answer.
+Arrays are float64 numpy: targets `y` [n], samples of the predictive
+distribution [n, G]. Unless a name says otherwise the unit is the z-score of the
+train target. Every function returns a number for every finite input.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+
+from genre2_jax.metrics import points
 
 POINT_ESTIMATORS = (
   'greedy',
@@ -23,46 +23,6 @@ POINT_ESTIMATORS = (
 CLIP_WIDENING = 1.1  # clip range, as a multiple of the train range
 
 
-def rmse(x: ArrayLike, y: ArrayLike) -> float:
-  """√mean (x − y)², in the unit of y."""
-  return float(np.sqrt(np.mean(np.square(_error(x, y)))))
-
-
-def mae(x: ArrayLike, y: ArrayLike) -> float:
-  """mean |x − y|, in the unit of y."""
-  return float(np.mean(np.abs(_error(x, y))))
-
-
-def r2(x: ArrayLike, y: ArrayLike) -> float:
-  """1 − Σ(x − y)² / Σ(y − ȳ)²; constant y: 1 if x is exact, else 0."""
-  residual = np.sum(np.square(_error(x, y)))
-  if _is_constant(y):
-    return float(residual == 0)
-  y = np.asarray(y, np.float64)
-  return float(1 - residual / np.sum(np.square(y - y.mean())))
-
-
-def spearman(x: ArrayLike, y: ArrayLike) -> float:
-  """Spearman's ρ in [−1, 1]; 0 if x or y is constant: nothing is ranked."""
-  if _is_constant(x) or _is_constant(y):
-    return 0.0
-  return float(stats.spearmanr(x, y).statistic)
-
-
-def kendall(x: ArrayLike, y: ArrayLike) -> float:
-  """Kendall's τ-b in [−1, 1]; 0 if x or y is constant: nothing is ranked."""
-  if _is_constant(x) or _is_constant(y):
-    return 0.0
-  return float(stats.kendalltau(x, y).statistic)
-
-
-def pearson(x: ArrayLike, y: ArrayLike) -> float:
-  """Pearson's r in [−1, 1]; 0 if x or y is constant: nothing varies."""
-  if _is_constant(x) or _is_constant(y):
-    return 0.0
-  return float(stats.pearsonr(x, y).statistic)
-
-
 def crps(samples: ArrayLike, y: ArrayLike) -> float:
   """Continuous ranked probability score, lower is better, in the unit of y.
 
@@ -72,7 +32,7 @@ def crps(samples: ArrayLike, y: ArrayLike) -> float:
   0). With x sorted, ΣΣ|x_i − x_j| = 2 Σ_i (2i − G − 1) x_i: O(G log G).
   One sample has no spread: the absolute error.
   """
-  errors = np.sort(_error(samples, np.expand_dims(y, -1)))  # [n, G]
+  errors = np.sort(points.error(samples, np.expand_dims(y, -1)))  # [n, G]
   G = errors.shape[-1]
   score = np.mean(np.abs(errors), axis=-1)
   if G > 1:
@@ -144,7 +104,7 @@ def point_estimates(
   """What to predict, given samples [n, G] and greedy [n]: name → [n].
 
   'sample' is the first one. The clipped estimates clip the *samples* to the
-  range `clip_range`, so that one wild exponent can't drag a mean along; see
+  range `clip_range`, so that a single outlier does not move a mean far; see
   `widened`.
   """
   samples = np.asarray(samples, np.float64)
@@ -196,61 +156,29 @@ def evaluate(
   rows = []
   estimates = point_estimates(samples_z, greedy_z, widened(low, high))
   for name, x in estimates.items():
-    rows += point_metrics(name, x, target_z, std=std, restore=restore)
+    rows += points.evaluate(name, x, target_z, std=std, restore=restore)
   rows.remove(next(row for row in rows if row[:2] == ('sample', 'reward')))
-  errors = _error(samples_z, np.expand_dims(target_z, -1))
+  errors = points.error(samples_z, np.expand_dims(target_z, -1))
   values = {
     'reward': -np.mean(np.square(errors)),
     'crps': crps(samples_z, target_z),
     'coverage90': coverage(samples_z, target_z),
     'width90': width(samples_z),
-    'entropy': np.mean(entropy, dtype=np.float64),
+    'entropy': np.mean(np.asarray(entropy, np.float64)),
   }
   rows += [('sample', metric, float(v)) for metric, v in values.items()]
   return rows
 
 
-def point_metrics(
-  name: str,
-  x: ArrayLike,
-  target_z: ArrayLike,
-  *,
-  std: float,
-  restore: Callable | None = None,
-) -> list[tuple[str, str, float]]:
-  """Every metric of one point estimate [n]: [(name, metric, value)].
-
-  Errors in the original unit are z times std, or with `restore`, z-scores to
-  that unit, those of what it restores.
-  """
-  z_rmse, z_mae = rmse(x, target_z), mae(x, target_z)
-  unit_rmse, unit_mae = z_rmse * std, z_mae * std
-  if restore is not None:
-    own = restore(x), restore(target_z)
-    unit_rmse, unit_mae = rmse(*own), mae(*own)
-  values = {
-    'rmse': z_rmse,
-    'mae': z_mae,
-    'r2': r2(x, target_z),
-    'spearman': spearman(x, target_z),
-    'kendall': kendall(x, target_z),
-    'pearson': pearson(x, target_z),
-    'rmse_unit': unit_rmse,
-    'mae_unit': unit_mae,
-    'reward': -(z_rmse**2),
-  }
-  return [(name, metric, float(value)) for metric, value in values.items()]
-
-
 def sampling_efficiency(
-  samples: ArrayLike, y: ArrayLike, ks: Sequence[int]
+  samples: ArrayLike, y: ArrayLike, ks: Sequence[int] | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
   """RMSE of the best, and of the mean, of the first k ≤ G samples.
 
   Best-of-k knows the target: a bound on what reranking could reach. Returns
   two arrays [len(ks)], in the unit of y.
   """
-  errors = _error(samples, np.expand_dims(y, -1))  # [n, G]
+  errors = points.error(samples, np.expand_dims(y, -1))  # [n, G]
   counts = np.arange(1, errors.shape[1] + 1)
   best = np.minimum.accumulate(np.abs(errors), axis=1)
   mean = np.cumsum(errors, axis=1) / counts
@@ -260,37 +188,3 @@ def sampling_efficiency(
     for running in (best, mean)
   )
   return best_rmse, mean_rmse
-
-
-def summarize(rows: Iterable[Sequence]) -> list[tuple]:
-  """The result rows, followed by their mean and std over seeds.
-
-  Rows are (task, seed, ..., value). Those that differ only in a numeric seed
-  form a group; one of two or more gains a row with seed 'mean' and one with
-  'std' (ddof 1). Other seeds, such as 'ensemble', pass through.
-  """
-  rows = [tuple(row) for row in rows]
-  groups: dict[tuple, list[float]] = {}
-  for task, seed, *key, value in rows:
-    if str(seed).isdecimal():
-      groups.setdefault((task, *key), []).append(float(value))
-  summary = [
-    (task, name, *key, float(value))
-    for (task, *key), values in groups.items()
-    if len(values) > 1
-    for name, value in (
-      ('mean', np.mean(values)),
-      ('std', np.std(values, ddof=1)),
-    )
-  ]
-  return rows + summary
-
-
-def _error(x: ArrayLike, y: ArrayLike) -> np.ndarray:
-  # Integer dtypes would wrap around: convert before subtracting.
-  return np.asarray(x, np.float64) - np.asarray(y, np.float64)
-
-
-def _is_constant(x: ArrayLike) -> bool:
-  # By range: the variance of equal numbers can round to more than 0.
-  return bool(np.min(x) == np.max(x))

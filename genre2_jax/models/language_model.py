@@ -36,6 +36,7 @@ def build(
   preset: str,
   sizes: Mapping[str, int],
   head: str,
+  head_activation: str,
   special_token: str,
   new_tokens: str,
   vocabulary: str,
@@ -56,6 +57,7 @@ def build(
     preset: of `PRESETS`, without a checkpoint.
     sizes: of `GemmaConfig`, those that are not 0 instead of the preset's.
     head: of `HEADS`, or '' to write numbers.
+    head_activation: of the units of the head 'mlp', of `ACTIVATIONS`.
     special_token: the subword whose logit the head of this name reads.
     new_tokens: how tokens begin that are no single subword, or ''.
     vocabulary: 'numbers' or 'all'.
@@ -107,6 +109,7 @@ def build(
         config,
         special_token=token,
         hidden=decoder['head_hidden'],
+        activation=head_activation,
         **numerics,
       )
     ids, first = subwords.number_subwords(

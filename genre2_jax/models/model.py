@@ -1,6 +1,7 @@
 """A model: what turns rows into numbers, but for the parameters."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -40,11 +41,16 @@ class Model:
     """Inputs of one row, all zero: for shapes."""
     return self.features.example_inputs()
 
+  def inputs(self, rows: Rows | TextRows) -> Any:
+    """What the network encodes, of rows of the kind that the features know."""
+    transform: Callable[[Any], Any] = self.features.transform
+    return transform(rows)
+
   def examples(self, rows: Rows | TextRows) -> Examples:
     """`Examples` of rows with targets."""
     z = self.scaler.standardize(rows.known_target)
     return Examples(
-      inputs=self.features.transform(rows),
+      inputs=self.inputs(rows),
       target=np.asarray(z, np.float32),
       tokens=self.codec.encode(z),
     )

@@ -3,11 +3,16 @@
 Every objective is a function `(log_p [B, K], values [B, K] or [K], target [B])
 -> [B]` of a grid, where number values[k] has probability exp(log_p[k]). The
 values stand in any order. Over a whole trie the probabilities sum to 1; over a
-subset of strings to less; weights of sampled numbers are estimates and may sum
-to anything. The other functions take any leading axes: [..., K].
+subset of strings to less. The other functions take any leading axes: [..., K].
 
-Mass outside of the grid costs nothing in Σ p·loss, so a model may move its mass
-there: on a subset, normalise.
+Where the grid is R numbers sampled from p, each of log weight −log R whose
+gradient is that of its log p less the mean over the samples (`Enumeration`), a
+loss's `of_samples` stands for it: in expectation over the samples value and
+gradient are those of the whole distribution. The plain formula's are not: it
+counts pairs of a sample with itself.
+
+Mass outside of the grid costs nothing in Σ p·loss, so a model whose softmax has
+more than the grid would move its mass there: `MBR` and `CRPS` renormalise.
 """
 
 import dataclasses
@@ -136,6 +141,16 @@ class RAFT:
     mean = expected_value(log_p, values, self.normalize)
     return jnp.square(target - mean)
 
+  def of_samples(
+    self, log_p: jax.Array, values: Values, target: jax.Array
+  ) -> jax.Array:
+    """Σ_{i≠j} e_i·e_j / (R(R − 1)), e = y* − v: (y* − mean)² − s²/R."""
+    _check(log_p, values, target)
+    p = jnp.exp(log_p)
+    error = target[:, None] - _spread_out(values, log_p)
+    itself = jnp.sum(jnp.square(p * error), -1)
+    return _of_pairs(jnp.square(jnp.sum(p * error, -1)) - itself, log_p)
+
 
 @dataclasses.dataclass(frozen=True)
 class MBR:
@@ -144,10 +159,12 @@ class MBR:
   Linear in p, so it collapses to the number nearest to E[y*|x] (Lemma 4).
 
   Attributes:
-    normalize: whether to renormalise p on the grid.
+    normalize: whether to renormalise p on the grid. Without, as published, the
+      least loss over a vocabulary with more than the grid is that of writing no
+      number at all.
   """
 
-  normalize: bool = False
+  normalize: bool = True
 
   def __post_init__(self) -> None:
     _check_flag('normalize', self.normalize)
@@ -160,6 +177,11 @@ class MBR:
       log_p = normalized(log_p)
     error = target[:, None] - _spread_out(values, log_p)
     return jnp.sum(jnp.exp(log_p) * jnp.square(error), -1)
+
+  def of_samples(
+    self, log_p: jax.Array, values: Values, target: jax.Array
+  ) -> jax.Array:
+    return _unbiased(self(log_p, values, target), log_p, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,10 +241,10 @@ class CRPS:
 
   Attributes:
     normalize: whether to renormalise p on the grid; without, `crps`'s double
-      sum holds for any Σ p.
+      sum holds for any Σ p, and is least where Σ p = 0.
   """
 
-  normalize: bool = False
+  normalize: bool = True
 
   def __post_init__(self) -> None:
     _check_flag('normalize', self.normalize)
@@ -233,6 +255,16 @@ class CRPS:
     """[B], in the unit of the values."""
     _check(log_p, values, target)
     return crps(normalized(log_p) if self.normalize else log_p, values, target)
+
+  def of_samples(
+    self, log_p: jax.Array, values: Values, target: jax.Array
+  ) -> jax.Array:
+    """mean |v − y*| − ½ Σ_{i≠j} |v_i − v_j| / (R(R − 1)) (Ferro 2014)."""
+    _check(log_p, values, target)
+    away = jnp.abs(_spread_out(values, log_p) - target[:, None])
+    distance = jnp.sum(jnp.exp(log_p) * away, -1)
+    apart = distance - crps(log_p, values, target)  # A sample is 0 from itself.
+    return _unbiased(distance, log_p, 1) - _of_pairs(apart, log_p)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,6 +302,28 @@ class ExpectedReward:
     p = jnp.exp(log_p)
     gain = jnp.sum(p * (rewards - baseline[:, None]), -1)
     return -gain - baseline * jax.lax.stop_gradient(jnp.sum(p, -1))
+
+  def of_samples(
+    self, log_p: jax.Array, values: Values, target: jax.Array
+  ) -> jax.Array:
+    return _unbiased(self(log_p, values, target), log_p, 1)
+
+
+def _of_pairs(loss: jax.Array, log_p: jax.Array) -> jax.Array:
+  """A sum over pairs of different samples, each of weight 1/R²: [B]."""
+  count = log_p.shape[-1]
+  return _unbiased(loss * (count / (count - 1)), log_p, 2)
+
+
+def _unbiased(loss: jax.Array, log_p: jax.Array, degree: int) -> jax.Array:
+  """The loss, its gradient times R / (R − degree): [B].
+
+  The mean of the samples' scores, which is taken from each of them, holds those
+  of the `degree` samples that a term is of.
+  """
+  count = log_p.shape[-1]
+  value = jax.lax.stop_gradient(loss)
+  return value + count / (count - degree) * (loss - value)
 
 
 def _spread_out(values: Values, log_p: jax.Array) -> jax.Array:

@@ -251,7 +251,10 @@ def supervised(
       )
     log_p, values = grids[term.subset]
     more = {'weights': params['numbers']} if term.learnable else {}
-    losses[term.name] = term.loss(log_p, values, batch.target, **more)
+    loss = term.loss
+    if term.enumerates and objective.enumeration.is_sampled:
+      loss = getattr(loss, 'of_samples', loss)
+    losses[term.name] = loss(log_p, values, batch.target, **more)
   return losses
 
 

@@ -30,6 +30,11 @@ class Enumeration:
   depth: int
   samples: int = 1
 
+  @property
+  def is_sampled(self) -> bool:
+    """Whether all numbers are samples of one distribution, three or more."""
+    return self.depth == 0 and self.samples > 2
+
 
 def enumerate_numbers(
   policy: Policy,

@@ -19,13 +19,16 @@ def main(argv: Sequence[str] | None = None) -> int:
   workdir = pathlib.Path(parser.parse_args(argv).workdir)
   try:
     if (workdir / 'benchmark.json').exists():
-      from genre2_jax.benchmark import page
+      from genre2_jax.benchmark import page as comparison
+
+      print(comparison.write(workdir))
     else:
       from genre2_jax.report import page
-    print(page.write(workdir))
-  except errors.InputError as error:
+
+      print(page.write(workdir))
+  except errors.RunError as error:
     print(error, file=sys.stderr)
-    return 2
+    return error.exit_code
   return 0
 
 

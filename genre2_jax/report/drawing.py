@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from genre2_jax.report.inputs import Stage
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 INK, FAINT = '#222222', '#8a8a8a'
 WIDTH, HEIGHT = 4.8, 3.5  # inches
-STYLE = {
+STYLE: dict[Any, Any] = {
   'axes.axisbelow': True,
   'axes.edgecolor': FAINT,
   'axes.grid': True,
@@ -75,6 +76,7 @@ def draw(
 
 
 def panel(height: float = HEIGHT) -> tuple['Figure', 'Axes']:
+  """A figure with one pair of axes, `height` in inches."""
   from matplotlib.figure import Figure
 
   figure = Figure(figsize=(WIDTH, height), layout='constrained')
@@ -82,6 +84,7 @@ def panel(height: float = HEIGHT) -> tuple['Figure', 'Axes']:
 
 
 def png(figure: 'Figure') -> bytes:
+  """The file of a figure; the same figure gives the same bytes."""
   buffer = io.BytesIO()
   with warnings.catch_warnings():
     # A name may use letters that the font lacks: boxes will do.
@@ -92,23 +95,31 @@ def png(figure: 'Figure') -> bytes:
 
 def seed_lines(
   ax: 'Axes',
-  x: Sequence[float],
-  curves: Sequence[Sequence[float]],
+  x: ArrayLike,
+  curves: Sequence[ArrayLike] | np.ndarray,
   label: str,
   **look: Any,
 ) -> None:
-  """A thin line per seed, if there are several, and their mean."""
+  """A thin line per seed, if there are several, and their mean.
+
+  x is [K], curves are [S, K].
+  """
   if len(curves) > 1:
     thin = {'linewidth': 0.6, 'alpha': 0.45, 'marker': None}
     for curve in curves:
       ax.plot(x, curve, **look | thin)
-  ax.plot(x, np.mean(curves, axis=0), label=label, **{'linewidth': 1.8} | look)
+  ax.plot(
+    x,
+    np.mean(np.asarray(curves), axis=0),
+    label=label,
+    **{'linewidth': 1.8} | look,
+  )
 
 
 def histograms(
   ax: 'Axes',
   stages: Sequence[Stage],
-  values: Sequence[np.ndarray],
+  values: Sequence[np.ndarray] | np.ndarray,
   span: tuple[float, float],
   labels: Sequence[str],
   num_bins: int = 24,
@@ -129,6 +140,7 @@ def stairs(
   stage: Stage,
   label: str,
 ) -> None:
+  """A filled outline: heights [B] between edges [B + 1]."""
   ax.stairs(heights, edges, color=stage.color, linewidth=1.6, label=label)
   ax.stairs(heights, edges, color=stage.color, alpha=0.15, fill=True)
 
@@ -158,5 +170,6 @@ def padded(low: float, high: float, share: float) -> tuple[float, float]:
   return low - pad, high + pad
 
 
-def percent(share: float, _: int) -> str:
+def percent(share: float, _: float) -> str:
+  """Label of a tick: 0.9 is 90%."""
   return f'{100 * share:.3g}%'

@@ -93,7 +93,7 @@ def _learning_curves(run: Run) -> Panels:
           markeredgewidth=1.5,
           zorder=5,
         )
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.locator_params(axis='x', integer=True)
     unit = ' (nats per token)' if stage.key == 'ce' else ''
     ax.set(xlabel='epoch', ylabel=kind + unit, title=stage.name)
     ax.legend()
@@ -109,7 +109,8 @@ def _history(run: Run, stage: Stage, name: str) -> tuple[list[int], np.ndarray]:
   values = {
     (record['seed'], record['epoch']): record[name]
     for record in run.records
-    if record['stage'] == stage.key and record.get(name) is not None
+    if record['stage'] == stage.key
+    and isinstance(record.get(name), int | float)
   }
   epochs = sorted({epoch for _, epoch in values})
   rows = [
@@ -121,7 +122,7 @@ def _history(run: Run, stage: Stage, name: str) -> tuple[list[int], np.ndarray]:
 
 def _predicted_against_true(run: Run, max_bars: int = 120) -> Panels:
   true = run.target
-  # A wild exponent must not squeeze all else: the axes follow the targets.
+  # The axes follow the targets: an outlier would leave no room for the rest.
   bottom, top = drawing.padded(true.min(), true.max(), 0.1)
   order = np.argsort(true, kind='stable')
   chosen = np.linspace(0, len(true) - 1, min(len(true), max_bars))
@@ -168,8 +169,7 @@ def _predicted_against_true(run: Run, max_bars: int = 120) -> Panels:
         label=f'{outside.sum()} beyond the axis',
       )
       ax.legend(loc='lower right')
-    for axis in (ax.xaxis, ax.yaxis):
-      axis.get_major_locator().set_params(nbins=5)
+    ax.locator_params(nbins=5)
     ax.set(
       xlim=(bottom, top),
       ylim=(bottom, top),
@@ -241,9 +241,10 @@ def _sharpening(run: Run) -> Panels:
     [sampled.central_interval(s.samples_z, NOMINAL) for s in run.stages]
   ).swapaxes(0, 1)  # [stages, S, n]
   deviations = np.array([s.samples_z.std(axis=-1) for s in run.stages])
+  z = run.unit.name
   for name, label, values in (
-    ('interval_widths', 'width of the central 90% interval (z)', high - low),
-    ('sample_spread', 'standard deviation of the samples (z)', deviations),
+    ('interval_widths', f'width of the central 90% interval ({z})', high - low),
+    ('sample_spread', f'standard deviation of the samples ({z})', deviations),
   ):
     figure, ax = drawing.panel()
     span = (0, np.quantile(values, 0.995) * 1.02 or 1)
@@ -298,6 +299,7 @@ def _sampling_efficiency(run: Run) -> Panels:
     ]  # [S][best, mean][K]
     for stage in run.stages
   ]
+  z = run.unit.name
   for i, kind in enumerate(('best', 'mean')):
     figure, ax = drawing.panel()
     for stage, seeds in zip(run.stages, curves, strict=True):
@@ -313,10 +315,10 @@ def _sampling_efficiency(run: Run) -> Panels:
     ax.set_xscale('log', base=2)
     ax.set_xticks(ks, [str(k) for k in ks])
     ax.set_ylim(bottom=0)
-    ax.set(xlabel='samples k', ylabel=f'RMSE of the {kind} of k (z)')
+    ax.set(xlabel='samples k', ylabel=f'RMSE of the {kind} of k ({z})')
     drawing.legend_above(ax)
     yield (
       f'sampling_efficiency_{kind}_of_k',
-      f'RMSE of the {kind} of k samples, z',
+      f'RMSE of the {kind} of k samples, {z}',
       figure,
     )

@@ -16,11 +16,12 @@ from typing import Any
 
 import jinja2
 
-from genre2_jax.files import writers
+from genre2_jax.files import atomic
+from genre2_jax.files.atomic import PathLike
 from genre2_jax.report import drawing, figures, inputs, result_tables, words
 
 
-def write(workdir: str | pathlib.Path) -> pathlib.Path:
+def write(workdir: PathLike) -> pathlib.Path:
   """Writes figures/*.png and report.html; returns the path of the latter.
 
   Missing or damaged inputs raise InputError.
@@ -31,6 +32,7 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
   write_figures(workdir, sections)
   html = template('report/report.html.j2').render(
     title=run.info['task'],
+    unit=run.unit,
     verdict=words.verdict(run),
     notes=words.notes(run),
     facts=words.facts(run),
@@ -44,7 +46,7 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
     env=_flatten({k: v for k, v in run.env.items() if k != 'command'}),
   )
   path = workdir / 'report.html'
-  writers.write_text(path, html)
+  atomic.write_text(path, html)
   return path
 
 
@@ -55,7 +57,7 @@ def write_figures(
   for section in sections:
     for panel in section.panels:
       path = workdir / 'figures' / f'{panel.name}.png'
-      writers.write_bytes(path, panel.png)
+      atomic.write_bytes(path, panel.png)
 
 
 def template(name: str) -> jinja2.Template:
@@ -73,7 +75,7 @@ def template(name: str) -> jinja2.Template:
 
 def _flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, str]:
   """Nested dicts as dotted names and values: {'a': {'b': 1}} → a.b, 1."""
-  items = {}
+  items: dict[str, str] = {}
   for key, value in tree.items():
     if isinstance(value, Mapping) and value:
       items |= _flatten(value, f'{prefix}{key}.')

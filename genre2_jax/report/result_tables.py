@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from genre2_jax.data import targets
 from genre2_jax.metrics import sampled
 from genre2_jax.report.inputs import NOMINAL, Run, Stage
 
@@ -27,7 +28,8 @@ def _nominal(value: float) -> float:
 class Column:
   """A metric under its name and unit, and how good a value is (None: neither).
 
-  An empty estimator: each row has its own.
+  In units {z} stands for that of the target as it is learnt. An empty
+  estimator: each row has its own.
   """
 
   name: str
@@ -38,8 +40,8 @@ class Column:
 
 
 POINT_COLUMNS = (
-  Column('RMSE', 'z', 'rmse', _lower),
-  Column('MAE', 'z', 'mae', _lower),
+  Column('RMSE', '{z}', 'rmse', _lower),
+  Column('MAE', '{z}', 'mae', _lower),
   Column('R²', '', 'r2', _higher),
   Column('Spearman', 'rank', 'spearman', _higher),
   Column('Kendall', 'τ-b', 'kendall', _higher),
@@ -47,18 +49,20 @@ POINT_COLUMNS = (
   Column('MAE', 'original unit', 'mae_unit', _lower),
 )
 DISTRIBUTION_COLUMNS = (
-  Column('CRPS', 'z', 'crps', _lower),
+  Column('CRPS', '{z}', 'crps', _lower),
   Column('NLL', 'nats', 'nll', _lower),
+  Column('Outside', 'share of targets', 'outside'),
   Column('Coverage', 'of 90%', 'coverage90', _nominal),
-  Column('Width', 'of 90%, z', 'width90'),
+  Column('Width', 'of 90%, {z}', 'width90'),
   Column('Entropy', 'nats', 'entropy'),
-  Column('Reward', 'z²', 'reward', _higher),
+  Column('Reward', '{z}²', 'reward', _higher),
+  Column('Grid mass', 'share of p', 'grid_mass'),
 )
 SEED_COLUMNS = (
-  Column('RMSE of the mean', 'z', 'rmse', estimator='mean'),
+  Column('RMSE of the mean', '{z}', 'rmse', estimator='mean'),
   Column('R² of the mean', '', 'r2', estimator='mean'),
   Column('R² of the median', '', 'r2', estimator='median'),
-  Column('CRPS', 'z', 'crps', estimator='sample'),
+  Column('CRPS', '{z}', 'crps', estimator='sample'),
   Column('Coverage', 'of 90%', 'coverage90', estimator='sample'),
 )
 OPERATION_COLUMNS = (
@@ -66,12 +70,13 @@ OPERATION_COLUMNS = (
   Column('Calls', 'per step', 'calls'),
   Column('Share', 'of all operations', 'share'),
 )
-# Of a single number: they would say that it is one.
+# Meaningless where each row has a single number.
 SPREAD_METRICS = ('coverage90', 'width90', 'entropy')
 ESTIMATOR_NAMES = {'sample': 'one sample'}
 DISTRIBUTION_NAMES = {'sample': 'samples'}
-# What results.csv has only of tries that are enumerated.
+# What results.csv has only where all numbers are enumerated.
 EXACT_POINTS = ('exact_mean', 'exact_median', 'learned_mean')
+EXACT_METRICS = ('nll', 'outside')
 EXACT_DISTRIBUTIONS = ('exact', 'tempered', 'conformal')
 
 Label = Stage | str
@@ -88,11 +93,14 @@ def points(run: Run) -> dict[str, Any]:
   if run.is_point and not run.has('exact'):  # All estimates are the same.
     names = {'mean': 'prediction'}
   names |= {n: n.replace('_', ' ') for n in EXACT_POINTS if run.has(n)}
+  columns = _columns(run, POINT_COLUMNS)
+  if run.unit == targets.UNITS['none']:  # Once is enough.
+    columns = [c for c in columns if not c.metric.endswith('_unit')]
   groups = [
-    (name, _stage_rows(run, POINT_COLUMNS, estimator))
+    (name, _stage_rows(run, columns, estimator))
     for estimator, name in names.items()
   ]
-  return _table(('Estimator', 'Stage'), POINT_COLUMNS, groups)
+  return _table(('Estimator', 'Stage'), columns, groups)
 
 
 def distributions(run: Run) -> dict[str, Any] | None:
@@ -103,7 +111,10 @@ def distributions(run: Run) -> dict[str, Any] | None:
   exact = [name for name in EXACT_DISTRIBUTIONS if run.has(name)]
   if run.is_point and not exact:
     return None
-  columns = [c for c in DISTRIBUTION_COLUMNS if exact or c.metric != 'nll']
+  columns = _columns(run, DISTRIBUTION_COLUMNS)
+  columns = [c for c in columns if exact or c.metric not in EXACT_METRICS]
+  if not run.has('sample', 'grid_mass'):  # A softmax over numbers alone.
+    columns = [c for c in columns if c.metric != 'grid_mass']
   groups = [
     (
       DISTRIBUTION_NAMES.get(name, name),
@@ -135,7 +146,7 @@ def seeds(run: Run) -> dict[str, Any]:
     )
     for stage in run.stages
   ]
-  return _table(('Stage', 'Seed'), SEED_COLUMNS, groups)
+  return _table(('Stage', 'Seed'), _columns(run, SEED_COLUMNS), groups)
 
 
 def operations(run: Run) -> dict[str, Any] | None:
@@ -167,6 +178,14 @@ def _operation(found: dict[str, Any]) -> str:
   """'dot.3, jvp(decode)/dot_general': the name, and the end of where it is."""
   source = '/'.join(found['source'].split('/')[-3:])
   return f'{found["name"]}, {source}' if source else found['name']
+
+
+def _columns(run: Run, columns: Sequence[Column]) -> list[Column]:
+  """The columns with the run's unit."""
+  return [
+    dataclasses.replace(column, unit=column.unit.format(z=run.unit.name))
+    for column in columns
+  ]
 
 
 def _stage_rows(
@@ -208,8 +227,8 @@ def _table(
   ]
   drawn = []
   for label, rows in groups:
-    labels, numbers = zip(*rows, strict=True)
-    by_column = map(_cells, columns, zip(*numbers, strict=True), decimals)
+    labels, values = zip(*rows, strict=True)
+    by_column = map(_cells, columns, zip(*values, strict=True), decimals)
     by_row = zip(*by_column, strict=True)
     drawn.append((label, list(zip(labels, by_row, strict=True))))
   return {'heads': heads, 'columns': columns, 'groups': drawn}

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from genre2_jax.data import targets
+from genre2_jax.files import metrics_log
 from genre2_jax.report.inputs import NOMINAL, Run, Stage
 
 
@@ -16,14 +18,15 @@ class Claim:
   words: str
   estimator: str
   metric: str
-  format: str
-  is_error: bool = False  # ≥ 0, so that a change in percent means something
+  format: str = '{:.3f}'
+  # ≥ 0, so that a change in percent means something, and with a unit.
+  is_error: bool = False
 
 
 CLAIMS = (
-  Claim('the RMSE of the mean', 'mean', 'rmse', '{:.3f} z', is_error=True),
-  Claim('the R² of the median', 'median', 'r2', '{:.3f}'),
-  Claim('CRPS', 'sample', 'crps', '{:.3f} z', is_error=True),
+  Claim('the RMSE of the mean', 'mean', 'rmse', is_error=True),
+  Claim('the R² of the median', 'median', 'r2'),
+  Claim('CRPS', 'sample', 'crps', is_error=True),
   Claim(
     'the coverage of the central 90% interval', 'sample', 'coverage90', '{:.0%}'
   ),
@@ -32,9 +35,9 @@ CLAIMS = (
 
 # Of runs that predict one number per row.
 POINT_CLAIMS = (
-  Claim('RMSE', 'mean', 'rmse', '{:.3f} z', is_error=True),
-  Claim('R²', 'mean', 'r2', '{:.3f}'),
-  Claim('MAE', 'mean', 'mae', '{:.3f} z', is_error=True),
+  Claim('RMSE', 'mean', 'rmse', is_error=True),
+  Claim('R²', 'mean', 'r2'),
+  Claim('MAE', 'mean', 'mae', is_error=True),
 )
 
 
@@ -50,7 +53,7 @@ def verdict(run: Run) -> str:
   if run.is_point:
     return f'{where}, {last.name} after {first.name} {_enumerate(changes)}.'
   *gains, coverage = changes
-  # Accuracy and honesty that move in opposite directions deserve a 'but'.
+  # 'but' where accuracy and coverage move in opposite directions.
   old_error, new_error = _ends(run, CLAIMS[0])
   old_gap, new_gap = (abs(c - NOMINAL) for c in _ends(run, CLAIMS[-1]))
   is_mixed = (old_error - new_error) * (old_gap - new_gap) < 0
@@ -73,6 +76,13 @@ def notes(run: Run) -> list[str]:
         f'The change in {_enumerate(doubtful)} is less than two standard '
         'errors of the paired differences between seeds.'
       )
+  kept = (
+    metrics_log.kept_start(run.records, stage.key, stage.name)
+    for stage in run.stages
+  )
+  sentences += filter(None, kept)
+  if run.unit != targets.UNITS['standard']:
+    sentences.append(f'Errors are in {run.unit.says}.')
   if run.is_point:
     sentences.append(
       'One number is predicted per row: its CRPS is its absolute error, and '
@@ -112,9 +122,18 @@ def _tokenizer(run: Run) -> dict[str, str]:
   if head == 'pointwise' or run.config.get('baseline', {}).get('name'):
     return {}
   fields = run.config['tokenizer']
-  text = f'{fields["name"]}, base {fields["base"]}, {fields["digits"]} digits'
-  if fields['name'] == 'bins':
-    text = f'{fields["bins"]} bins and two tails'
+  match fields['name']:
+    case 'bins':
+      text = f'{fields["bins"]} bins and two tails'
+    case 'strings':
+      text = f'strings {fields["strings"]}'
+    case 'decimal':
+      text = (
+        f'decimals, {fields["integer_digits"]} digits before the point and '
+        f'{fields["fraction_digits"]} after it'
+      )
+    case name:
+      text = f'{name}, base {fields["base"]}, {fields["digits"]} digits'
   return {'Tokenizer': text}
 
 
@@ -135,7 +154,12 @@ def _text(run: Run, claim: Claim, stage: Stage) -> str:
   value = run.value(stage, claim.estimator, claim.metric)
   if not math.isfinite(value):
     return 'undefined'
-  return claim.format.format(value).replace('-', '\N{MINUS SIGN}')
+  text = claim.format.format(value)
+  if claim.is_error:
+    if value and not 1e-3 <= value < 1e6:
+      text = f'{value:.2e}'
+    text += run.unit.suffix
+  return text.replace('-', '\N{MINUS SIGN}')
 
 
 def _change(run: Run, claim: Claim) -> str:

@@ -6,6 +6,7 @@ import pathlib
 import jax
 
 from genre2_jax.data import subwords
+from genre2_jax.data.reading import path_of
 from genre2_jax.errors import InputError
 from genre2_jax.models import language_model, pretrained
 from genre2_jax.runs.finished import FinishedRun, open_run
@@ -32,7 +33,7 @@ def export_run(
   run: FinishedRun, output: str | os.PathLike[str]
 ) -> list[pathlib.Path]:
   """`export_workdir` of a `FinishedRun`: the folders that it wrote."""
-  output = pathlib.Path(output)
+  output = path_of(output)
   language = run.experiment.fields['language_model']
   if language['name'] != 'gemma2' or language['head']:
     name = language['name'] or 'no language model'

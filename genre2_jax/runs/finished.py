@@ -2,29 +2,33 @@
 
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
 
 from genre2_jax.data import targets
+from genre2_jax.data.reading import path_of
 from genre2_jax.data.tables import Rows
 from genre2_jax.data.texts import TextRows
+from genre2_jax.data.wording import one_line, shortened
 from genre2_jax.devices import sharding
 from genre2_jax.errors import InputError
 from genre2_jax.experiment import experiment, networks
 from genre2_jax.experiment.experiment import Experiment
-from genre2_jax.files import writers
+from genre2_jax.files import atomic, reading
 from genre2_jax.models.model import Model
-from genre2_jax.runs import weights
+from genre2_jax.runs import estimates, weights
 from genre2_jax.training import evaluation, stages
 
 _JSON_FILES = ('config.json', 'model.json', 'run.json')
+# Predicted at once, on the host: rows, and float32 numbers of them all.
+_MAX_ROWS = 10_000
+_MAX_NUMBERS = 2**24
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +41,7 @@ class FinishedRun:
     stages: names of what was evaluated, in order.
     seeds: S integers.
     target_name: name of the target column.
+    margins: of conformal intervals (`estimates.py`), () if there are none.
     content: what `files` gives, of a run that needs no folder any more.
   """
 
@@ -45,6 +50,7 @@ class FinishedRun:
   stages: tuple[str, ...]
   seeds: tuple[int, ...]
   target_name: str
+  margins: tuple[float, ...] = ()
   content: Mapping[str, bytes] | None = None
 
   @property
@@ -91,6 +97,20 @@ class FinishedRun:
       rows: of the run's columns, without targets.
       num_samples: instead of the run's.
     """
+    blocks = list(self.predict_blocks(rows, num_samples=num_samples))
+    return {
+      name: np.concatenate([block[name] for block in blocks], axis=1)
+      for name in blocks[0]
+    }
+
+  def predict_blocks(
+    self, rows: Rows | TextRows, *, num_samples: int | None = None
+  ) -> Iterator[dict[str, np.ndarray]]:
+    """`predict`, some thousand rows at a time, in order.
+
+    What is predicted of a row, every number's probability and many samples, is
+    kilobytes: whoever reduces it block by block needs the memory of one.
+    """
     mesh, params = self._loaded
     if num_samples is None:
       num_samples = self.experiment.evaluation.num_samples
@@ -101,15 +121,39 @@ class FinishedRun:
         stages.evaluation_keys(self.seeds),
         **(options | {'num_samples': num_samples}),
       )
+    inputs = self.model.inputs(rows)
     block_size = -(-self.experiment.block_size // mesh.size) * mesh.size
-    return evaluation.predict(
-      self._predictors[num_samples],
-      params,
-      self.model.features.transform(rows),
-      block_size=block_size,
-      sharding=sharding.batch_sharding(mesh),
-      widths=self.model.widths,
+    step = self._rows_at_once(num_samples, block_size)
+    for start in range(0, len(rows), step):
+      yield evaluation.predict(
+        self._predictors[num_samples],
+        params,
+        jax.tree.map(lambda x, a=start: x[a : a + step], inputs),
+        block_size=block_size,
+        sharding=sharding.batch_sharding(mesh),
+        widths=self.model.widths,
+        first=start,
+      )
+
+  def reduced(
+    self,
+    rows: Rows | TextRows,
+    reduce: Callable[[dict[str, np.ndarray]], np.ndarray],
+    *,
+    num_samples: int | None = None,
+  ) -> np.ndarray:
+    """`reduce` of what `predict` gives, in bounded memory: [n, ...]."""
+    blocks = self.predict_blocks(rows, num_samples=num_samples)
+    return np.concatenate([reduce(block) for block in blocks])
+
+  def _rows_at_once(self, num_samples, block_size):
+    """Whole device blocks, so that a row has its bits whatever comes after."""
+    numbers = self.experiment.evaluation.exact and len(
+      self.model.codec.values()
     )
+    each = len(self.seeds) * (num_samples + numbers)
+    rows = min(_MAX_ROWS, _MAX_NUMBERS // each)
+    return max(1, rows // block_size) * block_size
 
   def files(self) -> Mapping[str, bytes]:
     """{path: content} of what predicts: JSON and the last stage's weights."""
@@ -122,14 +166,15 @@ class FinishedRun:
     paths = [self.workdir / name for name in _JSON_FILES]
     paths += [p for part in parts for p in sorted(part.rglob('*'))]
     root = self.workdir.absolute()
-    return {
+    kept = {estimates.FILE: estimates.content(self.margins)}
+    return (kept if self.margins else {}) | {
       path.absolute().relative_to(root).as_posix(): path.read_bytes()
       for path in paths
       if path.is_file()
     }
 
   @classmethod
-  def of_files(cls, files: Mapping[str, bytes]) -> Self:
+  def of_files(cls, files: Mapping[str, bytes]) -> 'FinishedRun':
     """The run of `files`, in memory: it needs no folder any more."""
     with tempfile.TemporaryDirectory() as folder:
       write_files(folder, files)
@@ -158,7 +203,7 @@ def write_files(
 ) -> None:
   """Writes what `FinishedRun.files` gave; run.json last: then it is whole."""
   for name in sorted(files, key=lambda name: name == 'run.json'):
-    writers.write_bytes(pathlib.Path(workdir, name), files[name])
+    atomic.write_bytes(pathlib.Path(workdir, name), files[name])
 
 
 def open_run(workdir: str | os.PathLike[str]) -> FinishedRun:
@@ -167,7 +212,7 @@ def open_run(workdir: str | os.PathLike[str]) -> FinishedRun:
   Raises:
     InputError: it is not there, not finished, or its files are damaged.
   """
-  workdir = pathlib.Path(workdir)
+  workdir = path_of(workdir)
   if not (workdir / 'config.json').exists():
     raise InputError(f'{workdir} is no workdir: it has no config.json')
   if not (workdir / 'run.json').exists():
@@ -176,34 +221,68 @@ def open_run(workdir: str | os.PathLike[str]) -> FinishedRun:
     )
   fields, saved, run = (read_json(workdir / name) for name in _JSON_FILES)
   try:
+    reopened = experiment.reopened(
+      fields,
+      networks.features_from_json(saved['features']),
+      targets.from_json(saved['scaler']),
+      str(workdir / 'config.json'),
+    )
+    _check_written(workdir / 'run.json', run, reopened.seeds)
+    if not isinstance(saved['target_name'], str):
+      raise TypeError('target_name is no text')
     return FinishedRun(
       workdir=workdir,
-      experiment=experiment.reopened(
-        fields,
-        networks.features_from_json(saved['features']),
-        targets.from_json(saved['scaler']),
-      ),
+      experiment=reopened,
       stages=tuple(run['stages']),
-      seeds=tuple(run['seeds']),
+      seeds=reopened.seeds,
       target_name=saved['target_name'],
+      margins=_margins(workdir),
     )
-  except (AttributeError, KeyError, TypeError) as error:
+  except InputError:
+    raise
+  # Parts that do not fit together fail in as many ways as there are parts.
+  except Exception as error:
     raise InputError(
       f'{workdir} has a damaged config.json, model.json or run.json '
-      f'({error}): train again'
+      f'({one_line(error)}): train again'
     ) from error
 
 
+def _check_written(path, run, seeds):
+  """Raises InputError where run.json does not say what was run."""
+  stages = run.get('stages')
+  if not (
+    isinstance(stages, list)
+    and stages
+    and all(isinstance(name, str) for name in stages)
+  ):
+    raise InputError(f'{path} is damaged: stages names no stage: train again')
+  if run.get('seeds') != list(seeds):
+    raise InputError(
+      f'{path} is damaged: its seeds are {shortened(run.get("seeds"))}, those '
+      f'of config.json {list(seeds)}: train again'
+    )
+
+
+def _margins(workdir):
+  """Of a run; () of one from before they were kept."""
+  path = workdir / estimates.FILE
+  if not path.exists():
+    path = workdir / 'estimator.json'  # Where estimators kept them once.
+  values = read_json(path).get('margins', []) if path.exists() else []
+  try:
+    return estimates.checked_margins(values)
+  except ValueError as error:
+    raise InputError(f'{path} is damaged ({error}): train again') from error
+
+
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-  """The JSON object in a file.
+  """The JSON object in a file that every workdir has.
 
   Raises:
-    InputError: it is not there, or holds anything else.
+    InputError: it is not there, or damaged.
   """
   try:
-    value = json.loads(path.read_text(encoding='utf-8'))
-  except (OSError, ValueError) as error:
-    raise InputError(f'cannot read {path} ({error})') from error
-  if not isinstance(value, dict):
-    raise InputError(f'{path} is damaged: it holds no JSON object')
-  return value
+    return reading.read_json(path)
+  except FileNotFoundError as error:
+    raise InputError(f'{path} is missing: train again') from error

@@ -1,12 +1,14 @@
 """The files that a run leaves in its workdir, but for its arrays.
 
+.lock            held by the process that runs there
 config.json      the resolved config: the run's identity
 model.json       statistics of features and target, for new rows
 env.json         what it ran on
-metrics.jsonl    training and validation, as they go (`writers.py`)
+metrics.jsonl    training and validation, as they go (`files/metrics_log.py`)
 evaluation/      predictions per stage and split, all seeds
 results.csv      every metric; rewritten after each stage
 predictions.csv  of the test rows, last stage, all seeds together
+margins.json     of conformal intervals, last stage (`estimates.py`)
 run.json         what was run; its presence says that the run is finished
 weights/         of each stage, enough to predict (`weights.py`)
 checkpoints/     of each stage, to go on from (`training/checkpoints.py`)
@@ -14,26 +16,34 @@ profile/         traces, where asked for (`profiling.py`)
 report.html      and figures/ (`report/page.py`)
 """
 
+import contextlib
 import hashlib
+import io
 import json
+import logging
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from genre2_jax.data.reading import path_of
 from genre2_jax.data.tables import Table
 from genre2_jax.data.targets import Scaler
 from genre2_jax.data.texts import Texts
 from genre2_jax.errors import InputError
-from genre2_jax.experiment.experiment import Prepared
-from genre2_jax.files import writers
+from genre2_jax.experiment.experiment import Prepared, with_defaults
+from genre2_jax.files import atomic, locks
+from genre2_jax.metrics import results
 from genre2_jax.runs.finished import read_json
 from genre2_jax.training.stages import Stage
 
 PathLike = str | os.PathLike[str]
 
+_logger = logging.getLogger('genre2_jax')
+
+_LOCK = '.lock'
 # Fields that do not change what a run computes.
 _FREE_FIELDS = (
   'checkpoint',
@@ -45,13 +55,17 @@ _FREE_FIELDS = (
 )
 
 
+class InUseError(InputError):
+  """Another process runs in the workdir."""
+
+
 def locate(
   workdir: PathLike, experiment: Prepared, stages: Sequence[Stage]
 ) -> pathlib.Path:
   """The workdir's path; without a name `runs/<task>_<stage>_<hash>`."""
   if not workdir:
     workdir = pathlib.Path('runs') / _default_name(experiment, stages)
-  return pathlib.Path(workdir)
+  return path_of(workdir)
 
 
 def identity(fields: Mapping[str, Any], table: Table | Texts) -> str:
@@ -73,7 +87,9 @@ def create(workdir: pathlib.Path, experiment: Prepared) -> None:
   path = workdir / 'config.json'
   digest = _digest(table)
   if path.exists():
-    differences = sorted(_differences(read_json(path), fields))
+    # Of a run that was begun before there were some of the fields.
+    there = with_defaults(read_json(path), str(path))
+    differences = sorted(_differences(there, fields))
     if differences:
       raise InputError(
         f'{workdir} belongs to another config, which differs in '
@@ -87,7 +103,7 @@ def create(workdir: pathlib.Path, experiment: Prepared) -> None:
     return
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    writers.write_json(
+    atomic.write_json(
       workdir / 'model.json',
       {
         'target_name': table.target_name,
@@ -96,12 +112,39 @@ def create(workdir: pathlib.Path, experiment: Prepared) -> None:
         'data_digest': digest,
       },
     )
-    writers.write_json(path, fields)
+    atomic.write_json(path, fields)
   except OSError as error:
-    raise InputError(
-      f'cannot make the workdir {workdir} ({error.strerror}): '
-      'give another --workdir'
-    ) from error
+    raise _unmade(workdir, error) from error
+
+
+def _unmade(workdir, error):
+  return InputError(
+    f'cannot make the workdir {workdir} ({error.strerror}): '
+    'give another --workdir'
+  )
+
+
+@contextlib.contextmanager
+def held(workdir: pathlib.Path) -> Iterator[None]:
+  """Makes the workdir; within it no other process of this machine runs there.
+
+  Raises:
+    InputError: one does, or the folder cannot be made.
+  """
+  try:
+    lock = locks.take_if_free(workdir / _LOCK)
+  except locks.NoLocksError as error:
+    _logger.warning('%s is not locked: %s', workdir, error)
+    lock = io.BytesIO()
+  except OSError as error:
+    raise _unmade(workdir, error) from error
+  if lock is None:
+    raise InUseError(
+      f'another process runs in {workdir}: wait for its end, or give another '
+      '--workdir'
+    )
+  with lock:
+    yield
 
 
 def check_seen(workdir: pathlib.Path) -> None:
@@ -129,7 +172,7 @@ def write_evaluation(
   Of exact distributions results.csv keeps what there is to say.
   """
   kept = {k: v for k, v in predicted.items() if k != 'log_p'}
-  writers.write_npz(
+  atomic.write_npz(
     workdir / 'evaluation' / f'{stage}_{split}.npz',
     **kept,
     target=target,
@@ -144,21 +187,7 @@ def write_evaluation(
 
 def write_results(workdir: pathlib.Path, rows: Sequence[Sequence]) -> None:
   """Writes results.csv: all rows so far, each with all of its columns."""
-  writers.write_csv(workdir / 'results.csv', writers.RESULT_COLUMNS, rows)
-
-
-def write_predictions(
-  path: PathLike,
-  columns: Mapping[str, np.ndarray],
-  target: np.ndarray | None = None,
-) -> None:
-  """Writes a predictions file: row, target if known, and the columns."""
-  head = {'row': range(len(next(iter(columns.values()))))}
-  if target is not None:
-    head['target'] = target
-  columns = head | columns
-  rows = zip(*(list(column) for column in columns.values()), strict=True)
-  writers.write_csv(path, tuple(columns), rows)
+  atomic.write_csv(workdir / 'results.csv', results.COLUMNS, rows)
 
 
 def write_run(
@@ -166,6 +195,7 @@ def write_run(
   experiment: Prepared,
   stages: Sequence[str],
   num_parameters: int,
+  num_results: int,
 ) -> None:
   """Writes run.json, which says that the run is finished.
 
@@ -174,9 +204,10 @@ def write_run(
     experiment: with its data.
     stages: names of what was evaluated, in order.
     num_parameters: of one seed's network.
+    num_results: rows of results.csv: fewer are a torn file.
   """
   table = experiment.table
-  writers.write_json(
+  atomic.write_json(
     workdir / 'run.json',
     {
       'task': table.name,
@@ -188,6 +219,7 @@ def write_run(
       'num_test': len(table.test),
       'parameters': num_parameters,
       'constant_target': experiment.model.scaler.is_constant,
+      'num_results': num_results,
     },
   )
 

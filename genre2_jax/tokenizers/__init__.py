@@ -1,13 +1,14 @@
 """Numbers as short token sequences, as static tables.
 
 A tokenizer says which tokens may stand at each position, which number a
-sequence means, and which next token leads nearest to a target. It holds no
-arrays of its own making but numpy constants, so it is hashable and static for
-`jax.jit`.
+sequence means, and which next token leads nearest to a target. It is a frozen
+dataclass of plain values, so that it is hashable and static for `jax.jit`.
 
 Letters: T tokens per number, V vocabulary, K or D digits, N exponents.
 Digit tokens come first in every vocabulary: token v < base is the digit v.
 """
+
+from typing import Any
 
 from genre2_jax.tokenizers.base import Tokenizer, check_choice
 from genre2_jax.tokenizers.bins import Bins
@@ -42,7 +43,7 @@ OPTIONS = {
 }
 
 
-def build(name: str, *, base: int, digits: int, **options) -> Tokenizer:
+def build(name: str, *, base: int, digits: int, **options: Any) -> Tokenizer:
   """Tokenizer by name, one of `OPTIONS`, with the options listed there.
 
   `bins`, `strings` and `decimal` ignore base and digits.

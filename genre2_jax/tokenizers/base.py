@@ -4,9 +4,11 @@ import abc
 import difflib
 import math
 import string
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from genre2_jax.errors import InputError
 
@@ -14,6 +16,19 @@ DIGITS = string.digits + string.ascii_lowercase
 # Mantissas and cell numbers are int32 on device; rounding in float32 may
 # overshoot the largest by a few units, and must still fit.
 _MAX_COUNT = 2**30
+
+
+class Array(Protocol):
+  """What numpy's and JAX's arrays have in common."""
+
+  @property
+  def shape(self) -> tuple[int, ...]: ...
+  def __array_namespace__(self) -> Any: ...
+  def __getitem__(self, key: Any, /) -> Any: ...
+
+
+# As numpy goes in, so numpy comes out, and JAX as JAX.
+ArrayT = TypeVar('ArrayT', bound=Array)
 
 
 class Tokenizer(abc.ABC):
@@ -27,8 +42,14 @@ class Tokenizer(abc.ABC):
   """
 
   domain: ClassVar[str]
-  token_names: tuple[str, ...]
-  allowed: np.ndarray
+
+  @property
+  @abc.abstractmethod
+  def token_names(self) -> tuple[str, ...]: ...
+
+  @property
+  @abc.abstractmethod
+  def allowed(self) -> np.ndarray: ...
 
   @property
   def num_tokens(self) -> int:
@@ -62,7 +83,7 @@ class Tokenizer(abc.ABC):
     return np.arange(self.vocab_size, dtype=np.float64)
 
   @abc.abstractmethod
-  def encode(self, values) -> np.ndarray:
+  def encode(self, values: ArrayLike) -> np.ndarray:
     """Writes `values` [...] as tokens, int32 [..., T], with float64 arithmetic.
 
     Raises:
@@ -70,14 +91,19 @@ class Tokenizer(abc.ABC):
     """
 
   @abc.abstractmethod
-  def decode(self, tokens):
+  def decode(self, tokens: ArrayT) -> ArrayT:
     """Numbers [...] that `tokens` [..., T] mean.
 
     float64 for numpy arrays, float32 for JAX arrays. The sequences must be of
     the grammar; what others mean is undefined.
     """
 
-  def best_tokens(self, tokens, target):
+  def decode_above(self, tokens: ArrayT, origin: float) -> ArrayT:
+    """`decode` minus an origin, without float32's rounding where it matters."""
+    value: Any = self.decode(tokens)
+    return value - origin
+
+  def best_tokens(self, tokens: ArrayT, target: ArrayT) -> ArrayT:
     """Dense expert: the next token that leads nearest to the target.
 
     Entry t is the next token of the number that is nearest to the target among
@@ -96,36 +122,36 @@ class Tokenizer(abc.ABC):
     xp = tokens.__array_namespace__()
     tokens, target = xp.broadcast_arrays(tokens, target)
     differs = tokens != target
-    strayed = xp.cumsum(differs, axis=-1) - differs > 0  # [..., T]
-    return xp.where(strayed, self._nearest(xp, tokens, target), target)
+    differs_before = xp.cumsum(differs, axis=-1) - differs > 0  # [..., T]
+    return xp.where(differs_before, self._nearest(xp, tokens, target), target)
 
   @abc.abstractmethod
   def _nearest(self, xp, tokens, target):
     """`best_tokens` where the prefix is not the target's; elsewhere unused."""
 
 
-def place_values(base, count):
+def place_values(base: int, count: int) -> np.ndarray:
   """Place values, most significant first, int32 [count]."""
   return np.array([base**n for n in reversed(range(count))], np.int32)
 
 
-def digits_of(numbers, base, count):
-  """Digits of nonnegative integers [...], most significant first."""
+def digits_of(numbers: np.ndarray, base: int, count: int) -> np.ndarray:
+  """Digits [..., count] of nonnegative integers, most significant first."""
   return numbers[..., None] // place_values(base, count) % base
 
 
-def number_of(xp, digits, base):
-  """The inverse: nonnegative integers [...], exact in integer arithmetic."""
+def number_of(xp: Any, digits: Any, base: int) -> Any:
+  """The inverse of `digits_of`, in the array library `xp`: integers [...]."""
   places = xp.asarray(place_values(base, digits.shape[-1]))
   return (digits * places).sum(axis=-1)
 
 
-def float_type(xp):
+def float_type(xp: Any) -> type[np.floating]:
   """float64 in numpy, float32 on device."""
   return np.float64 if xp is np else np.float32
 
 
-def check_finite(values, advice):
+def check_finite(values: np.ndarray, advice: str) -> None:
   """InputError with `advice` if any value is NaN or infinite."""
   bad = np.flatnonzero(~np.isfinite(values))
   if bad.size:
@@ -136,19 +162,19 @@ def check_finite(values, advice):
     )
 
 
-def check_integer(name, value, low, high):
+def check_integer(name: str, value: object, low: int, high: int) -> None:
   """InputError unless `value` is an int in [low, high]."""
   if type(value) is not int or not low <= value <= high:
     raise InputError(f'{name}={value!r}: give an integer from {low} to {high}')
 
 
-def check_digits(base, digits):
+def check_digits(base: int, digits: int) -> None:
   """InputError unless there are digits for the base, and int32 counts."""
   check_integer('base', base, 2, len(DIGITS))
   check_integer('digits', digits, 1, int(math.log(_MAX_COUNT, base) + 1e-9))
 
 
-def check_choice(what, value, choices):
+def check_choice(what: str, value: object, choices: Sequence[str]) -> None:
   """InputError with the nearest choice unless `value` is one of them."""
   if value in choices:
     return

@@ -5,9 +5,11 @@ import math
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from genre2_jax.errors import InputError
 from genre2_jax.tokenizers.base import (
+  ArrayT,
   Tokenizer,
   check_finite,
   check_integer,
@@ -54,12 +56,12 @@ class Bins(Tokenizer):
       )
 
   @property
-  def token_names(self):
+  def token_names(self) -> tuple[str, ...]:
     inner = tuple(f'bin{i}' for i in range(self.bins))
     return ('<low>', *inner, '<high>')
 
   @property
-  def allowed(self):
+  def allowed(self) -> np.ndarray:
     return np.ones((1, self.bins + 2), bool)
 
   @property
@@ -76,15 +78,15 @@ class Bins(Tokenizer):
     middles = (inner[1:] + inner[:-1]) / 2
     return np.concatenate([[self.low - tail], middles, [self.high + tail]])
 
-  def encode(self, values):
+  def encode(self, values: ArrayLike) -> np.ndarray:
     values = np.asarray(values, np.float64)
     check_finite(values, 'drop them')
     token = np.searchsorted(self.edges[1:-1], values, side='right')
     return token.astype(np.int32)[..., None]
 
-  def decode(self, tokens):
+  def decode(self, tokens: ArrayT) -> ArrayT:
     xp = tokens.__array_namespace__()
     return xp.asarray(self.centers, dtype=float_type(xp))[tokens[..., 0]]
 
   def _nearest(self, xp, tokens, target):
-    return target  # No prefix of a single token can have strayed.
+    return target  # Before a single token there is no prefix.

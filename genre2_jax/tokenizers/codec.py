@@ -1,11 +1,14 @@
 """Between z-scored targets and number tokens."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from genre2_jax.errors import InputError
 from genre2_jax.tokenizers import Bins, Tokenizer
+from genre2_jax.tokenizers.base import ArrayT
 
 _MAX_NUMBERS = 2**22
 # Sequences that are decoded together: bounds the memory, not the result.
@@ -30,6 +33,9 @@ class Codec:
     high: greatest z-score of the training rows.
     mean: of the training targets, in their own unit.
     std: their deviation.
+    bounds: of z, where no target lies beyond them. A tokenizer of the real line
+      writes numbers that do: predictions count them as the nearer bound,
+      training as what they are.
   """
 
   tokenizer: Tokenizer
@@ -37,8 +43,9 @@ class Codec:
   high: float
   mean: float = 0.0
   std: float = 1.0
+  bounds: tuple[float, float] | None = None
 
-  def encode(self, z):
+  def encode(self, z: ArrayLike) -> np.ndarray:
     """Tokens int32 [..., T] of z-scores [...]; a constant target is u = 0."""
     z = np.asarray(z, np.float64)
     if self.tokenizer.domain == 'unit':
@@ -47,14 +54,32 @@ class Codec:
       z = z * self.std + self.mean
     return self.tokenizer.encode(z)
 
-  def decode(self, tokens):
+  def decode(self, tokens: ArrayT) -> ArrayT:
     """z-scores [...] that tokens [..., T] mean, in numpy or on the device."""
     if self.tokenizer.domain == 'natural':
-      return self.tokenizer.decode_above(tokens, self.mean) / self.std
-    value = self.tokenizer.decode(tokens)
+      above: Any = self.tokenizer.decode_above(tokens, self.mean)
+      return above / self.std
+    value: Any = self.tokenizer.decode(tokens)
     if self.tokenizer.domain == 'unit':
       value = value * (self.high - self.low) + self.low
     return value
+
+  def within(self, z: ArrayT) -> ArrayT:
+    """z [...], beyond the bounds the nearer of them; numpy or on the device."""
+    array: Any = z
+    return array if self.bounds is None else array.clip(*self.bounds)
+
+  def grid(self) -> tuple[np.ndarray, np.ndarray]:
+    """`values` and `cells` of predictions: within the bounds, float64 [K] each.
+
+    Raises:
+      InputError: more than 2^22 sequences.
+    """
+    values = self.values()
+    inside = self.within(values)
+    if np.array_equal(inside, values, equal_nan=True):
+      return values, self.cells()
+    return inside, _voronoi(inside)
 
   def values(self) -> np.ndarray:
     """z-scores of all sequences, float64 [K]; several may mean one number.
@@ -97,20 +122,9 @@ class Codec:
       edges[0] = 2 * centers[0] - edges[1]
       edges[-1] = 2 * centers[-1] - edges[-2]
       return np.diff(edges)
-    values = self.values()
-    finite = np.isfinite(values)
-    numbers, group, count = np.unique(
-      values[finite], return_inverse=True, return_counts=True
-    )
-    widths = np.ones(1)
-    if len(numbers) > 1:
-      gaps = np.diff(numbers)
-      widths = (np.append(gaps[0], gaps) + np.append(gaps, gaps[-1])) / 2
-    cells = np.full(len(values), np.inf)
-    cells[finite] = (widths / count)[group]
-    return cells
+    return _voronoi(self.values())
 
-  def index(self, z) -> np.ndarray:
+  def index(self, z: ArrayLike) -> np.ndarray:
     """Place of `encode(z)` among all sequences, int64 [...].
 
     Raises:
@@ -131,3 +145,18 @@ class Codec:
         f'too many to list ({_MAX_NUMBERS:,}): take fewer digits'
       )
     return [np.flatnonzero(row) for row in self.tokenizer.allowed]
+
+
+def _voronoi(values: np.ndarray) -> np.ndarray:
+  """Widths of the cells of numbers [K], as `Codec.cells` says."""
+  finite = np.isfinite(values)
+  numbers, group, count = np.unique(
+    values[finite], return_inverse=True, return_counts=True
+  )
+  widths = np.ones(1)
+  if len(numbers) > 1:
+    gaps = np.diff(numbers)
+    widths = (np.append(gaps[0], gaps) + np.append(gaps, gaps[-1])) / 2
+  cells = np.full(len(values), np.inf)
+  cells[finite] = (widths / count)[group]
+  return cells

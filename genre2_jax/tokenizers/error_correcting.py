@@ -9,10 +9,12 @@ import functools
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from genre2_jax.errors import InputError
 from genre2_jax.tokenizers.base import (
   DIGITS,
+  ArrayT,
   Tokenizer,
   check_integer,
   digits_of,
@@ -32,10 +34,10 @@ class _Protected(Tokenizer):
   domain: ClassVar[str] = 'unit'
 
   @property
-  def token_names(self):
+  def token_names(self) -> tuple[str, ...]:
     return self.inner.token_names
 
-  def decode(self, tokens):
+  def decode(self, tokens: ArrayT) -> ArrayT:
     xp = tokens.__array_namespace__()
     return self.inner.decode(self._corrected(xp, tokens))
 
@@ -67,10 +69,10 @@ class Repetition(_Protected):
     check_integer('repeats', self.repeats, 1, _MAX_REPEATS)
 
   @property
-  def allowed(self):
+  def allowed(self) -> np.ndarray:
     return np.tile(self.inner.allowed, (self.repeats, 1))
 
-  def encode(self, values):
+  def encode(self, values: ArrayLike) -> np.ndarray:
     tokens = self.inner.encode(values)
     return np.tile(tokens, self.repeats)
 
@@ -149,8 +151,8 @@ class Repetition(_Protected):
       winnable.append(score + (repeats - written) * (repeats + 1) >= lead)
     winnable = xp.stack(winnable, axis=-3)  # [..., repeats + 1, K, b]
     copy, place = np.divmod(np.arange(self.num_tokens)[:, None], count)
-    written = copy + (np.arange(count) < place)  # [T, K]
-    return winnable[..., written, np.arange(count), :]
+    copies_written = copy + (np.arange(count) < place)  # [T, K]
+    return winnable[..., copies_written, np.arange(count), :]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,14 +188,14 @@ class Hamming(_Protected):
       )
 
   @property
-  def allowed(self):
+  def allowed(self) -> np.ndarray:
     return np.ones((self.num_tokens, self.inner.base), bool)
 
   @property
-  def num_tokens(self):
+  def num_tokens(self) -> int:
     return self.inner.digits + len(self._checks)
 
-  def encode(self, values):
+  def encode(self, values: ArrayLike) -> np.ndarray:
     digits = self.inner.encode(values)
     checks = -self._check_sums(np, digits) % self.inner.base
     return np.concatenate([digits, checks], axis=-1).astype(np.int32)

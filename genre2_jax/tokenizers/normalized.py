@@ -4,9 +4,11 @@ import dataclasses
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from genre2_jax.tokenizers.base import (
   DIGITS,
+  ArrayT,
   Tokenizer,
   check_choice,
   check_digits,
@@ -42,14 +44,14 @@ class Normalized(Tokenizer):
     check_choice('edge', self.edge, ('left', 'midpoint'))
 
   @property
-  def token_names(self):
+  def token_names(self) -> tuple[str, ...]:
     return tuple(DIGITS[: self.base])
 
   @property
-  def allowed(self):
+  def allowed(self) -> np.ndarray:
     return np.ones((self.digits, self.base), bool)
 
-  def encode(self, values):
+  def encode(self, values: ArrayLike) -> np.ndarray:
     values = np.asarray(values, np.float64)
     check_finite(values, 'drop them')
     values = np.clip(values, 0, 1)
@@ -64,7 +66,7 @@ class Normalized(Tokenizer):
     cell = np.minimum(cell, count - 1).astype(np.int64)
     return digits_of(cell, self.base, self.digits).astype(np.int32)
 
-  def decode(self, tokens):
+  def decode(self, tokens: ArrayT) -> ArrayT:
     xp = tokens.__array_namespace__()
     number = number_of(xp, tokens, self.base)
     count = self.base**self.digits

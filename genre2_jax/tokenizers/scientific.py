@@ -6,10 +6,12 @@ import math
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from genre2_jax.errors import InputError
 from genre2_jax.tokenizers.base import (
   DIGITS,
+  ArrayT,
   Tokenizer,
   check_choice,
   check_digits,
@@ -68,14 +70,14 @@ class Scientific(Tokenizer):
       raise InputError(f"specials need layout 'ieee', not {self.layout!r}")
 
   @property
-  def token_names(self):
+  def token_names(self) -> tuple[str, ...]:
     names = (*DIGITS[: self.base], '+', '-')
     if self.layout != 'ieee':
       return names + tuple(f'E{e}' for e in self._exponents[0])
     return names + ('<nan>', '<+inf>', '<-inf>') * self.specials
 
   @property
-  def token_kinds(self):
+  def token_kinds(self) -> np.ndarray:
     kinds = np.full(self.vocab_size, -1)
     kinds[: self.base] = 0
     if self.layout != 'ieee':
@@ -83,7 +85,7 @@ class Scientific(Tokenizer):
     return kinds
 
   @property
-  def token_values(self):
+  def token_values(self) -> np.ndarray:
     values = np.zeros(self.vocab_size)
     values[: self.base] = range(self.base)
     if self.layout != 'ieee':
@@ -91,7 +93,7 @@ class Scientific(Tokenizer):
     return values
 
   @property
-  def allowed(self):
+  def allowed(self) -> np.ndarray:
     written, (exponent_slots, mantissa_slots) = self._exponents[1], self._slots
     length = 1 + len(exponent_slots) + len(mantissa_slots)
     allowed = np.zeros((length, len(self.token_names)), bool)
@@ -100,7 +102,7 @@ class Scientific(Tokenizer):
     allowed[mantissa_slots, : self.base] = True
     return allowed
 
-  def encode(self, values):
+  def encode(self, values: ArrayLike) -> np.ndarray:
     values = np.asarray(values, np.float64)
     finite = np.isfinite(values)
     if not self.specials:
@@ -135,7 +137,7 @@ class Scientific(Tokenizer):
       tokens[..., 0] = np.where(finite, tokens[..., 0], self._minus + special)
     return tokens
 
-  def decode(self, tokens):
+  def decode(self, tokens: ArrayT) -> ArrayT:
     xp = tokens.__array_namespace__()
     exponent, mantissa = self._parts(xp, tokens)
     size = self._shift(xp, mantissa, exponent - self._point)

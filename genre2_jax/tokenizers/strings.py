@@ -13,9 +13,11 @@ import string
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from genre2_jax.errors import InputError
 from genre2_jax.tokenizers.base import (
+  ArrayT,
   Tokenizer,
   check_finite,
   check_integer,
@@ -78,18 +80,18 @@ class Strings(Tokenizer):
     return min(self.values), max(self.values)
 
   @property
-  def token_names(self):
+  def token_names(self) -> tuple[str, ...]:
     return self.strings
 
   @property
-  def allowed(self):
+  def allowed(self) -> np.ndarray:
     return np.ones((1, len(self.strings)), bool)
 
   @property
-  def token_values(self):
+  def token_values(self) -> np.ndarray:
     return np.array(self.values)
 
-  def encode(self, values):
+  def encode(self, values: ArrayLike) -> np.ndarray:
     values = np.asarray(values, np.float64)
     check_finite(values, 'drop them')
     order = np.argsort(self.values)
@@ -99,18 +101,18 @@ class Strings(Tokenizer):
     place = np.searchsorted(halfway, values, side='right')
     return order[place].astype(np.int32)[..., None]
 
-  def decode(self, tokens):
+  def decode(self, tokens: ArrayT) -> ArrayT:
     xp = tokens.__array_namespace__()
     return xp.asarray(self.values, dtype=float_type(xp))[tokens[..., 0]]
 
-  def decode_above(self, tokens, origin: float):
+  def decode_above(self, tokens: ArrayT, origin: float) -> ArrayT:
     """`decode` minus an origin, which float32 would not tell from it."""
     xp = tokens.__array_namespace__()
     above = np.array(self.values) - origin
     return xp.asarray(above, dtype=float_type(xp))[tokens[..., 0]]
 
   def _nearest(self, xp, tokens, target):
-    return target  # No prefix of a single token can have strayed.
+    return target  # Before a single token there is no prefix.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,11 +143,11 @@ class Decimal(Tokenizer):
     return 0.0, (10**self._num_digits - 1) / 10**self.fraction_digits
 
   @property
-  def token_names(self):
+  def token_names(self) -> tuple[str, ...]:
     return tuple(string.digits + '.' * self._has_point)
 
   @property
-  def allowed(self):
+  def allowed(self) -> np.ndarray:
     allowed = np.zeros((self._length, len(self.token_names)), bool)
     allowed[:, :10] = True
     if self._has_point:
@@ -153,14 +155,14 @@ class Decimal(Tokenizer):
     return allowed
 
   @property
-  def token_kinds(self):
+  def token_kinds(self) -> np.ndarray:
     return np.array([0] * 10 + [-1] * self._has_point)
 
   @property
-  def token_values(self):
+  def token_values(self) -> np.ndarray:
     return np.array([*range(10)] + [0] * self._has_point, np.float64)
 
-  def encode(self, values):
+  def encode(self, values: ArrayLike) -> np.ndarray:
     values = np.asarray(values, np.float64)
     check_finite(values, 'drop them')
     most = 10**self._num_digits - 1
@@ -171,7 +173,7 @@ class Decimal(Tokenizer):
       digits = np.insert(digits, self.integer_digits, 10, axis=-1)
     return digits.astype(np.int32)
 
-  def decode(self, tokens):
+  def decode(self, tokens: ArrayT) -> ArrayT:
     xp = tokens.__array_namespace__()
     digits = tokens
     if self._has_point:
@@ -179,7 +181,7 @@ class Decimal(Tokenizer):
     number = number_of(xp, digits, 10)
     return number.astype(float_type(xp)) / 10**self.fraction_digits
 
-  def decode_above(self, tokens, origin: float):
+  def decode_above(self, tokens: ArrayT, origin: float) -> ArrayT:
     """`decode` minus an origin, which float32 would not tell from it."""
     xp = tokens.__array_namespace__()
     digits = tokens
@@ -240,11 +242,11 @@ def grid(strings: str, values: str = '') -> Strings:
   else:
     numbers = [_number(name) for name in names]
     if None in numbers:
-      numbers = range(1, len(names) + 1)
-  return Strings(names, tuple(map(float, numbers)))
+      numbers = list(map(float, range(1, len(names) + 1)))
+  return Strings(names, tuple(n for n in numbers if n is not None))
 
 
-def _listed(what, text) -> tuple[str, ...]:
+def _listed(what: str, text: str) -> tuple[str, ...]:
   first, dots, last = text.partition('..')
   if not dots:
     return tuple(cell.strip() for cell in text.split(','))
@@ -273,7 +275,7 @@ def _alphabets():
   return (*map(tuple, letters), _MONTHS, short)
 
 
-def _number(text) -> float | None:
+def _number(text: str) -> float | None:
   try:
     value = float(text)
   except ValueError:

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from genre2_jax.devices import processes
+from genre2_jax.devices import memory, processes
 from genre2_jax.errors import InputError, RunError
+from genre2_jax.files import disk
 from genre2_jax.training.train_state import TrainState
 
 _logger = logging.getLogger('genre2_jax')
@@ -115,9 +116,15 @@ class Checkpoints:
       self.save(step, state)
 
   def save(self, step: int, state: Any) -> None:
-    """Saves in the background; returns once the device may go on."""
+    """Saves in the background; returns once the device may go on.
+
+    Raises:
+      FullDiskError: there is no room for it; nothing is written.
+    """
     if processes.from_first(step in self._manager.all_steps()):
       return
+    with processes.together():
+      disk.check_room(self._manager.directory, memory.own_bytes(state))
     self._manager.save(
       step,
       args=ocp.args.StandardSave(

@@ -20,7 +20,7 @@ from genre2_jax.objectives.objective import (
   supervised,
 )
 from genre2_jax.objectives.rewards import comparable
-from genre2_jax.policy import Inputs, Pointwise, Policy, sampling, trie
+from genre2_jax.policy import Inputs, Pointwise, Policy, sampling, scoring, trie
 from genre2_jax.policy.enumeration import subset_numbers
 from genre2_jax.tokenizers.codec import Codec
 
@@ -113,6 +113,7 @@ def predictions(
 
   A row's samples depend on the key and on its number, not on the rows beside
   it. The greedy number is the sampler's: the likeliest token at every step.
+  Numbers beyond the bounds of the target count as the nearer of them.
 
   Args:
     params: of one seed.
@@ -131,12 +132,13 @@ def predictions(
     'log_p' [b, K], at temperature 1, and where the numbers were trained
     'learned_mean_z' [b]; with RAIL 'rail_z' [b], Σ p(y) y over its numbers,
     and 'rail_normalized_z', with p renormalised on them; an open policy has
-    them over the whole trie too, if exact. A `Pointwise`
-    predicts a point mass: G is 1.
+    them over the whole trie too, if exact, and 'grid_mass' [b], the probability
+    that it writes a number at all, exact or estimated from the samples. A
+    `Pointwise` predicts a point mass: G is 1.
   """
   own = params['policy']
   if isinstance(network, Pointwise):
-    point = network.predict(own, inputs)
+    point = codec.within(network.predict(own, inputs))
     return {
       'samples_z': point[:, None],
       'greedy_z': point,
@@ -154,8 +156,8 @@ def predictions(
   )
   samples, greedy_tokens = sampling.without_greedy(rollout)
   predicted = {
-    'samples_z': codec.decode(samples.tokens),
-    'greedy_z': codec.decode(greedy_tokens),
+    'samples_z': codec.within(codec.decode(samples.tokens)),
+    'greedy_z': codec.within(codec.decode(greedy_tokens)),
     'entropy': jnp.mean(samples.entropy(), -1),
   }
   rail = None
@@ -165,14 +167,24 @@ def predictions(
       # As the grid level trains it.
       log_p = trie.log_probs(network, own, context, normalized=False)
       rail = log_p, codec.values().astype(np.float32)
+      predicted['grid_mass'] = jnp.sum(jnp.exp(log_p), -1)
     if 'numbers' in params:
-      predicted['learned_mean_z'] = jnp.exp(log_p) @ params['numbers']
+      mean = jnp.exp(log_p) @ params['numbers']
+      predicted['learned_mean_z'] = codec.within(mean)
+  elif network.open:
+    # E_q[p / q] over numbers of the grammar's q is Σ p.
+    shared = scoring.score(
+      network, own, context, samples.tokens, normalized=False
+    )
+    log_ratio = shared.token_log_probs() - samples.token_log_probs()
+    predicted['grid_mass'] = jnp.mean(jnp.exp(jnp.sum(log_ratio, -1)), -1)
   if rail_numbers:
     rail = subset_numbers(network, codec, own, context, rail_numbers)
   if rail is not None:
     log_p, values = rail
-    predicted['rail_z'] = expected_value(log_p, values)
-    predicted['rail_normalized_z'] = expected_value(log_p, values, True)
+    for name, normalize in (('rail_z', False), ('rail_normalized_z', True)):
+      mean = expected_value(log_p, codec.within(values), normalize)
+      predicted[name] = codec.within(mean)
   return predicted
 
 
@@ -205,6 +217,7 @@ def predict(
   sharding: jax.sharding.Sharding,
   interrupts: object = (),
   widths: Sequence[int] = (),
+  first: int = 0,
 ) -> dict[str, np.ndarray]:
   """Predictions of all rows, block by block.
 
@@ -216,6 +229,7 @@ def predict(
     sharding: of a block's rows.
     interrupts: true once the run is asked to leave.
     widths: that texts are padded to; rows of one go together.
+    first: number of the first row, which its samples depend on.
 
   Returns:
     numpy, what `predictions` gives: {'samples_z': [S, n, G], ...}.
@@ -224,7 +238,7 @@ def predict(
   chosen = []
   for rows, part in batches.by_width(inputs, widths):
     blocks, numbers = batches.blocks(part, block_size, rows)
-    for index, number in enumerate(numbers):
+    for index, number in enumerate(np.where(numbers < 0, -1, numbers + first)):
       if interrupts:
         raise InterruptedRunError('interrupted while predicting')
       block = jax.tree.map(lambda x, i=index: x[i], blocks)

@@ -21,7 +21,7 @@ import tqdm
 from genre2_jax.data.batches import Examples
 from genre2_jax.devices import memory, processes, profiling
 from genre2_jax.errors import InterruptedRunError, NonFiniteError
-from genre2_jax.files import writers
+from genre2_jax.files import metrics_log
 from genre2_jax.objectives.objective import StageParams
 from genre2_jax.policy import Params
 from genre2_jax.training import train_state
@@ -33,6 +33,7 @@ from genre2_jax.training.programs import (
   compile_stage,
 )
 from genre2_jax.training.stages import Stage
+from genre2_jax.training.step import train_step
 from genre2_jax.training.train_state import Counters, TrainState
 
 _logger = logging.getLogger('genre2_jax')
@@ -136,10 +137,11 @@ def train(
         return Trained(params=state.best_params, frozen=state.frozen)
       step = int(at.step[0])
     if processes.is_first():
-      writers.truncate(options.workdir, stage.name, step)
-    programs = _compile(stage, model, examples, options)
-    if state is None:
-      state = programs.init(start())
+      metrics_log.truncate(options.workdir, stage.name, step)
+    with processes.at_once(options.interrupts, f'compiling stage {stage.name}'):
+      programs = _compile(stage, model, examples, options)
+      if state is None:
+        state = programs.init(start())
     with (
       _metric_writer(options) as writer,
       _progress_bar(stage, programs, step, options.verbose) as progress,
@@ -175,6 +177,8 @@ def train(
             max(1, min(2 * chunk, int(num_steps * _DISPATCH_SECONDS / seconds)))
           )
       checkpoints.save(int(at.step[0]), state)
+  if processes.is_first():
+    _say_unmoved(options.workdir, stage.name)
   return Trained(params=state.best_params, frozen=state.frozen)
 
 
@@ -191,6 +195,7 @@ def _compile(
   _logger.info('compiling stage %s', stage.name)
   began = time.monotonic()
   programs = compile_stage(
+    train_step,
     stage,
     model,
     examples,
@@ -212,20 +217,21 @@ def _compile(
 def _validate(stage, programs, state, options, writer, progress):
   """Ends an epoch: validates, keeps the best, writes one record per seed."""
   state, metrics = programs.validate(state)
-  metrics, step, epoch = processes.fetch((metrics, state.step, state.epoch))
+  metrics, at = processes.fetch((metrics, train_state.counters(state)))
   for index, seed in enumerate(options.seeds if writer else ()):
     writer.write(
       stage=stage.name,
       seed=seed,
-      epoch=int(epoch[index]),
-      step=int(step[index]),
+      epoch=int(at.epoch[index]),
+      step=int(at.step[index]),
       seconds=round(progress.format_dict['elapsed'], 3),
       **{
         name: float(values[index])
         for name, values in metrics.items()
         # Before the first step there is nothing to say of training.
-        if epoch[index] > 0 or not name.startswith('train/')
+        if at.epoch[index] > 0 or not name.startswith('train/')
       },
+      best_epoch=int(at.best_epoch[index]),
     )
   progress.set_postfix(
     {name: f'{metrics[name].mean():.4f}' for name in _SHOWN if name in metrics}
@@ -233,11 +239,17 @@ def _validate(stage, programs, state, options, writer, progress):
   return state
 
 
+def _say_unmoved(workdir, name):
+  said = metrics_log.kept_start(metrics_log.read_intact(workdir), name)
+  if said:
+    _logger.warning('%s', said)
+
+
 def _metric_writer(options):
   """Process 0's writer of metrics.jsonl; None for the others."""
   if not processes.is_first():
     return contextlib.nullcontext()
-  return writers.MetricWriter(options.workdir, len(options.seeds))
+  return metrics_log.MetricWriter(options.workdir, len(options.seeds))
 
 
 def _profile(stage, programs, options):

@@ -18,10 +18,14 @@ from genre2_jax.policy import Inputs, Params, Pointwise, Policy
 from genre2_jax.tokenizers.codec import Codec
 from genre2_jax.training import evaluation, train_state
 from genre2_jax.training.stages import Stage, optimizer_of, seed_keys
-from genre2_jax.training.step import train_step
 from genre2_jax.training.train_state import TrainState
 
-_SHUFFLE = 2**31 - 1  # No step comes this far.
+# Streams of a stage's key, beside those of its steps, which come not this far.
+_SHUFFLE = 2**31 - 1
+_VALIDATION = 2**31 - 2
+
+# (state, batch, what is bound once) -> state, of one seed.
+Step = Callable[..., TrainState]
 
 # (row numbers, padded width) of texts that a batch may be taken from.
 Buckets = Sequence[tuple[np.ndarray, int]]
@@ -193,6 +197,7 @@ def _init_one(stage, model):
 
 
 def functions(
+  step: Step,
   stage: Stage,
   model: Trainable,
   *,
@@ -208,6 +213,7 @@ def functions(
   """What a stage compiles: pure functions of stacked states.
 
   Args:
+    step: `step.train_step`.
     stage: a `Stage`.
     model: what is trained.
     num_rows: of the training split.
@@ -224,8 +230,8 @@ def functions(
   epoch_steps = _count_steps(num_rows, batch_size, buckets)
   optimizer = optimizer_of(stage, epoch_steps)
   network = sharding.constrained(model.network, mesh)
-  step = functools.partial(
-    train_step,
+  one_step = functools.partial(
+    step,
     network=network,
     codec=model.codec,
     optimizer=optimizer,
@@ -264,9 +270,9 @@ def functions(
       batch = batches.take(train, indices[:, place])  # [S, B, ...]
       batch = jax.lax.with_sharding_constraint(batch, rows_sharding)
       if which is None:
-        return jax.vmap(step)(state, batch)
+        return jax.vmap(one_step)(state, batch)
       branches = [
-        lambda state, batch, width=width: jax.vmap(step)(
+        lambda state, batch, width=width: jax.vmap(one_step)(
           state, batch._replace(inputs=batches.crop(batch.inputs, width))
         )
         for width in widths
@@ -278,6 +284,7 @@ def functions(
   def validate(state, rows, numbers):
     means = jax.tree.map(lambda x: x / epoch_steps, state.totals)
     keys = jax.vmap(jax.random.wrap_key_data)(state.key)
+    keys = jax.vmap(jax.random.fold_in, (0, None))(keys, _VALIDATION)
     score, values = jax.vmap(validation, (0, None, None, 0))(
       train_state.merge(state.params, state.frozen), rows, numbers, keys
     )
@@ -321,6 +328,7 @@ def buckets_of(examples: Examples, widths: Sequence[int]) -> Buckets:
 
 
 def compile_stage(
+  step: Step,
   stage: Stage,
   model: Trainable,
   examples: Mapping[str, Examples],
@@ -333,6 +341,7 @@ def compile_stage(
   """Compiles a stage.
 
   Args:
+    step: `step.train_step`.
     stage: with its number of epochs settled.
     model: what is trained.
     examples: of the splits 'train' and 'val', on the host.
@@ -354,6 +363,7 @@ def compile_stage(
   num_rows = len(train.target)
   buckets = buckets_of(examples['train'], model.widths)
   run, validate, optimizer = functions(
+    step,
     stage,
     model,
     num_rows=num_rows,

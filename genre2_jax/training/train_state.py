@@ -27,7 +27,8 @@ class TrainState:
   Attributes:
     step: int32, steps taken.
     epoch: int32, epochs finished and validated.
-    key: uint32 [2], key data; step t draws from fold_in(key, t).
+    key: uint32 [2], key data; step t draws from fold_in(key, t), shuffling and
+      validation from streams of their own.
     params: what is trained, a dict as `objective.init_params` gives it; None
       stands where a parameter is frozen.
     frozen: the network's frozen parameters, None where one is trained; None

@@ -12,7 +12,7 @@ from genre2_jax.baselines.points import BASELINES, fit_predict
 from genre2_jax.data import tables
 from genre2_jax.data.features import TargetScaler
 from genre2_jax.errors import InputError, InterruptedRunError
-from genre2_jax.metrics import sampled
+from genre2_jax.metrics import points as point_metrics
 
 PACKAGES = {
   'linear': 'sklearn',
@@ -75,7 +75,7 @@ def run(name, table, **options):
 def r2(table, predicted, split='test'):
   scaler = TargetScaler.fit(table.train.target)
   target = scaler.standardize(getattr(table, split).target)
-  return sampled.r2(predicted[split], target)
+  return point_metrics.r2(predicted[split], target)
 
 
 def assert_usable(table, predicted):

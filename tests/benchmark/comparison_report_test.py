@@ -10,8 +10,8 @@ import pytest
 
 from genre2_jax import errors
 from genre2_jax.benchmark import comparison_tables, figures, page, statistics
-from genre2_jax.files import writers
-from genre2_jax.metrics import sampled
+from genre2_jax.files import atomic
+from genre2_jax.metrics import points, results, sampled
 from genre2_jax.report.__main__ import main
 
 FIGURES = {
@@ -63,14 +63,14 @@ def write_run(
     }
     if not is_point:
       arrays['samples_z'] = draws.astype(np.float32)
-    writers.write_npz(folder / 'evaluation' / f'{stage}_test.npz', **arrays)
+    atomic.write_npz(folder / 'evaluation' / f'{stage}_test.npz', **arrays)
     for i, seed in enumerate(seeds):
       if is_point:
         values = [
-          ('mean', 'r2', sampled.r2(centre[i], truth)),
-          ('mean', 'rmse', sampled.rmse(centre[i], truth)),
-          ('mean', 'spearman', sampled.spearman(centre[i], truth)),
-          ('mean', 'rmse_unit', std * sampled.rmse(centre[i], truth)),
+          ('mean', 'r2', points.r2(centre[i], truth)),
+          ('mean', 'rmse', points.rmse(centre[i], truth)),
+          ('mean', 'spearman', points.spearman(centre[i], truth)),
+          ('mean', 'rmse_unit', std * points.rmse(centre[i], truth)),
         ]
       else:
         values = sampled.evaluate(
@@ -78,17 +78,17 @@ def write_run(
         )
         if method in ('crps', 'raft'):
           values += [
-            ('exact_mean', 'r2', sampled.r2(centre[i], truth)),
-            ('exact_mean', 'rmse', sampled.rmse(centre[i], truth)),
-            ('exact_mean', 'spearman', sampled.spearman(centre[i], truth)),
-            ('exact_mean', 'rmse_unit', std * sampled.rmse(centre[i], truth)),
+            ('exact_mean', 'r2', points.r2(centre[i], truth)),
+            ('exact_mean', 'rmse', points.rmse(centre[i], truth)),
+            ('exact_mean', 'spearman', points.spearman(centre[i], truth)),
+            ('exact_mean', 'rmse_unit', std * points.rmse(centre[i], truth)),
           ]
       rows += [(task, seed, stage, 'test', *value) for value in values]
       rows += [(task, seed, stage, 'val', *value) for value in values]
-  writers.write_csv(
-    folder / 'results.csv', writers.RESULT_COLUMNS, sampled.summarize(rows)
+  atomic.write_csv(
+    folder / 'results.csv', results.COLUMNS, results.over_seeds(rows)
   )
-  writers.write_json(
+  atomic.write_json(
     folder / 'env.json',
     {
       'processor': 'AMD EPYC',
@@ -98,8 +98,8 @@ def write_run(
       'device_kind': 'cpu',
     },
   )
-  writers.write_json(folder / 'seconds.json', {'seconds': seconds})
-  writers.write_json(
+  atomic.write_json(folder / 'seconds.json', {'seconds': seconds})
+  atomic.write_json(
     folder / 'run.json', {'task': task, 'stages': stages, 'seeds': seeds}
   )
   return folder
@@ -122,7 +122,7 @@ def write_benchmark(
           error=(0.3 + 0.1 * (i % 5)) * (1.2 - 0.5 * j / len(methods)),
           spread=0.5 - 0.3 * j / len(methods),
         )
-  writers.write_json(
+  atomic.write_json(
     workdir / 'benchmark.json',
     {
       'command': 'python -m genre2_jax.benchmark --workdir=x',
@@ -216,13 +216,13 @@ def test_missing_and_failed_runs_are_said(tmp_path, no_figures):
     TASKS[:4],
     missing={('wind', 'remax'), *((t, 'crps') for t in TASKS[:3])},
   )
-  writers.write_json(
+  atomic.write_json(
     tmp_path / 'failures' / 'wind__remax.json',
     {'task': 'wind', 'method': 'remax', 'type': 'NonFiniteError',
      'reason': 'the <loss>'},
   )  # fmt: skip
   # Tried again since, and finished.
-  writers.write_json(
+  atomic.write_json(
     tmp_path / 'failures' / 'wind__ce.json',
     {'task': 'wind', 'method': 'ce', 'type': 'OSError', 'reason': 'full'},
   )
@@ -259,14 +259,14 @@ def test_points_have_an_error_but_no_coverage(tmp_path):
     with np.load(path / 'evaluation/pretrain_test.npz') as arrays:
       arrays = dict(arrays)
     arrays['samples_z'] = arrays['greedy_z'][..., None]
-    writers.write_npz(path / 'evaluation/pretrain_test.npz', **arrays)
+    atomic.write_npz(path / 'evaluation/pretrain_test.npz', **arrays)
     rows = pd.read_csv(path / 'results.csv', dtype=str).to_numpy().tolist()
     rows += [
       (task, seed, 'pretrain', 'test', 'sample', metric, value)
       for seed in (0, 1)
       for metric, value in (('crps', 0.3), ('coverage90', 0), ('width90', 0))
     ]
-    writers.write_csv(path / 'results.csv', writers.RESULT_COLUMNS, rows)
+    atomic.write_csv(path / 'results.csv', results.COLUMNS, rows)
   compared = statistics.compare(page.load(tmp_path))
   assert set(compared.samples) == {'ce'}
   found = compared.distributions.loc['xgboost']
@@ -290,7 +290,7 @@ def test_results_are_those_of_the_last_stage(tmp_path, no_figures):
 
 def test_seconds_and_machine_are_in_the_table(tmp_path, no_figures):
   write_benchmark(tmp_path, ['ce'], TASKS[:2])
-  writers.write_json(tmp_path / 'wind/ce/seconds.json', {'seconds': 27.5})
+  atomic.write_json(tmp_path / 'wind/ce/seconds.json', {'seconds': 27.5})
   page.write(tmp_path)
   text = (tmp_path / 'table.md').read_text()
   assert 'Machine: AMD EPYC, 1 x cpu, jax 0.10.2, commit 8f3c2e1.' in text

@@ -15,6 +15,7 @@ from genre2_jax.objectives.objective import Objective
 from genre2_jax.policy import Policy
 from genre2_jax.tokenizers.codec import Codec
 from genre2_jax.training import evaluation, programs, stages
+from genre2_jax.training.step import train_step
 
 pytestmark = pytest.mark.usefixtures('quick_compiles')
 
@@ -82,7 +83,7 @@ def stage_of():
 def compiled(seeds, widths):
   mesh = {'replica': 1, 'data': 1, 'fsdp': 1, 'model': 1}
   return programs.compile_stage(
-    stage_of(), Model(widths), EXAMPLES, seeds=seeds, batch_size=4,
+    train_step, stage_of(), Model(widths), EXAMPLES, seeds=seeds, batch_size=4,
     block_size=4, mesh=sharding.make_mesh(mesh, 1),
   )  # fmt: skip
 

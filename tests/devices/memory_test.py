@@ -1,5 +1,6 @@
 """Out of memory: what helps, and by how much."""
 
+import shutil
 import types
 
 import jax
@@ -8,7 +9,7 @@ import pytest
 
 from genre2_jax import train
 from genre2_jax.devices import memory
-from genre2_jax.errors import OutOfMemoryError
+from genre2_jax.errors import FullDiskError, OutOfMemoryError
 from genre2_jax.training import loop
 
 GIB = 2**30
@@ -69,6 +70,32 @@ def test_a_run_that_needs_too_much_ends_in_one_line(
   text = str(caught.value)
   assert text.startswith('out of memory: a step needs ') and '\n' not in text
   assert 'mesh.fsdp=' in text and 'less)' in text
+
+
+def test_a_full_disk_is_no_lack_of_memory():
+  """TensorStore, behind the checkpoints, calls both an exhausted resource."""
+  with pytest.raises(FullDiskError, match=r'^the disk of /data/run is full'):
+    with memory.shortage_in_words(memory.Need(), None, None, '/data/run'):
+      raise ValueError(
+        'RESOURCE_EXHAUSTED: Error writing "x/0.0" in "/data/run/9/d/": Failed '
+        "to write 8 bytes to file 4: No space left on device [os_error='28']"
+      )
+
+
+def test_a_checkpoint_without_room_ends_the_run_in_one_line(
+  make_config, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(shutil, 'disk_usage', lambda _: (2**30, 2**30, 1000))
+  with pytest.raises(FullDiskError) as caught:
+    train.train_and_evaluate(make_config(), tmp_path / 'run', verbose=0)
+  text = str(caught.value)
+  assert f'{tmp_path}/run/checkpoints' in text and '\n' not in text
+  # Nothing is half written, and with room the same call goes on.
+  steps = tmp_path.glob('run/checkpoints/*/*')
+  assert not list(steps)
+  monkeypatch.undo()
+  train.train_and_evaluate(make_config(), tmp_path / 'run', verbose=0)
+  assert (tmp_path / 'run' / 'run.json').exists()
 
 
 def test_other_errors_stay_what_they_are():

@@ -10,14 +10,8 @@ import textwrap
 
 import numpy as np
 import pytest
-from checks import (
-  assert_same_end,
-  flip,
-  largest_file,
-  num_records,
-  read_log,
-  wait_until,
-)
+from checks import assert_same_end, read_log
+from run_files import flip, largest_file, num_records, wait_until
 
 _MANY_MOMENTS = (
   '--config.steps_per_dispatch=1',
@@ -85,9 +79,10 @@ def last_line(err):
 _ONLY_THE_FIRST_WRITES = """
 import sys
 import jax
-from genre2_jax import command_line, main, writers
+from genre2_jax import command_line, main
+from genre2_jax.files import atomic, metrics_log
 
-replacing, metric_writer = writers._replacing, writers.MetricWriter
+replacing, metric_writer = atomic.replacing, metrics_log.MetricWriter
 
 def only_first(function):
   def call(*arguments, **options):
@@ -95,8 +90,8 @@ def only_first(function):
     return function(*arguments, **options)
   return call
 
-writers._replacing = only_first(replacing)
-writers.MetricWriter = only_first(metric_writer)
+atomic.replacing = only_first(replacing)
+metrics_log.MetricWriter = only_first(metric_writer)
 command_line.run(main.main)
 """
 
@@ -108,7 +103,7 @@ import time
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from genre2_jax import processes, sharding
+from genre2_jax.devices import processes, sharding
 from genre2_jax.errors import InputError
 
 me = int(sys.argv[2])
@@ -165,7 +160,7 @@ import sys
 import numpy as np
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
-from genre2_jax import processes, sharding
+from genre2_jax.devices import processes, sharding
 from genre2_jax.training.checkpoints import Checkpoints
 
 me, folder = int(sys.argv[2]), pathlib.Path(sys.argv[3])
@@ -376,7 +371,7 @@ def test_a_process_that_dies_or_is_told_to_leave_takes_all_along(
   group = start_until(lambda: num_records(workdir) >= 6)
   group[1].terminate()
   ends = end_of(group, 240)
-  assert [code for code, *_ in ends] == [0, 0], ends
+  assert [code for code, *_ in ends] == [75, 75], ends
   said = {last_line(err) for *_, err in ends}
   assert len(said) == 1
   match = re.search(r'interrupted at step (\d+) of stage ce, saved', said.pop())

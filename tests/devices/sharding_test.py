@@ -38,6 +38,7 @@ from genre2_jax.training.programs import (
   lower_run,
   state_program,
 )
+from genre2_jax.training.step import train_step
 
 # One worker: what has been computed for one test serves the others.
 pytestmark = pytest.mark.xdist_group('sharding')
@@ -281,6 +282,7 @@ def two_steps(config, mesh, start=None):
   table = tasks.read_table(config)
   model = networks.build_model(config, table)
   run, _, optimizer = functions(
+    train_step,
     stage,
     model,
     num_rows=len(table.train),

@@ -200,6 +200,18 @@ def test_tries_beyond_the_limit_are_sampled_as_said(
   assert stage.objective.enumeration == expected
 
 
+def test_too_few_samples_for_a_grid_are_refused():
+  fields = {
+    'tokenizer__base': 8, 'tokenizer__digits': 3, 'trie__max_nodes': 9,
+    'trie__beyond': 'samples', 'rollouts__group_size': 2,
+  }  # fmt: skip
+  assert_refused(
+    lambda: build_stages(finetune(('crps', 1.0, {}), **fields)),
+    'rollouts.group_size=2', '3 or more',
+  )  # fmt: skip
+  build_stages(finetune(('remax', 1.0, {}), **fields))
+
+
 def test_a_trie_beyond_the_limit_is_refused_by_its_size():
   config = finetune(
     ('crps', 1.0, {}),

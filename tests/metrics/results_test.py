@@ -1,5 +1,7 @@
 """Tables of predictions: seeds, ensembles, exact and recalibrated rows."""
 
+import dataclasses
+import logging
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,8 +10,14 @@ from scipy import special
 
 from genre2_jax import tokenizers
 from genre2_jax.data.features import TargetScaler
-from genre2_jax.metrics import exact as grid_metrics
-from genre2_jax.metrics import recalibration, results, sampled
+from genre2_jax.metrics import (
+  exact,
+  points,
+  recalibration,
+  results,
+  sampled,
+)
+from genre2_jax.runs import estimates
 from genre2_jax.tokenizers.codec import Codec
 
 CODEC = Codec(
@@ -46,11 +54,11 @@ def test_a_pool_alternates_between_seeds():
   np.testing.assert_allclose(pool['entropy'], sum(predicted['entropy']) / 3)
 
 
-def result_rows(predicted, seeds, target, validation=None):
+def result_rows(predicted, seeds, target, validation=None, model=MODEL):
   return results.rows(
     predicted,
     target,
-    model=MODEL,
+    model=model,
     seeds=seeds,
     task='tiny',
     stage='ce',
@@ -99,31 +107,23 @@ def test_results_of_several_seeds_have_mean_std_and_ensemble():
     sampled.crps(samples, target)
   )
   assert found['ensemble']['mean', 'rmse'] == pytest.approx(
-    sampled.rmse(samples.mean(-1), target)
+    points.rmse(samples.mean(-1), target)
   )
 
 
-def test_columns_of_predictions_are_in_the_original_unit():
-  predicted = predicted_of(2, num_samples=40)
-  columns = results.prediction_columns(predicted, MODEL)
-  assert set(columns) == {*sampled.POINT_ESTIMATORS, 'lower90', 'upper90'}
-  samples = results.pooled(predicted)['samples_z']
-  np.testing.assert_allclose(columns['mean'], 100 + 10 * samples.mean(-1))
-  np.testing.assert_allclose(
-    columns['median'], 100 + 10 * np.median(samples, -1)
-  )
-  np.testing.assert_allclose(
-    columns['greedy'], 100 + 10 * predicted['greedy_z'].mean(0)
-  )
-  # The range is widened to 1.1 times its width before it clips.
-  clipped = np.clip(samples, -1.15, 2.15)
-  np.testing.assert_allclose(
-    columns['clipped_mean'], 100 + 10 * clipped.mean(-1)
-  )
-  inside = (columns['lower90'][:, None] <= 100 + 10 * samples) & (
-    100 + 10 * samples <= columns['upper90'][:, None]
-  )
-  assert 0.85 <= inside.mean() <= 0.95
+def test_rows_gain_their_mean_and_std_over_seeds():
+  rows = [
+    ('t', 0, 'ce', 'test', 'mean', 'rmse', 1.0),
+    ('t', '1', 'ce', 'test', 'mean', 'rmse', 3.0),
+    ('t', 'ensemble', 'ce', 'test', 'mean', 'rmse', 0.5),
+    ('t', 0, 'ce', 'val', 'mean', 'rmse', 7.0),
+  ]
+  summary = results.over_seeds(rows)
+  assert summary[:4] == rows
+  assert summary[4:] == [
+    ('t', 'mean', 'ce', 'test', 'mean', 'rmse', 2.0),
+    ('t', 'std', 'ce', 'test', 'mean', 'rmse', pytest.approx(np.sqrt(2))),
+  ]
 
 
 def test_the_summary_sets_the_stages_side_by_side():
@@ -132,12 +132,18 @@ def test_the_summary_sets_the_stages_side_by_side():
     predicted, seeds = predicted_of(num_seeds), range(7, 7 + num_seeds)
     rows = result_rows(predicted, tuple(seeds), target)
     rows += [(*r[:2], 'remax', r[3], *r[4:6], r[6] + 1) for r in rows]
-    text = results.summary(rows, ['ce', 'remax'])
-    assert of in text
+    text = results.summary(rows, ['ce', 'remax'], "the target's own unit")
+    assert of in text and "errors in the target's own unit;" in text
     found = by_seed(r for r in rows if r[2] == 'ce')
     r2 = found['mean' if num_seeds > 1 else 7]['median', 'r2']
     (line,) = [x for x in text.splitlines() if x.startswith('median r2')]
     assert line.split()[2:] == [f'{r2:.4f}', f'{r2 + 1:.4f}']
+
+
+def test_the_summary_keeps_large_numbers_apart():
+  rows = [('tiny', 0, s, 'test', 'mean', 'rmse', 667969862.129) for s in 'ab']
+  *_, line = results.summary(rows, ['a', 'b']).splitlines()
+  assert line.split() == ['mean', 'rmse', '6.6797e+08', '6.6797e+08']
 
 
 def test_the_summary_leaves_room_where_a_stage_has_no_such_row():
@@ -156,6 +162,47 @@ def test_the_summary_leaves_room_where_a_stage_has_no_such_row():
 
 TARGET = np.linspace(-0.95, 1.9, 8)
 SINGLE, TRIPLE = (predicted_of(seeds, exact=True) for seeds in (1, 3))
+
+
+def test_errors_are_taken_within_the_bounds_of_the_target():
+  """Numbers beyond them mean the nearer bound, in all that is exact."""
+  bounds = (-0.5, 1.2)
+  codec = dataclasses.replace(CODEC, bounds=bounds)
+  model = SimpleNamespace(codec=codec, scaler=SCALER)
+  target = np.linspace(*bounds, 8)
+  log_p = SINGLE['log_p'][0].astype(np.float64)
+  found = by_seed(result_rows(SINGLE, (7,), target, model=model))[7]
+  values = np.clip(VALUES, *bounds)
+  p = np.exp(log_p)
+  p /= p.sum(1, keepdims=True)
+  apart = np.abs(values[:, None] - values)
+  crps = np.sum(p * np.abs(values - target[:, None]), 1)
+  crps -= np.einsum('nk,kj,nj->n', p, apart, p) / 2
+  expected = {
+    ('exact', 'crps'): crps.mean(),
+    ('exact', 'reward'): -np.mean(
+      np.sum(p * np.square(values - target[:, None]), 1)
+    ),
+    ('exact_mean', 'rmse'): points_rmse(p @ values, target),
+  }
+  # Mass beyond a bound lies in the cell of the bound.
+  inside = np.unique(values)
+  gaps = np.diff(inside)
+  widths = (np.append(gaps[0], gaps) + np.append(gaps, gaps[-1])) / 2
+  written = values[codec.index(target)]
+  mass = np.sum(p * (values == written[:, None]), 1)
+  density = mass / widths[np.searchsorted(inside, written)]
+  expected['exact', 'nll'] = -np.log(density).mean()
+  for key, value in expected.items():
+    assert found[key] == pytest.approx(float(value), rel=1e-5), key
+  columns = estimates.columns(SINGLE, model)
+  np.testing.assert_allclose(
+    columns['exact_mean'], SCALER.restore(p @ values), rtol=1e-6
+  )
+
+
+def points_rmse(x, y):
+  return float(np.sqrt(np.mean(np.square(x - y))))
 
 
 def brute_force(p, target):
@@ -183,9 +230,9 @@ def brute_force(p, target):
       }
     )
   return {
-    ('exact_mean', 'rmse'): sampled.rmse(means, target),
-    ('exact_mean', 'rmse_unit'): 10 * sampled.rmse(means, target),
-    ('exact_median', 'mae'): sampled.mae(medians, target),
+    ('exact_mean', 'rmse'): points.rmse(means, target),
+    ('exact_mean', 'rmse_unit'): 10 * points.rmse(means, target),
+    ('exact_median', 'mae'): points.mae(medians, target),
     **{('exact', m): np.mean([row[m] for row in found]) for m in found[0]},
   }
 
@@ -227,8 +274,25 @@ def test_trained_numbers_have_rows_of_their_own():
   predicted = TRIPLE | {'learned_mean_z': learned}
   found = by_seed(result_rows(predicted, (7, 8, 9), TARGET))
   for seed, z in ((7, learned[0]), ('ensemble', learned.mean(0))):
-    rmse = sampled.rmse(z, TARGET)
+    rmse = points.rmse(z, TARGET)
     assert found[seed]['learned_mean', 'rmse'] == pytest.approx(rmse)
+
+
+def test_the_mass_on_the_grid_is_a_mean_over_rows():
+  mass = np.random.default_rng(4).uniform(size=(3, 8))
+  rows = result_rows(TRIPLE | {'grid_mass': mass}, (7, 8, 9), TARGET)
+  found = by_seed(rows)
+  for seed, expected in ((8, mass[1]), ('ensemble', mass), ('mean', mass)):
+    value = found[seed]['sample', 'grid_mass']
+    assert value == pytest.approx(expected.mean())
+  (line,) = (
+    x
+    for x in results.summary(rows, ['ce']).splitlines()
+    if x.startswith('sample grid_mass')
+  )
+  assert line.endswith(f'{mass.mean():.4f}')
+  plain = by_seed(result_rows(TRIPLE, (7, 8, 9), TARGET))
+  assert ('sample', 'grid_mass') not in plain[8]
 
 
 def test_recalibrated_rows_come_only_with_validation_rows():
@@ -284,7 +348,7 @@ def test_each_member_is_recalibrated_on_its_own_validation_rows(member):
     assert found[member][key] == pytest.approx(float(value), rel=1e-4), key
 
   def interval(p):
-    return grid_metrics.quantiles(np.log(p), VALUES, [0.05, 0.95]).T
+    return exact.quantiles(np.log(p), VALUES, [0.05, 0.95]).T
 
   low, high = interval(val_p)
   outside = np.sort(np.maximum(low - val_target, val_target - high))
@@ -300,31 +364,28 @@ def test_each_member_is_recalibrated_on_its_own_validation_rows(member):
   )
 
 
+def test_too_few_validation_rows_leave_the_conformal_rows_out(caplog):
+  """Eight rows: no margin covers nine in ten. It is said once, not per seed."""
+  results._warn_once.cache_clear()
+  val = predicted_of(3, num_rows=8, exact=True, stream=1)
+  val_target = np.linspace(-1, 2, 8)
+  for _ in ('ce', 'remax'):
+    with caplog.at_level(logging.WARNING, logger='genre2_jax'):
+      rows = result_rows(TRIPLE, (7, 8, 9), TARGET, (val, val_target))
+  found = by_seed(rows)
+  for values in found.values():
+    estimators = {estimator for estimator, _ in values}
+    assert 'tempered' in estimators and 'conformal' not in estimators
+  (message,) = caplog.messages
+  assert 'takes 9 calibration rows, and there are 8' in message
+
+
 def test_a_margin_never_turns_an_interval_inside_out():
   """Intervals that are far too wide are narrowed to the median at most."""
-  wide = np.full((1, 8, 9), -np.log(9), np.float32)
-  predicted = predicted_of(1) | {'log_p': wide}
-  target = np.full(8, VALUES[4])
+  wide = np.full((1, 9, 9), -np.log(9), np.float32)
+  predicted = predicted_of(1, num_rows=9) | {'log_p': wide}
+  target = np.full(9, VALUES[4])
   validation = predicted, target + 1e-3
   found = by_seed(result_rows(predicted, (7,), target, validation))[7]
   assert 0 <= found['conformal', 'width90'] < 0.01
   assert found['conformal', 'coverage90'] == 1
-
-
-def test_columns_of_predictions_are_exact_where_the_distribution_is():
-  columns = results.prediction_columns(TRIPLE, MODEL)
-  assert set(columns) == {
-    *sampled.POINT_ESTIMATORS,
-    'exact_mean',
-    'exact_median',
-    'lower90',
-    'upper90',
-  }
-  p = np.exp(np.float64(TRIPLE['log_p'])).mean(0)
-  np.testing.assert_allclose(
-    columns['exact_mean'], 100 + 10 * p @ VALUES, rtol=1e-6
-  )
-  below = np.cumsum(p, axis=1)
-  for name, q in (('lower90', 0.05), ('exact_median', 0.5), ('upper90', 0.95)):
-    expected = VALUES[(below >= q).argmax(axis=1)]
-    np.testing.assert_allclose(columns[name], 100 + 10 * expected)

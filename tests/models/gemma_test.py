@@ -342,16 +342,32 @@ def test_heads_predict_what_their_formulas_say(kind):
     logits, hidden = read(params, text)
     logits = logits[-1]
     if kind == 'special_token':
-      expected = logits[9]
+      expected = logits[9] + bias
     elif kind == 'projection':
       expected = special.softmax(logits) @ weight + bias
     elif kind == 'mlp':
       inner = logits @ params['hidden_layer']['kernel'] + params['hidden_bias']
-      expected = np.maximum(inner, 0) @ weight + bias
+      expected = special.expit(inner) @ weight + bias
     else:
       pooled = getattr(np, kind)(hidden, axis=0)
       expected = pooled @ weight + bias
     np.testing.assert_allclose(predicted[row], np.squeeze(expected), atol=1e-4)
+
+
+def test_the_units_of_the_mlp_may_be_those_of_old():
+  params, predicted = None, {}
+  for activation in ('sigmoid', 'relu'):
+    head = gemma_head(
+      'mlp', CONFIG, hidden=5, activation=activation, compute_dtype='float32'
+    )
+    if params is None:
+      params = shaken(jax.jit(head.init)(jax.random.key(0), INPUTS))
+    predicted[activation] = np.asarray(jax.jit(head.predict)(params, INPUTS))
+  logits = read(params, INPUTS['tokens'][0, : INPUTS['length'][0]])[0][-1]
+  inner = logits @ params['hidden_layer']['kernel'] + params['hidden_bias']
+  expected = np.maximum(inner, 0) @ params['out']['kernel'] + params['out_bias']
+  np.testing.assert_allclose(predicted['relu'][0], expected[0], atol=1e-4)
+  assert np.abs(predicted['sigmoid'] - predicted['relu']).max() > 1e-2
 
 
 def test_arguments_that_do_not_fit_are_refused():

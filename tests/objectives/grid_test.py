@@ -16,10 +16,11 @@ OBJECTIVES = [
   RAFT(),
   RAFT(normalize=True),
   MBR(),
+  MBR(normalize=False),
   LogLoss(-2.0, 3.0),
   LogLoss(-2.0, 3.0, normalize=True),
   CRPS(),
-  CRPS(normalize=True),
+  CRPS(normalize=False),
   ExpectedReward('squared'),
   ExpectedReward('absolute'),
   ExpectedReward('clipped'),
@@ -256,6 +257,38 @@ def test_bad_options_are_named_in_one_line(objective, options):
 
 
 # ------------------------------------------------------ RAIL and normalising
+
+
+@pytest.mark.parametrize('kind', [MBR, CRPS])
+def test_leaving_the_grid_is_paid_for_only_without_renormalising(kind):
+  """A softmax over the grid and one thing beside it, moved down its gradient.
+
+  As published the least loss is that of writing no number at all.
+  """
+
+  def loss(objective, logits):
+    log_p = jax.nn.log_softmax(logits)[:, :-1]
+    return objective(log_p, VALUES, jnp.asarray(TARGET)).sum()
+
+  logits = jnp.pad(jnp.asarray(LOGITS), ((0, 0), (0, 1)))
+  mass = {}
+  for normalize in (True, False):
+    objective = kind(normalize=normalize)
+    gradient = jax.jit(jax.grad(functools.partial(loss, objective)))
+    moved = logits
+    for _ in range(200):
+      moved = moved - 0.3 * gradient(moved)
+    p = np.asarray(jax.nn.softmax(moved))[:, :-1]
+    mass[normalize] = p.sum(-1)
+    beside = gradient(logits)[:, -1]
+    if normalize:
+      np.testing.assert_allclose(beside, 0, atol=1e-5)
+      away = np.abs(VALUES - TARGET[:, None])
+      assert (np.sum(p * away, -1) < 0.7 * p.sum(-1)).all()  # It has learnt.
+    else:
+      assert beside.min() < -0.2
+  assert mass[False].min() < 0.1
+  assert (mass[True] > 0.9).all()
 
 
 def test_expected_value_as_it_is_and_renormalised():
@@ -509,3 +542,60 @@ def test_expected_reward_gives_no_wages_for_leaving_the_grid():
   found, expected = (gradient(LOGITS, given) for given in (False, True))
   np.testing.assert_allclose(found, expected, atol=1e-5)
   assert abs(np.delete(found, keep, axis=1)).max() < 1e-5
+
+
+# ------------------------------------------------------------------ samples
+
+
+@pytest.mark.parametrize(
+  'objective',
+  [
+    RAFT(),
+    MBR(),
+    CRPS(),
+    ExpectedReward('squared'),
+    ExpectedReward('absolute'),
+  ],
+  ids=str,
+)
+@pytest.mark.parametrize('count', [3, 4])
+def test_samples_have_the_whole_loss_and_gradient_in_expectation(
+  objective, count
+):
+  """Over all ways to draw R of four numbers, each with its probability."""
+  values = np.array([-1.5, 0.25, 0.5, 2.0], np.float32)
+  logits = jnp.array([0.3, -0.7, 1.1, 0.2])
+  target = jnp.array([0.4])
+  ways = np.stack(np.meshgrid(*[range(4)] * count, indexing='ij'), -1)
+  ways = ways.reshape(-1, count)  # [4^R, R]
+  probability = jnp.exp(jnp.sum(jax.nn.log_softmax(logits)[ways], -1))
+
+  def estimate(logits, way):
+    drawn = jax.nn.log_softmax(logits)[way]
+    weights = jax.nn.log_softmax(drawn - jax.lax.stop_gradient(drawn))
+    own = jnp.asarray(values)[way]
+    return objective.of_samples(weights[None], own[None], target)[0]
+
+  def whole(logits):
+    return objective(jax.nn.log_softmax(logits)[None], values, target)[0]
+
+  each = jax.vmap(jax.value_and_grad(estimate), (None, 0))(logits, ways)
+  found = jax.tree.map(lambda x: jnp.tensordot(probability, x, 1), each)
+  expected = jax.value_and_grad(whole)(logits)
+  for mine, theirs in zip(found, expected, strict=True):
+    np.testing.assert_allclose(mine, theirs, atol=2e-5)
+
+
+@pytest.mark.parametrize('objective', [RAFT(), CRPS()], ids=str)
+def test_the_plain_loss_of_samples_is_too_large(objective):
+  """By the spread over R: pairs of a sample with itself are in it."""
+  values = np.array([[-1.0, 0.0, 2.0]], np.float32)
+  log_p, target = jnp.full((1, 3), -np.log(3.0)), jnp.array([0.5])
+  plain = float(objective(log_p, values, target)[0])
+  fair = float(objective.of_samples(log_p, values, target)[0])
+  if isinstance(objective, RAFT):
+    expected = (0.5 - 1 / 3) ** 2 - np.var(values, ddof=1) / 3
+  else:
+    expected = 3.5 / 3 - (1 + 3 + 2) / 6  # mean |v - y|, half of mean |v - v'|
+  assert fair == pytest.approx(expected, rel=1e-4, abs=1e-5)
+  assert plain > fair + 0.1

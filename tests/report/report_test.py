@@ -1,6 +1,7 @@
 import base64
 import dataclasses
 import json
+import math
 import re
 import struct
 import subprocess
@@ -11,11 +12,11 @@ import pytest
 
 from genre2_jax import errors
 from genre2_jax.baselines.points import BASELINES
-from genre2_jax.files import writers
-from genre2_jax.metrics import exact as grid_metrics
-from genre2_jax.metrics import sampled as metrics
+from genre2_jax.files import atomic, metrics_log, reading
+from genre2_jax.metrics import exact as exact_metrics
+from genre2_jax.metrics import results, sampled
 from genre2_jax.objectives import catalog
-from genre2_jax.report import page, result_tables, words
+from genre2_jax.report import drawing, page, result_tables, words
 from genre2_jax.report.__main__ import main
 from genre2_jax.report.inputs import TERM_NAMES, load, stage_name
 
@@ -68,7 +69,7 @@ def make_workdir(
     greedy = samples[..., -1]
     nats = 0 if G == 1 else 3.1 if stage == 'ce' else 1.9
     entropy = np.full((len(seeds), n), nats)
-    writers.write_npz(
+    atomic.write_npz(
       folder / 'evaluation' / f'{stage}_test.npz',
       target_z=y,
       target=y * std + mean,
@@ -81,7 +82,7 @@ def make_workdir(
       high=np.float64(HIGH),
     )
     for i, seed in enumerate(seeds):
-      values = metrics.evaluate(
+      values = sampled.evaluate(
         samples[i], greedy[i], entropy[i], y, low=LOW, high=HIGH, std=std
       )
       if stage in exact:
@@ -105,13 +106,13 @@ def make_workdir(
           curves = {k: v for k, v in curves.items() if k.startswith('val/')}
         place = {'stage': stage, 'seed': seed, 'epoch': epoch}
         records.append(place | {'step': 8 * epoch, 'seconds': 0.5} | curves)
-  rows = metrics.summarize(rows)
-  writers.write_csv(folder / 'results.csv', writers.RESULT_COLUMNS, rows)
-  writers.write_text(
-    folder / writers.METRICS_FILE,
+  rows = results.over_seeds(rows)
+  atomic.write_csv(folder / 'results.csv', results.COLUMNS, rows)
+  atomic.write_text(
+    folder / metrics_log.METRICS_FILE,
     ''.join(json.dumps(record) + '\n' for record in records),
   )
-  writers.write_json(
+  atomic.write_json(
     folder / 'run.json',
     {
       'task': task,
@@ -125,11 +126,11 @@ def make_workdir(
       'constant_target': constant,
     },
   )
-  writers.write_json(
+  atomic.write_json(
     folder / 'config.json',
     {'seed': 0, 'model': {'width': 256}, 'tokenizer': TOKENIZER},
   )
-  writers.write_json(
+  atomic.write_json(
     folder / 'env.json',
     {
       'python': '3.11.9',
@@ -147,15 +148,15 @@ def exact_values(samples, y, std):
   """Metrics of a grid that is known exactly, and of its recalibration."""
   values = np.linspace(LOW, HIGH, 17)
   centre = samples.mean(axis=1, keepdims=True)
-  summary = grid_metrics.summarize(
+  summary = exact_metrics.summarize(
     -np.square(values - centre),
-    grid_metrics.Grid(values, np.full(17, values[1] - values[0])),
+    exact_metrics.Grid(values, np.full(17, values[1] - values[0])),
     y,
     np.abs(values - y[:, None]).argmin(axis=1),
   )
   return [
-    *grid_metrics.evaluate(summary, y, std=std),
-    *grid_metrics.evaluate(summary, y, std=std, name='tempered'),
+    *exact_metrics.evaluate(summary, y, std=std),
+    *exact_metrics.evaluate(summary, y, std=std, name='tempered'),
     ('tempered', 'temperature', 1.25),
     ('conformal', 'coverage90', 0.875),
     ('conformal', 'width90', 1.5),
@@ -297,17 +298,37 @@ def test_exact_distributions_stand_beside_the_samples(tmp_path):
       for stage, cells in groups[group]
     }
 
-  sampled = {'crps', 'coverage90', 'width90', 'entropy', 'reward'}
-  assert shown('samples') == {'ce': sampled, 'remax': sampled}
+  shares = {'crps', 'coverage90', 'width90', 'entropy', 'reward'}
+  assert shown('samples') == {'ce': shares, 'remax': shares}
   for group in ('exact', 'tempered'):
-    assert shown(group) == {'ce': set(), 'remax': sampled | {'nll'}}
+    assert shown(group) == {'ce': set(), 'remax': shares | {'nll', 'outside'}}
   assert shown('conformal') == {'ce': set(), 'remax': {'coverage90', 'width90'}}
   html = page.write(tmp_path).read_text(encoding='utf-8')
   assert '>conformal</th>' in html and '>0.875</td>' in html
   # Without them, no column and no group is there for nothing.
   plain = result_tables.distributions(load(make_workdir(tmp_path / 'plain')))
-  assert 'nll' not in {column.metric for column in plain['columns']}
+  metrics = {column.metric for column in plain['columns']}
+  assert not metrics & {'nll', 'outside'}
   assert plain['heads'] == ('Stage',)
+
+
+def test_the_mass_on_the_grid_is_shown_where_there_is_some_beside(tmp_path):
+  run = load(make_workdir(tmp_path))
+
+  def shown(run):
+    table = result_tables.distributions(run)
+    (_, stages), *_ = table['groups']
+    metrics = [column.metric for column in table['columns']]
+    if 'grid_mass' in metrics:
+      place = metrics.index('grid_mass')
+      return [cells[place]['text'] for _, cells in stages]
+    return None
+
+  assert shown(run) is None
+  more = {('0', 'ce', 'sample', 'grid_mass'): 0.93}
+  more['0', 'remax', 'sample', 'grid_mass'] = 0.08
+  run = dataclasses.replace(run, results={**run.results, **more})
+  assert shown(run) == ['0.930', '0.080']
 
 
 @pytest.mark.parametrize(
@@ -322,8 +343,8 @@ def test_learning_curves_show_what_the_best_is_chosen_by(
 ):
   make_workdir(tmp_path, stages=('crps_ce',))
   record = {'stage': 'crps_ce', 'seed': 0, 'epoch': 1, 'step': 8}
-  writers.write_text(
-    tmp_path / writers.METRICS_FILE,
+  atomic.write_text(
+    tmp_path / metrics_log.METRICS_FILE,
     json.dumps(record | dict.fromkeys(names, 0.5)) + '\n',
   )
   html = page.write(tmp_path).read_text(encoding='utf-8')
@@ -367,11 +388,63 @@ def test_verdict_follows_the_numbers(tmp_path, new, parts):
     ('sample', 'crps'): 0.25,
     ('sample', 'coverage90'): 0.85,
   }
-  results = {('0', 'ce', *key): value for key, value in old.items()}
-  results |= {('0', 'remax', *key): v for key, v in (old | new).items()}
-  run = dataclasses.replace(load(make_workdir(tmp_path)), results=results)
+  found = {('0', 'ce', *key): value for key, value in old.items()}
+  found |= {('0', 'remax', *key): v for key, v in (old | new).items()}
+  run = dataclasses.replace(load(make_workdir(tmp_path)), results=found)
   for text in parts:
     assert text in words.verdict(run)
+
+
+@pytest.mark.parametrize(
+  ('transform', 'behind', 'unit', 'note'),
+  [
+    ('standard', ' z', 'z', None),
+    ('none', '', 'original unit', "Errors are in the target's own unit."),
+    ('quantile', ' rank', 'rank', 'Errors are in ranks in [0, 1] among'),
+    ('quantile_normal', ' normal rank', 'normal rank', 'made normal'),
+  ],
+)
+def test_numbers_name_the_unit_that_the_target_is_learnt_in(
+  tmp_path, transform, behind, unit, note
+):
+  run = load(make_workdir(tmp_path, exact=('ce',)))
+  config = {**run.config, 'data': {'transform': transform}}
+  values = {('0', 'ce', 'mean', 'rmse'): 667969862.129}
+  values['0', 'remax', 'mean', 'rmse'] = 0.25
+  run = dataclasses.replace(run, config=config, results=run.results | values)
+  assert f'from 6.68e+08{behind} to 0.250{behind},' in words.verdict(run)
+  said = ' '.join(words.notes(run))
+  assert 'Errors are' not in said if note is None else note in said
+  (crps,) = (
+    c for c in result_tables.distributions(run)['columns'] if c.metric == 'crps'
+  )
+  assert crps.unit == unit
+  columns = result_tables.points(run)['columns']
+  assert columns[0].unit == unit
+  # Twice the same would be once too often.
+  metrics = [column.metric for column in columns]
+  assert ('rmse_unit' in metrics) == (transform != 'none')
+
+
+def test_the_page_and_its_figures_name_the_unit(tmp_path):
+  make_workdir(tmp_path)
+  config = json.loads((tmp_path / 'config.json').read_text())
+  config['data'] = {'transform': 'quantile'}
+  atomic.write_json(tmp_path / 'config.json', config)
+  html = page.write(tmp_path).read_text(encoding='utf-8')
+  assert 'Errors in ranks in [0, 1]' in html
+  assert 'interval (rank)' in html.lower()
+  assert not re.search(r'\bz\b', re.sub(r'base64,[^"]+', '', html))
+
+
+def test_a_stage_that_changed_nothing_is_in_the_notes(tmp_path):
+  run = load(make_workdir(tmp_path))
+  best = {'ce': 3, 'remax': 0}
+  records = [r | {'best_epoch': best[r['stage']]} for r in run.records]
+  said = ' '.join(words.notes(dataclasses.replace(run, records=records)))
+  assert 'Stage ReMax kept its starting weights' in said
+  assert 'Stage CE' not in said
+  assert 'kept' not in ' '.join(words.notes(run))  # A run of old.
 
 
 def test_best_value_is_marked_unless_it_reads_the_same(tmp_path):
@@ -389,7 +462,7 @@ def test_best_value_is_marked_unless_it_reads_the_same(tmp_path):
       ('remax', 'sample', 'width90', 1.0),
     ]
   ]
-  writers.write_csv(tmp_path / 'results.csv', writers.RESULT_COLUMNS, rows)
+  atomic.write_csv(tmp_path / 'results.csv', results.COLUMNS, rows)
   html = page.write(tmp_path).read_text(encoding='utf-8')
   assert re.findall('<strong>(.*?)</strong>', html) == ['0.400', '0.930']
 
@@ -407,8 +480,8 @@ def test_seeds_are_shown_with_their_spread(tmp_path):
 def test_hostile_names_are_text(tmp_path):
   evil = '<script>alert("$x_1$")</script>'
   make_workdir(tmp_path, task=evil, target=evil + '& $\\frac{名')
-  writers.write_json(tmp_path / 'env.json', {evil: evil, 'command': evil})
-  writers.write_json(
+  atomic.write_json(tmp_path / 'env.json', {evil: evil, 'command': evil})
+  atomic.write_json(
     tmp_path / 'config.json', {'tokenizer': TOKENIZER, evil: {evil: [evil]}}
   )
   html = page.write(tmp_path).read_text(encoding='utf-8')
@@ -436,7 +509,7 @@ def test_wild_predictions_do_not_break_the_axes(tmp_path):
   with np.load(path) as arrays:
     arrays = dict(arrays)
   arrays['samples_z'][:, :2] = 1e10
-  writers.write_npz(path, **arrays)
+  atomic.write_npz(path, **arrays)
   assert page.write(tmp_path).exists()
 
 
@@ -453,9 +526,159 @@ def test_missing_field_is_named(tmp_path):
   path = make_workdir(tmp_path) / 'run.json'
   info = json.loads(path.read_text(encoding='utf-8'))
   del info['num_test']
-  writers.write_json(path, info)
+  atomic.write_json(path, info)
   with pytest.raises(errors.InputError, match='num_test'):
     page.write(tmp_path)
+
+
+def damaged_values(value, depth=0):
+  """What a value may turn into, or any value in it, and it without one."""
+  if depth:
+    yield from (
+      None, True, 'x', '', '\ud800', '../x', -1, 0, 7, 1.5, 10**30, math.inf,
+      [], [None], [[]], {}, {'name': 1},
+    )  # fmt: skip
+  if isinstance(value, dict | list):
+    for key in value if isinstance(value, dict) else range(len(value)):
+      for other in damaged_values(value[key], depth + 1):
+        changed = value.copy()
+        changed[key] = other
+        yield changed
+      changed = value.copy()
+      del changed[key]
+      yield changed
+
+
+@pytest.mark.parametrize(
+  'name',
+  ['run.json', 'config.json', 'env.json', 'profile/ce/operations.json'],
+)
+def test_no_damaged_value_is_a_traceback(tmp_path, monkeypatch, name):
+  """Each value deleted, or of another type: a report, or one line."""
+  make_workdir(tmp_path, stages=('ce',), n=3, G=2, num_epochs=1)
+  operation = {'name': 'dot', 'source': 'a/b'}
+  operation |= {'milliseconds': 1.5, 'calls': 1.0, 'share': 1.0}
+  atomic.write_json(
+    tmp_path / 'profile/ce/operations.json',
+    {'steps': [1, 2], 'operations': [operation]},
+  )
+  # Figures know of these files the names in run.json; pixels take minutes.
+  monkeypatch.setattr(drawing, 'png', lambda figure: b'')
+  if name != 'run.json':
+    monkeypatch.setattr(drawing, 'draw', lambda sections, run: [])
+  path = tmp_path / name
+  refused = 0
+  for value in damaged_values(json.loads(path.read_text())):
+    path.write_text(json.dumps(value))
+    try:
+      page.write(tmp_path)
+    except errors.InputError as error:
+      refused += 1
+      assert '\n' not in str(error), value
+      assert '.json' in str(error) or '.npz' in str(error), value
+  assert refused > 2
+  # No name leads out of the folder of the figures.
+  expected = {'config.json', 'env.json', 'evaluation', 'figures', 'profile'}
+  expected |= {'metrics.jsonl', 'report.html', 'results.csv', 'run.json'}
+  assert {path.name for path in tmp_path.iterdir()} | {'figures'} == expected
+
+
+@pytest.mark.parametrize('name', ['results.csv', 'evaluation/ce_test.npz'])
+def test_no_torn_file_is_a_traceback(tmp_path, name):
+  make_workdir(tmp_path, stages=('ce',), n=3, G=2, num_epochs=1)
+  path = tmp_path / name
+  whole = path.read_bytes()
+  for size in range(0, len(whole), 1 + len(whole) // 150):
+    path.write_bytes(whole[:size])
+    try:
+      load(tmp_path)
+    except errors.InputError as error:
+      assert '\n' not in str(error) and path.name in str(error)
+    else:  # A table that ends with a line is whole, as far as one can tell.
+      assert name == 'results.csv' and whole[:size].endswith(b'\n')
+  for place in range(0, len(whole), 1 + len(whole) // 150):
+    path.write_bytes(whole[:place] + b'\xff\x00' + whole[place + 2 :])
+    try:
+      load(tmp_path)
+    except errors.InputError as error:
+      assert '\n' not in str(error)
+
+
+@pytest.mark.parametrize(
+  ('array', 'value'),
+  [
+    ('samples_z', np.zeros((1, 3))),
+    ('samples_z', np.zeros((2, 3, 2))),
+    ('samples_z', np.zeros((1, 3, 0))),
+    ('samples_z', np.full((1, 3, 2), 'x')),
+    ('target', np.zeros(4)),
+    ('target_z', np.zeros(0)),
+    ('mean', np.zeros(2)),
+    ('std', np.array('x')),
+    ('std', None),
+  ],
+)
+def test_predictions_of_another_shape_are_named(tmp_path, array, value):
+  make_workdir(tmp_path, stages=('ce',), n=3, G=2, num_epochs=1)
+  path = tmp_path / 'evaluation/ce_test.npz'
+  arrays = reading.read_npz(path)
+  del arrays[array]
+  atomic.write_npz(path, **arrays, **({} if value is None else {array: value}))
+  with pytest.raises(errors.InputError, match=f'ce_test.npz.*{array}'):
+    page.write(tmp_path)
+
+
+def test_missing_rows_of_results_are_noticed(tmp_path):
+  """Where run.json says how many there are."""
+  make_workdir(tmp_path, stages=('ce',), n=3, G=2, num_epochs=1)
+  table, info = tmp_path / 'results.csv', tmp_path / 'run.json'
+  lines = table.read_text().splitlines(keepends=True)
+  run = json.loads(info.read_text())
+  atomic.write_json(info, run | {'num_results': len(lines) - 1})
+  load(tmp_path)
+  table.write_text(''.join(lines[:-1]))
+  with pytest.raises(errors.InputError, match=f'{len(lines) - 2} rows of'):
+    load(tmp_path)
+  atomic.write_json(info, run)
+  load(tmp_path)  # A run of an earlier version.
+
+
+def test_a_broken_line_of_the_record_is_left_out_and_said(tmp_path, caplog):
+  make_workdir(tmp_path, stages=('ce',), n=3, G=2)
+  path = tmp_path / metrics_log.METRICS_FILE
+  lines = path.read_text().splitlines(keepends=True)
+  path.write_text(''.join([*lines[:2], '{"torn\n', *lines[3:], '{"torn']))
+  with caplog.at_level('WARNING', logger='genre2_jax'):
+    run = load(tmp_path)
+  assert len(run.records) == len(lines) - 1
+  (message,) = caplog.messages
+  assert message.endswith('left out what is damaged, line 3')
+
+
+def test_a_metric_of_another_type_is_no_point_of_a_curve(tmp_path):
+  make_workdir(tmp_path, stages=('ce',), n=3, G=2)
+  path = tmp_path / metrics_log.METRICS_FILE
+  records = metrics_log.read(tmp_path)
+  records[2] |= {'val/loss': 'x', 'train/loss': [1]}
+  path.write_text(''.join(json.dumps(r) + '\n' for r in records))
+  assert page.write(tmp_path).exists()
+
+
+@pytest.mark.parametrize(
+  ('fields', 'text'),
+  [
+    ({'name': 'bins', 'bins': 64}, '64 bins and two tails'),
+    ({'name': 'strings', 'strings': '1..5'}, 'strings 1..5'),
+    (
+      {'name': 'decimal', 'integer_digits': 2, 'fraction_digits': 1},
+      'decimals, 2 digits before the point and 1 after it',
+    ),
+  ],
+)
+def test_the_tokenizer_is_described_by_what_it_uses(tmp_path, fields, text):
+  make_workdir(tmp_path, stages=('ce',), n=3, G=2)
+  atomic.write_json(tmp_path / 'config.json', {'tokenizer': TOKENIZER | fields})
+  assert words.facts(load(tmp_path))['Tokenizer'] == text
 
 
 @pytest.mark.parametrize('size', [0, 1, 500])

@@ -8,16 +8,20 @@ import pandas as pd
 import pytest
 from checks import assert_refused
 
+from genre2_jax import DecodingRegressor
 from genre2_jax.data import tables
+from genre2_jax.runs import finished as finished_run
 from genre2_jax.runs import prediction
 
 
 @pytest.fixture(scope='module')
 def rows(data_file):
   """The file's rows as text, without the target."""
-  return pd.read_csv(data_file, dtype=str, keep_default_na=False).drop(
+  frame = pd.read_csv(data_file, dtype=str, keep_default_na=False).drop(
     columns='price'
   )
+  frame.attrs['path'] = str(data_file)
+  return frame
 
 
 @pytest.fixture
@@ -37,13 +41,14 @@ def test_every_row_gets_a_prediction_in_the_original_unit(
 ):
   table = forecast(rows)
   assert list(table) == [
-    'row', 'prediction', 'greedy', 'sample', 'mean', 'median', 'clipped_mean',
-    'clipped_median', 'exact_mean', 'exact_median', 'lower90', 'upper90',
+    'row', 'prediction', 'lower90', 'upper90', 'greedy', 'sample', 'mean',
+    'median', 'clipped_mean', 'clipped_median', 'exact_mean', 'exact_median',
+    'conformal_lower90', 'conformal_upper90', 'model_lower90', 'model_upper90',
   ]  # fmt: skip
   assert list(table['row']) == list(range(len(rows)))
-  assert (table['prediction'] == table['exact_median']).all()
-  assert (table['lower90'] <= table['prediction']).all()
-  assert (table['prediction'] <= table['upper90']).all()
+  assert (table['prediction'] == table['exact_mean']).all()
+  assert (table['lower90'] <= table['exact_median']).all()
+  assert (table['exact_median'] <= table['upper90']).all()
   price = pd.read_csv(data_file)['price']
   train = tables.read_file(data_file, 'price').train.target
   # A normalized tokenizer cannot leave the range of the training targets.
@@ -71,6 +76,118 @@ def test_a_row_is_predicted_by_its_cells_and_its_place_alone(forecast, rows):
   whole = forecast(rows)
   part = forecast(rows.iloc[:50])
   pd.testing.assert_frame_equal(part, whole.iloc[:50], rtol=1e-6)
+
+
+def test_both_doors_say_the_same(forecast, finished, data_file):
+  frame = pd.read_csv(data_file)  # In the file's order, with its target.
+  table = forecast(frame)
+  loaded = DecodingRegressor.load(finished)
+  np.testing.assert_array_equal(table['prediction'], loaded.predict(frame))
+  np.testing.assert_array_equal(
+    table[['lower90', 'upper90']], loaded.predict_interval(frame)
+  )
+  np.testing.assert_array_equal(
+    table[['model_lower90', 'model_upper90']],
+    loaded.predict_interval(frame, method='model'),
+  )
+  np.testing.assert_array_equal(
+    table['exact_median'], loaded.predict(frame, 'exact_median')
+  )
+  np.testing.assert_array_equal(
+    table[['prediction', 'lower90', 'upper90']],
+    table[['exact_mean', 'conformal_lower90', 'conformal_upper90']],
+  )
+  assert_refused(
+    lambda: loaded.predict(frame.rename(columns={'rooms': 'room'})),
+    "'rooms'",
+    "did you mean 'room'?",
+  )
+
+
+def test_margins_are_those_of_the_validation_rows(forecast, finished, rows):
+  prices = pd.read_csv(rows.attrs['path'])['price']
+  val = tables.read_file(rows.attrs['path'], 'price').val.target
+  order = [int(np.flatnonzero(prices == y)[0]) for y in val]
+  table = forecast(rows.iloc[order])
+  low, high = table['model_lower90'], table['model_upper90']
+  scores = np.sort(np.maximum(low - val, val - high))
+  margin = scores[int(np.ceil(21 * 0.9)) - 1]
+  np.testing.assert_allclose(
+    table['lower90'],
+    np.minimum(low - margin, table['exact_median']),
+    rtol=1e-5,
+  )
+  assert np.mean((table['lower90'] <= val) & (val <= table['upper90'])) >= 0.9
+
+
+def test_a_run_without_margins_has_the_models_own_interval(
+  copy, finished, data_file, tmp_path, capsys
+):
+  (copy / 'margins.json').unlink()
+  prediction.predict_file(copy, data_file, tmp_path / 'old.csv')
+  assert "model's own" in capsys.readouterr().out
+  prediction.predict_file(finished, data_file, tmp_path / 'new.csv')
+  old, new = (pd.read_csv(tmp_path / f'{n}.csv') for n in ('old', 'new'))
+  gone = [name for name in new if name not in old]
+  assert gone == [
+    'lower90', 'upper90', 'conformal_lower90', 'conformal_upper90',
+  ]  # fmt: skip
+  pd.testing.assert_frame_equal(old, new[list(old)])
+  loaded, frame = DecodingRegressor.load(copy), pd.read_csv(data_file)
+  with pytest.warns(UserWarning, match="model's own"):
+    found = loaded.predict_interval(frame)
+  np.testing.assert_array_equal(found, old[['model_lower90', 'model_upper90']])
+  assert_refused(
+    lambda: loaded.predict_interval(frame, method='conformal'),
+    "method='model'",
+  )
+
+
+def test_damaged_margins_are_refused(copy, data_file, tmp_path):
+  (copy / 'margins.json').write_text('{"margins": [1.0]}')
+  assert_refused(
+    lambda: prediction.predict_file(copy, data_file, tmp_path / 'out.csv'),
+    'margins.json is damaged',
+  )
+
+
+def test_blocks_of_rows_have_the_bits_of_one_go(forecast, rows, monkeypatch):
+  """Samples among them, which depend on a row's number."""
+  whole = forecast(rows)
+  monkeypatch.setattr(finished_run, '_MAX_ROWS', 33)  # Two device blocks.
+  sizes = []
+  predict = finished_run.evaluation.predict
+
+  def counted(*arguments, **options):
+    found = predict(*arguments, **options)
+    sizes.append(found['greedy_z'].shape[1])
+    return found
+
+  monkeypatch.setattr(finished_run.evaluation, 'predict', counted)
+  pd.testing.assert_frame_equal(forecast(rows), whole, check_exact=True)
+  assert sizes == [32, 32, 32, 24]
+
+
+@pytest.mark.parametrize('kind', ['.parquet', '.xlsx'])
+def test_the_output_is_what_its_name_says(
+  forecast, finished, data_file, rows, tmp_path, kind
+):
+  if kind == '.xlsx':
+    pytest.importorskip('openpyxl')
+  path = tmp_path / f'out{kind}'
+  prediction.predict_file(finished, data_file, path)
+  read = pd.read_excel if kind == '.xlsx' else pd.read_parquet
+  pd.testing.assert_frame_equal(read(path), forecast(rows), rtol=1e-15)
+
+
+def test_an_unknown_kind_of_output_is_refused_before_the_work(tmp_path):
+  assert_refused(
+    lambda: prediction.predict_file(
+      tmp_path / 'nowhere', tmp_path / 'in.csv', tmp_path / 'out.docx'
+    ),
+    'out.docx',
+    '.parquet',
+  )
 
 
 def test_columns_match_by_name_and_others_are_ignored(forecast, rows):

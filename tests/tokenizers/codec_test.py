@@ -183,3 +183,25 @@ def test_too_many_numbers_to_list(ask):
   )
   largest = Codec(tokenizers.build('normalized', base=2, digits=22), 0.0, 1.0)
   assert largest.index(np.ones(1)) == [2**22 - 1]
+
+
+def test_a_bounded_target_has_no_numbers_beyond_its_bounds():
+  """Ranks in [0, 1], by tokens that write from -99.9e9 to 99.9e9."""
+  tokenizer = tokenizers.build('ieee', base=10, digits=2)
+  free = Codec(tokenizer, low=0.0, high=1.0)
+  codec = Codec(tokenizer, low=0.0, high=1.0, bounds=(0.0, 1.0))
+  np.testing.assert_array_equal(codec.values(), free.values())
+  values, cells = codec.grid()
+  np.testing.assert_array_equal(values, np.clip(free.values(), 0, 1))
+  # All that means 0 shares its cell; the widths span the line once.
+  inside = np.unique(values)
+  assert inside[0] == 0 and inside[-1] == 1 and free.values().max() > 1e9
+  span = 1 + (inside[1] - inside[0]) / 2 + (inside[-1] - inside[-2]) / 2
+  assert cells.sum() == pytest.approx(span)
+  for array in (np.array([-3.0, 0.25, 7.0]), jnp.array([-3.0, 0.25, 7.0])):
+    np.testing.assert_array_equal(codec.within(array), [0, 0.25, 1])
+    np.testing.assert_array_equal(free.within(array), array)
+  for mine, theirs in zip(
+    free.grid(), (free.values(), free.cells()), strict=True
+  ):
+    np.testing.assert_array_equal(mine, theirs)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
 from table_policy import log_probs, objective_of, random_table, table_policy
 
 from genre2_jax import tokenizers
@@ -16,7 +17,7 @@ from genre2_jax.errors import InterruptedRunError
 from genre2_jax.objectives.objective import supervised
 from genre2_jax.objectives.rewards import REWARDS
 from genre2_jax.policy import Pointwise, sampling
-from genre2_jax.policy.enumeration import Enumeration
+from genre2_jax.policy.enumeration import Enumeration, enumerate_numbers
 from genre2_jax.tokenizers.codec import Codec
 from genre2_jax.training import evaluation
 
@@ -95,6 +96,28 @@ def test_the_loss_of_a_sum_is_the_weighted_sum_of_its_terms(block_size, depth):
     assert found[name] == pytest.approx(float(values.mean()), rel=1e-4)
   expected = found['ce'] + 0.5 * found['crps'] + 2 * found['raft']
   assert found['loss'] == -score == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize('samples', [2, 5])
+def test_a_grid_of_samples_is_judged_fairly(samples):
+  """From three on; what a grid is enumerated for stays as it is."""
+  objective = dataclasses.replace(
+    objective_of('crps', ('mbr', 0.5), ('log_loss', 0.1)),
+    enumeration=Enumeration(depth=0, samples=samples),
+  )
+  keys = row_keys(KEY, 7)
+  losses = supervised(
+    PARAMS, ROWS, keys, network=POLICY, codec=CODEC, objective=objective
+  )
+  log_p, values = enumerate_numbers(
+    POLICY, CODEC, TABLE, ROWS.inputs, keys, objective.enumeration
+  )
+  for term in objective.terms:
+    has_fair = samples > 2 and term.name != 'log_loss'
+    loss = term.loss.of_samples if has_fair else term.loss
+    np.testing.assert_allclose(
+      losses[term.name], loss(log_p, values, ROWS.target), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize('block_size', BLOCK_SIZES)
@@ -221,6 +244,36 @@ def test_exact_distributions_are_those_of_every_seed_at_temperature_1():
     )
 
 
+def test_predictions_keep_to_the_bounds_of_the_target():
+  """A tokenizer may write numbers that no target has."""
+  low, high = -0.4, 1.1
+  codec = dataclasses.replace(CODEC, bounds=(low, high))
+  numbers = 40 * np.random.default_rng(1).normal(size=(2, 9))
+  params = TWO_SEEDS | {'numbers': numbers.astype(np.float32)}
+
+  def predicted(codec, network=None):
+    network = network or open_policy(0.7)
+    model = SimpleNamespace(network=network, codec=codec)
+    return predict(ROWS.inputs, 3, exact=True, params=params, model=model)
+
+  free, bound = predicted(CODEC), predicted(codec)
+  for name in ('samples_z', 'greedy_z', 'learned_mean_z'):
+    assert (free[name] < low).any() or (free[name] > high).any()
+    np.testing.assert_allclose(
+      bound[name], free[name].clip(low, high), atol=1e-6
+    )
+  # A mean is of numbers within, which is not the free mean within.
+  np.testing.assert_allclose(
+    bound['rail_z'], bound['rail_normalized_z'] * bound['grid_mass'], rtol=1e-5
+  )
+  inside = free['rail_normalized_z'].clip(low, high)
+  assert np.abs(bound['rail_normalized_z'] - inside).max() > 0.01
+  head = predicted(codec, HEAD._replace(predict=lambda p, x, key=None: 9 * x))
+  np.testing.assert_allclose(
+    head['greedy_z'][0], (9 * ROWS.inputs).clip(low, high), rtol=1e-6
+  )
+
+
 def test_trained_numbers_predict_their_own_mean():
   numbers = np.random.default_rng(1).normal(size=(2, 9)).astype(np.float32)
   params = TWO_SEEDS | {'numbers': numbers}
@@ -228,6 +281,50 @@ def test_trained_numbers_predict_their_own_mean():
   predicted = predict(ROWS.inputs, 3, exact=True, params=params)
   expected = np.einsum('snk,sk->sn', np.exp(predicted['log_p']), numbers)
   np.testing.assert_allclose(predicted['learned_mean_z'], expected, rtol=1e-5)
+
+
+def test_an_open_policy_says_how_much_of_it_is_numbers():
+  """Exactly, or by samples of the grammar, at any temperature of theirs."""
+  model = SimpleNamespace(network=open_policy(0.7), codec=CODEC)
+  inputs = ROWS.inputs
+
+  def predicted(exact, num_samples, temperature):
+    ask = evaluation.predictor(
+      model, SEED_KEYS, num_samples=num_samples, temperature=temperature,
+      exact=exact,
+    )  # fmt: skip
+    return evaluation.predict(
+      ask, TWO_SEEDS, inputs, block_size=7, sharding=HOST
+    )
+
+  def share(logits):  # of a token's softmax
+    whole = special.logsumexp(logits, -1)
+    return np.exp(whole - np.logaddexp(whole, 0.7))
+
+  expected = []
+  for table in TWO_SEEDS['policy']:
+    first = inputs[:, None] * table[0]
+    second = inputs[:, None, None] * table[1:4]
+    then = special.softmax(first, -1) * share(second)
+    expected.append(share(first) * then.sum(-1))
+  assert np.ptp(expected) > 0.04
+  exact = predicted(True, 4, 1.0)['grid_mass']
+  np.testing.assert_allclose(exact, expected, rtol=1e-5)
+  for temperature in (1.0, 1.5):
+    drawn = predicted(False, 4096, temperature)['grid_mass']
+    np.testing.assert_allclose(drawn, expected, rtol=0.02)
+  assert 'grid_mass' not in predict(inputs, 3, exact=True)
+
+
+def open_policy(rest):
+  """`POLICY` with a column for all else, whose logit is `rest`."""
+
+  def decode(*args, **kwargs):
+    logits, cache = POLICY.decode(*args, **kwargs)
+    beside = jnp.full((*logits.shape[:-1], 1), rest)
+    return jnp.concatenate([logits, beside], -1), cache
+
+  return POLICY._replace(decode=decode, open=True)
 
 
 def test_a_regression_head_predicts_a_point_mass():

@@ -31,8 +31,13 @@ from genre2_jax.objectives.catalog import build_term
 from genre2_jax.objectives.objective import Objective, Rollouts
 from genre2_jax.policy import Policy
 from genre2_jax.tokenizers.codec import Codec
-from genre2_jax.training import stages
-from genre2_jax.training.programs import _SHUFFLE, compile_stage, state_program
+from genre2_jax.training import evaluation, stages
+from genre2_jax.training.programs import (
+  _SHUFFLE,
+  _VALIDATION,
+  compile_stage,
+  state_program,
+)
 from genre2_jax.training.step import train_step
 
 pytestmark = [
@@ -107,6 +112,7 @@ def stage_of(name, **options):
 
 def compiled(stage, seeds, mesh=ONE_DEVICE, num_devices=1):
   return compile_stage(
+    train_step,
     stage,
     Model(),
     EXAMPLES,
@@ -223,6 +229,36 @@ def test_validation_takes_the_same_samples_every_time():
   state, first = programs.validate(programs.init(None))
   _, second = programs.validate(state)
   np.testing.assert_array_equal(first['val/reward'], second['val/reward'])
+
+
+def test_validation_has_random_numbers_of_its_own():
+  """Row n does not draw from the key of step n."""
+  programs = packed('rl')
+  state = programs.init(None)
+  blocks, numbers = batches.blocks(EXAMPLES['val'], 8)
+
+  @jax.jit
+  def reward(params, key):
+    _, means = evaluation.validation(
+      params, blocks, numbers, key, network=POLICY, codec=CODEC,
+      objective=OBJECTIVES['rl'],
+    )  # fmt: skip
+    return means['reward']
+
+  params = jax.tree.map(lambda x: x[0], state.params)
+  of_steps = jax.random.wrap_key_data(state.key[0])
+  own = jax.random.fold_in(of_steps, _VALIDATION)
+  rewards = [float(reward(params, key)) for key in (of_steps, own)]
+  _, metrics = programs.validate(state)
+  found = float(metrics['val/reward'][0])
+  assert found == pytest.approx(rewards[1], rel=1e-5)
+  assert found != pytest.approx(rewards[0], rel=1e-5)
+  keys = [
+    jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(key, place))
+    for key in (of_steps, own)
+    for place in [np.arange(1000)]
+  ]
+  assert len(np.unique(np.concatenate(keys), axis=0)) == 2000
 
 
 # ------------------------------------------------------------- packed seeds

@@ -21,6 +21,7 @@ from genre2_jax.models.layers import MASKED, parameter
 from genre2_jax.policy import Inputs, Params, Pointwise
 
 HEADS = ('special_token', 'mlp', 'mean', 'min', 'max', 'projection')
+ACTIVATIONS = {'sigmoid': jax.nn.sigmoid, 'relu': jax.nn.relu}
 
 
 class HeadModel(nn.Module):
@@ -32,6 +33,7 @@ class HeadModel(nn.Module):
     numerics: how it is computed.
     special_token: subword whose logit is the prediction.
     hidden: width of the MLP.
+    activation: of the MLP's units, a name of `ACTIVATIONS`.
     bidirectional: whether the tokens of the text see each other.
   """
 
@@ -40,6 +42,7 @@ class HeadModel(nn.Module):
   numerics: Numerics
   special_token: int | None
   hidden: int
+  activation: str
   bidirectional: bool
 
   def setup(self) -> None:
@@ -55,7 +58,7 @@ class HeadModel(nn.Module):
         )
         first = 'mlp'
       self.out = Linear(1, (first, None), plain)
-      self.out_bias = parameter(self, 'out_bias', bias, (None,), (1,))
+    self.out_bias = parameter(self, 'out_bias', bias, (None,), (1,))
 
   def __call__(self, inputs: Inputs) -> jax.Array:
     """Predictions [B], float32."""
@@ -75,11 +78,12 @@ class HeadModel(nn.Module):
     last = jnp.take_along_axis(hidden, length[..., None] - 1, axis=1)[:, 0]
     if self.kind == 'special_token':
       row = embedding[self.special_token][None]
-      return self.backbone.project(last, row)[:, 0]
+      return self.backbone.project(last, row)[:, 0] + self.out_bias
     logits = self.backbone.project(last, embedding)
     if self.kind == 'projection':
       return self.out(jax.nn.softmax(logits))[:, 0] + self.out_bias
-    hidden = jax.nn.relu(self.hidden_layer(logits) + self.hidden_bias)
+    units = ACTIVATIONS[self.activation]
+    hidden = units(self.hidden_layer(logits) + self.hidden_bias)
     return self.out(hidden)[:, 0] + self.out_bias
 
 
@@ -89,6 +93,7 @@ def gemma_head(
   *,
   special_token: int | None = None,
   hidden: int = 128,
+  activation: str = 'sigmoid',
   attention: str = 'causal',
   compute_dtype: str = 'bfloat16',
   param_dtype: str = 'float32',
@@ -99,13 +104,14 @@ def gemma_head(
   """A Gemma-2 with a predictive head, for MSE (Lukasik et al., ICLR 2025).
 
   Args:
-    kind: 'special_token': the logit of a subword after the text; 'mlp': an
-      MLP on the logits after the text; 'projection': Σ_v p(v | text)·w_v over
-      all subwords v; 'mean', 'min', 'max': a linear map of the last layer's
-      hidden states, pooled over the text.
+    kind: of the logits f [V] after the text, 'special_token': b + f_v of one
+      subword v; 'mlp': b + wᵀσ(c + W f); 'projection': b + Σ_v p_v·w_v over all
+      subwords, p = softmax f; 'mean', 'min', 'max': a linear map of the last
+      layer's hidden states, pooled over the text.
     config: a `GemmaConfig`.
     special_token: id of the subword of 'special_token'.
     hidden: width of the MLP.
+    activation: σ: 'sigmoid', the paper's, or 'relu'.
     attention: in the text: 'causal' or 'bidirectional'.
     compute_dtype: of the backbone, see `gemma_policy`; heads are float32.
     param_dtype: of the backbone's parameters and of large heads.
@@ -122,6 +128,7 @@ def gemma_head(
   """
   check_choice('head', kind, HEADS)
   check_choice('attention', attention, ATTENTION)
+  check_choice('activation', activation, tuple(ACTIVATIONS))
   if kind == 'special_token' and (
     special_token is None or not 0 <= special_token < config.vocab_size
   ):
@@ -141,6 +148,7 @@ def gemma_head(
     ),
     special_token=special_token,
     hidden=hidden,
+    activation=activation,
     bidirectional=attention == 'bidirectional',
   )
 

@@ -3,9 +3,8 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis.extra import numpy as hnp
-from scipy import stats
 
-from genre2_jax.metrics import sampled
+from genre2_jax.metrics import points, sampled
 
 SETTINGS = hypothesis.settings(derandomize=True, deadline=None, max_examples=60)
 
@@ -19,48 +18,6 @@ def ensembles(draw, max_samples=9):
   n, G = draw(st.integers(1, 6)), draw(st.integers(1, max_samples))
   samples = draw(hnp.arrays(np.float64, (n, G), elements=GRID))
   return samples, draw(hnp.arrays(np.float64, n, elements=GRID))
-
-
-def test_point_metrics_by_hand():
-  x, y = [1, 2, 4, 4], [1, 3, 2, 5]
-  assert sampled.rmse(x, y) == pytest.approx(np.sqrt(6 / 4))
-  assert sampled.mae(x, y) == 1.0
-  assert sampled.r2(x, y) == pytest.approx(1 - 6 / 8.75)
-  # 4 concordant pairs, 1 discordant, 1 tie in x: 3/√(5·6).
-  assert sampled.kendall(x, y) == pytest.approx(3 / np.sqrt(30))
-  # Ranks 1, 2, 3.5, 3.5 and 1, 3, 2, 4.
-  assert sampled.spearman(x, y) == pytest.approx(3 / np.sqrt(4.5 * 5))
-  # Deviations −1.75, −0.75, 1.25, 1.25 and −1.75, 0.25, −0.75, 2.25.
-  assert sampled.pearson(x, y) == pytest.approx(4.75 / np.sqrt(6.75 * 8.75))
-
-
-def test_correlations_equal_scipys():
-  x, y = np.random.default_rng(0).normal(size=(2, 50)).round(1)
-  assert sampled.spearman(x, y) == stats.spearmanr(x, y).statistic
-  assert sampled.kendall(x, y) == stats.kendalltau(x, y).statistic
-  assert sampled.pearson(x, y) == pytest.approx(np.corrcoef(x, y)[0, 1])
-
-
-@pytest.mark.parametrize(
-  'metric', [sampled.spearman, sampled.kendall, sampled.pearson]
-)
-@pytest.mark.parametrize(
-  ('x', 'y'), [([2, 2, 2], [1, 2, 3]), ([1, 2, 3], [0.1] * 3), ([1], [2])]
-)
-def test_correlation_with_a_constant_is_zero(metric, x, y):
-  assert metric(x, y) == 0.0
-
-
-def test_r2_of_a_constant_target():
-  y = [0.1] * 10  # whose variance rounds to more than 0
-  assert sampled.r2(y, y) == 1.0
-  assert sampled.r2([0.1] * 9 + [0.2], y) == 0.0
-  assert sampled.r2([3.0], [3.0]) == 1.0
-
-
-def test_integers_do_not_wrap_around():
-  x, y = np.array([0, 10], np.uint8), np.array([200, 10], np.uint8)
-  assert sampled.mae(x, y) == 100.0
 
 
 def test_crps_by_hand():
@@ -226,21 +183,6 @@ def test_sampling_efficiency_ends_in_known_numbers(ensemble):
   samples, y = ensemble
   G = samples.shape[1]
   best, mean = sampled.sampling_efficiency(samples, y, range(1, G + 1))
-  assert best[0] == mean[0] == pytest.approx(sampled.rmse(samples[:, 0], y))
+  assert best[0] == mean[0] == pytest.approx(points.rmse(samples[:, 0], y))
   assert np.all(np.diff(best) <= 1e-12)
-  assert mean[-1] == pytest.approx(sampled.rmse(samples.mean(axis=1), y))
-
-
-def test_summarize_adds_mean_and_std_over_seeds():
-  rows = [
-    ('t', 0, 'ce', 'test', 'mean', 'rmse', 1.0),
-    ('t', '1', 'ce', 'test', 'mean', 'rmse', 3.0),
-    ('t', 'ensemble', 'ce', 'test', 'mean', 'rmse', 0.5),
-    ('t', 0, 'ce', 'val', 'mean', 'rmse', 7.0),
-  ]
-  summary = sampled.summarize(rows)
-  assert summary[:4] == rows
-  assert summary[4:] == [
-    ('t', 'mean', 'ce', 'test', 'mean', 'rmse', 2.0),
-    ('t', 'std', 'ce', 'test', 'mean', 'rmse', pytest.approx(np.sqrt(2))),
-  ]
+  assert mean[-1] == pytest.approx(points.rmse(samples.mean(axis=1), y))

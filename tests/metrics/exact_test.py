@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from genre2_jax.metrics import exact, recalibration, sampled
+from genre2_jax import tokenizers
+from genre2_jax.metrics import exact, points, sampled
 from genre2_jax.metrics.exact import Grid
+from genre2_jax.tokenizers.codec import Codec
 
 RNG = np.random.default_rng(0)
 VALUES = np.linspace(-2, 2, 16, endpoint=False)
@@ -71,6 +73,46 @@ def test_the_density_is_the_mass_of_a_cell_over_its_width():
   )
 
 
+def test_targets_beyond_the_last_cells_are_counted():
+  """Their density is that of the edge, and they are not passed over."""
+  target = np.array([-2.2, -2.1, 0.0, 1.8, 1.9, 5.0, -9.0])
+  found = summarize(target=target, index=np.array([0, 0, 8, 15, 15, 15, 0]))
+  # Cells reach from −2.125 to 1.875.
+  np.testing.assert_array_equal(found.outside, [1, 0, 0, 0, 1, 1, 1])
+  np.testing.assert_allclose(
+    found.log_density[-1], LOG_P[-1, 0] - np.log(0.25), rtol=1e-9
+  )
+  rows = {(e, m): v for e, m, v in exact.evaluate(found, target, std=1.0)}
+  assert rows['exact', 'outside'] == pytest.approx(4 / 7)
+
+
+@pytest.mark.parametrize(
+  ('tokenizer', 'inside', 'beyond'),
+  [
+    (tokenizers.Bins(6), [-3.7, 0.0, 3.7], [-3.9, 3.9]),
+    (
+      tokenizers.Repetition(tokenizers.Normalized(3, 2)),
+      [-2.1, 1.7],
+      [-2.3, 1.9],
+    ),
+    (
+      tokenizers.Scientific('ieee', 10, 1, specials=True),
+      [-9.4e9, 9.4e9],
+      [-9.6e9, 9.6e9],
+    ),
+  ],
+)
+def test_the_cells_of_every_tokenizer_have_an_end(tokenizer, inside, beyond):
+  """Tails, numbers that are written in many ways, NaN and infinities."""
+  codec = Codec(tokenizer, low=-2.0, high=2.0)
+  grid = Grid(codec.values(), codec.cells())
+  log_p = np.where(np.isfinite(grid.values), 0.0, -np.inf)[None]
+  for target in inside + beyond:
+    with np.errstate(all='ignore'):
+      found = exact.summarize(log_p, grid, [target], codec.index([target]))
+    assert found.outside == (target in beyond), target
+
+
 def test_sequences_that_mean_one_number_pool_their_mass():
   values = np.repeat(VALUES, 2)
   log_p = np.repeat(LOG_P, 2, axis=1) + np.log(np.tile([0.3, 0.7], 16))
@@ -116,7 +158,7 @@ def test_metrics_agree_with_those_of_many_samples():
     -np.mean((draws - TARGET[:, None]) ** 2), abs=0.02
   )
   assert found['exact_mean', 'rmse'] == pytest.approx(
-    sampled.rmse(draws.mean(1), TARGET), abs=0.01
+    points.rmse(draws.mean(1), TARGET), abs=0.01
   )
   assert found['exact_mean', 'rmse_unit'] == pytest.approx(
     3 * found['exact_mean', 'rmse']
@@ -130,60 +172,3 @@ def test_a_mixture_is_the_mean_of_probabilities():
   members = np.stack([LOG_P, LOG_P[::-1]])
   found = np.exp(exact.mixture(members))
   np.testing.assert_allclose(found, np.exp(members).mean(0))
-
-
-# ------------------------------------------------------------ recalibration
-
-
-def normal_grid(means, std):
-  """Distributions about means [n] on a fine grid, and the grid."""
-  values = np.linspace(-6, 6, 241)
-  log_p = stats.norm.logpdf(values, np.asarray(means)[:, None], std)
-  grid = Grid(values, np.full(241, 0.05))
-  return special.log_softmax(log_p, axis=1), grid
-
-
-@pytest.mark.parametrize('claimed', [0.3, 1.0, 2.0])
-def test_the_temperature_mends_a_wrong_spread(claimed):
-  """Normals of standard deviation s at temperature τ have s √τ."""
-  rng = np.random.default_rng(1)
-  means = rng.uniform(-2, 2, 600)
-  target = means + rng.normal(size=600)
-  log_p, grid = normal_grid(means, claimed)
-  index = np.rint((target + 6) / 0.05).astype(int)
-  found = recalibration.fit_temperature(log_p, grid, target, index)
-  assert found == pytest.approx(1 / claimed**2, rel=0.25)
-  tempered = recalibration.temper(log_p, found)
-  np.testing.assert_allclose(np.exp(tempered).sum(1), 1)
-  summary = exact.summarize(tempered, grid, target, index)
-  covered = (summary.low <= target) & (target <= summary.high)
-  assert covered.mean() == pytest.approx(0.9, abs=0.03)
-
-
-def test_a_temperature_is_never_worse_on_the_rows_it_is_fitted_to():
-  tau = recalibration.fit_temperature(LOG_P, GRID, TARGET, INDEX)
-  before = summarize().crps.mean()
-  after = summarize(recalibration.temper(LOG_P, tau)).crps.mean()
-  assert after <= before
-  np.testing.assert_allclose(recalibration.temper(LOG_P, 1.0), LOG_P)
-
-
-def test_the_conformal_margin_covers_as_promised():
-  """Over many calibration sets, of nine rows in ten."""
-  rng = np.random.default_rng(2)
-  covered = []
-  for _ in range(400):
-    y = rng.normal(size=50)
-    margin = recalibration.conformal_margin(
-      np.full(49, -0.2), np.full(49, 0.2), y[:49]
-    )
-    covered.append(abs(y[49]) <= 0.2 + margin)
-  assert np.mean(covered) == pytest.approx(0.9, abs=0.04)
-
-
-def test_the_conformal_margin_by_hand():
-  low, high = np.zeros(9), np.ones(9)
-  target = np.array([0.5, 0.9, 1.1, 1.2, -0.3, 0.2, 0.4, 0.6, 1.5])
-  # Ten times 0.9 is the ninth least score: 0.5.
-  assert recalibration.conformal_margin(low, high, target) == 0.5
-  assert recalibration.conformal_margin(low, high, low + 0.5) == -0.5

@@ -1,0 +1,213 @@
+"""What is predicted by default, and how sure: for every way to ask a run.
+
+The command line's files and the estimator say the same of the same rows. The
+default number is the mean: Σ p · y where every number is scored, else of
+samples. The default interval is conformal: the model's, moved by a margin that
+was fitted on validation rows when the run ended (`metrics/recalibration.py`).
+"""
+
+import json
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from genre2_jax.errors import InputError
+from genre2_jax.files import atomic
+from genre2_jax.metrics import exact, recalibration, results, sampled
+from genre2_jax.models.model import Model
+from genre2_jax.policy import Pointwise
+
+# Coverages whose conformal margins are kept: others are rounded up to one.
+COVERAGES = (*(np.arange(1, 100) / 100).tolist(), 0.995, 0.999)
+DEFAULT_COVERAGE = 0.9
+FILE = 'margins.json'
+
+Arrays = Mapping[str, np.ndarray]
+# Of each of `COVERAGES`: z-scores, or None where rows were too few.
+Margins = Sequence[float | None]
+
+
+def has_distribution(model: Model) -> bool:
+  """Whether there is more to say than one number per row."""
+  return not isinstance(model.network, Pointwise)
+
+
+def points(predicted: Arrays, model: Model) -> dict[str, np.ndarray]:
+  """Every point estimate, of all seeds together: name -> [n], z-scores.
+
+  Args:
+    predicted: what `evaluation.predict` gave.
+    model: of the run.
+  """
+  member, scaler = results.pooled(predicted), model.scaler
+  found = sampled.point_estimates(
+    member['samples_z'],
+    member['greedy_z'],
+    sampled.widened(scaler.low, scaler.high),
+  )
+  if 'log_p' in member:
+    p = np.exp(member['log_p'].astype(np.float64))
+    values, _ = model.codec.grid()
+    weighted = p * values
+    # Row by row, so that its bits do not depend on the rows beside it.
+    found['exact_mean'] = weighted.sum(axis=1) / p.sum(axis=1)
+    found['exact_median'] = _quantiles(member, model, [0.5])[:, 0]
+  return found
+
+
+def default_name(names: Mapping[str, np.ndarray] | Sequence[str]) -> str:
+  """The estimator that is meant where none is named."""
+  return 'exact_mean' if 'exact_mean' in names else 'mean'
+
+
+def quantiles(predicted: Arrays, model: Model, levels: ArrayLike) -> np.ndarray:
+  """z-scores [n, Q] of Q levels, exact where the distribution is."""
+  return _quantiles(results.pooled(predicted), model, levels)
+
+
+def interval(
+  predicted: Arrays,
+  model: Model,
+  coverage: float = DEFAULT_COVERAGE,
+  margins: Margins = (),
+) -> np.ndarray:
+  """Central intervals, low and high, z-scores [n, 2].
+
+  Args:
+    predicted: what `evaluation.predict` gave.
+    model: of the run.
+    coverage: of the interval.
+    margins: of `fit_margins`; (): the quantiles (1 ∓ coverage)/2 as they are.
+
+  Raises:
+    InputError: a coverage that has no margin.
+  """
+  margin = 0.0
+  if margins:
+    coverage, margin = _margin(margins, coverage)
+  levels = [(1 - coverage) / 2, 0.5, (1 + coverage) / 2]
+  low, median, high = quantiles(predicted, model, levels).T
+  # A negative margin may not turn an interval inside out.
+  ends = np.minimum(low - margin, median), np.maximum(high + margin, median)
+  return np.stack(ends, axis=1)
+
+
+def columns(
+  predicted: Arrays,
+  model: Model,
+  margins: Margins = (),
+  *,
+  has_interval: bool = True,
+) -> dict[str, np.ndarray]:
+  """Columns of a predictions file, in the target's own unit: name -> [n].
+
+  `prediction`, `lower90` and `upper90` are the defaults; behind them every
+  estimate has its own name, and so have the intervals, `conformal_lower90` and
+  `model_lower90`. Without margins there is the model's own interval, under
+  that name alone.
+
+  Args:
+    predicted: what `evaluation.predict` gave.
+    model: of the run.
+    margins: of the run.
+    has_interval: whether what was predicted is a distribution.
+  """
+  named = points(predicted, model)
+  default = {'prediction': named[default_name(named)]}
+  if has_interval:
+    if margins and margins[COVERAGES.index(DEFAULT_COVERAGE)] is not None:
+      ends = interval(predicted, model, margins=margins)
+      default |= _ends('', ends)
+      named |= _ends('conformal_', ends)
+    named |= _ends('model_', interval(predicted, model))
+  return {
+    name: model.scaler.restore(z) for name, z in (default | named).items()
+  }
+
+
+def _ends(prefix, ends):
+  return {f'{prefix}lower90': ends[:, 0], f'{prefix}upper90': ends[:, 1]}
+
+
+# -------------------------------------------------------------------- margins
+
+
+def fit_margins(predicted: Arrays, model: Model, target: np.ndarray) -> Margins:
+  """Of each of `COVERAGES`, in z-scores; () without a distribution or rows.
+
+  None where the rows are too few for it.
+
+  Args:
+    predicted: of validation rows.
+    model: of the run.
+    target: [n], in its own unit.
+  """
+  if not has_distribution(model) or not len(target):
+    return ()
+  coverages = np.array(COVERAGES)
+  levels = np.concatenate([(1 - coverages) / 2, (1 + coverages) / 2])
+  low, high = np.split(quantiles(predicted, model, levels), 2, axis=1)
+  z = model.scaler.standardize(target)
+  return tuple(
+    recalibration.conformal_margin(low[:, i], high[:, i], z, coverage)
+    if len(z) >= recalibration.rows_needed(coverage)
+    else None
+    for i, coverage in enumerate(COVERAGES)
+  )
+
+
+def write_margins(workdir: pathlib.Path, margins: Margins) -> None:
+  """Writes margins.json, or removes what a run before left."""
+  path = workdir / FILE
+  if not margins:
+    path.unlink(missing_ok=True)
+    return
+  atomic.write_bytes(path, content(margins))
+
+
+def content(margins: Margins) -> bytes:
+  """What margins.json holds."""
+  value = {'coverages': COVERAGES, 'margins': list(margins)}
+  return (json.dumps(value, indent=2) + '\n').encode()
+
+
+def checked_margins(values: object) -> Margins:
+  """Margins as a file has them. Raises ValueError where they are damaged."""
+  if not isinstance(values, list) or len(values) not in (0, len(COVERAGES)):
+    raise ValueError(f'margins: a list of {len(COVERAGES)} numbers is needed')
+  most = sys.float_info.max
+  found: list[float | None] = []
+  for x in values:
+    if x is not None and not (type(x) in (int, float) and abs(x) <= most):
+      raise ValueError('margins: one of them is no finite number')
+    found.append(None if x is None else float(x))
+  return tuple(found)
+
+
+def _margin(margins, coverage):
+  """(Coverage rounded up, its margin)."""
+  place = np.searchsorted(COVERAGES, coverage - 1e-9)
+  if place == len(COVERAGES):
+    raise InputError(
+      f'coverage={coverage}: a conformal interval goes up to '
+      f"{COVERAGES[-1]}: give less, or method='model'"
+    )
+  if margins[place] is None:
+    raise InputError(
+      f'coverage={coverage}: a conformal interval takes '
+      f'{recalibration.rows_needed(COVERAGES[place])} validation rows, and the '
+      "run had fewer: give less, train with more rows, or method='model'"
+    )
+  return COVERAGES[place], margins[place]
+
+
+def _quantiles(member, model, levels):
+  """`quantiles` of what `results.pooled` gave."""
+  if 'log_p' in member:
+    values, _ = model.codec.grid()
+    return exact.quantiles(member['log_p'], values, levels)
+  samples = np.asarray(member['samples_z'], np.float64)
+  return np.quantile(samples, levels, axis=-1, method='weibull').T

@@ -1,0 +1,84 @@
+"""Tables that grow block by block: the kind that the name says, or none."""
+
+import importlib.util
+import sys
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import assert_refused
+
+from genre2_jax.files import tables
+
+READERS = {
+  '.csv': pd.read_csv,
+  '.tsv': lambda path: pd.read_csv(path, sep='\t'),
+  '.parquet': pd.read_parquet,
+  '.pq': pd.read_parquet,
+  '.XLSX': pd.read_excel,
+}
+
+KINDS = [
+  pytest.param(
+    kind,
+    marks=pytest.mark.skipif(
+      kind == '.XLSX' and not importlib.util.find_spec('openpyxl'),
+      reason='openpyxl is not installed',
+    ),
+  )
+  for kind in READERS
+]
+
+
+def blocks():
+  x = np.random.default_rng(0).normal(size=7) * 1e-9
+  for start in (0, 3, 6):
+    rows = np.arange(7)[start : start + 3]
+    yield {'row': rows, 'prediction': x[rows]}
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_a_file_is_what_its_name_says_and_keeps_bits(tmp_path, kind):
+  path = tmp_path / f'out{kind}'
+  with tables.growing(path) as write:
+    for columns in blocks():
+      write(columns)
+      assert not path.exists()
+  found = READERS[kind](path)
+  assert list(found) == ['row', 'prediction']
+  assert list(found['row']) == list(range(7))
+  expected = np.concatenate([columns['prediction'] for columns in blocks()])
+  # A sheet has 16 digits.
+  rtol = 1e-15 if kind == '.XLSX' else 0
+  np.testing.assert_allclose(found['prediction'], expected, rtol=rtol)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_what_goes_wrong_leaves_the_file_as_it_was(tmp_path, kind):
+  path = tmp_path / f'out{kind}'
+  path.write_text('before')
+
+  def fail():
+    with tables.growing(path) as write:
+      write(next(blocks()))
+      raise KeyError
+
+  with pytest.raises(KeyError):
+    fail()
+  assert path.read_text() == 'before'
+  assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize('name', ['out', 'out.xls', 'out.jsonl', 'out.csv.gz'])
+def test_other_kinds_are_refused(tmp_path, name):
+  path = tmp_path / name
+  assert_refused(lambda: tables.check(path), name, '.csv, .tsv, .parquet')
+
+
+def test_an_xlsx_says_what_it_needs(tmp_path, monkeypatch):
+  path = tmp_path / 'out.xlsx'
+  monkeypatch.setitem(sys.modules, 'openpyxl', ModuleType('openpyxl'))
+  assert_refused(lambda: tables.check(path, 2**20), '1048575 rows', '.parquet')
+  monkeypatch.setitem(sys.modules, 'openpyxl', None)
+  assert_refused(lambda: tables.check(path), 'pip install openpyxl')
