@@ -200,7 +200,7 @@ def _next_trial(optuna, study, workdir, num_trials, space, seed, held):
       trial.suggest_float(field, choices.low, choices.high, log=True)
     else:
       trial.suggest_categorical(field, choices)
-  trial.set_user_attr('deaths', 1)  # if nothing else is heard of it
+  trial.set_user_attr('deaths', 1)  # Until it ends or leaves.
   return trial
 
 

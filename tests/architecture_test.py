@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 import genre2_jax
+from genre2_jax.experiment import defaults
 
 PACKAGE = pathlib.Path(genre2_jax.__file__).parent
 CONFIGS = PACKAGE.parent / 'configs'
@@ -133,6 +134,47 @@ def test_flax_stays_behind_the_models():
     'devices.sharding',
     'training.programs',
   }
+
+
+# Beside experiment/: those that make a config, and those that pass one on.
+MAKE_CONFIGS = {'benchmark.protocols', 'command_line', 'search'}
+PASS_CONFIGS = {'train', 'ahead_of_time'}
+# Their own: a benchmark's, and one of pretraining on texts.
+OTHER_CONFIGS = {'benchmark.suite', 'pretrain_text'}
+
+
+def test_only_experiments_and_commands_import_configs():
+  rooms = {name for name in TREES if room_of(name) == 'experiment'}
+  known = rooms | MAKE_CONFIGS | PASS_CONFIGS | OTHER_CONFIGS
+  assert importers_of('ml_collections') <= known
+
+
+def fields_read(tree, fields=None):
+  """Fields of a variable `config` that a module asks for, of `fields` if given.
+
+  As attributes, by [...] and by methods, which are attributes too.
+  """
+  found = set()
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Attribute | ast.Subscript) and (
+      isinstance(node.value, ast.Name) and node.value.id == 'config'
+    ):
+      part = getattr(node, 'attr', None) or ast.unparse(node.slice).strip("'")
+      if fields is None or part in fields:
+        found.add(part)
+  return found
+
+
+def test_nothing_beside_experiments_reads_a_config():
+  fields = set(defaults.get_config())
+  assert 'batch_size' in fields_read(TREES['experiment.experiment'], fields)
+  assert 'seed' in fields_read(TREES['pretrain_text'], fields)
+  for name, tree in TREES.items():
+    known = MAKE_CONFIGS | OTHER_CONFIGS
+    if room_of(name) != 'experiment' and name not in known:
+      assert not fields_read(tree, fields), name
+  for name in PASS_CONFIGS:
+    assert not fields_read(TREES[name]), name
 
 
 def test_objectives_know_policies_and_numbers_only():

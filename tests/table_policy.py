@@ -6,6 +6,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import special
 
 from genre2_jax.data.batches import Examples
 from genre2_jax.objectives.catalog import build_term
@@ -85,6 +86,19 @@ def log_probs(tokenizer, table, scales, temperature=1.0):
     found += log_p[:, np.arange(len(tokens)), tokens[:, t]]
     code = code * tokenizer.vocab_size + tokens[:, t] + 1
   return found
+
+
+def brute_force(tokenizer, table, scale, tokens, temperature=1.0):
+  """log p of every token at every position of tokens [K, T]: [K, T, V]."""
+  V = tokenizer.vocab_size
+  code = np.zeros(len(tokens), int)
+  log_probs = []
+  for t in range(tokenizer.num_tokens):
+    logits = np.float64(scale) * table[code] / temperature
+    logits = np.where(tokenizer.allowed[t], logits, -np.inf)
+    log_probs.append(special.log_softmax(logits, axis=-1))
+    code = code * V + tokens[:, t] + 1
+  return np.stack(log_probs, 1)
 
 
 def greedy_numbers(tokenizer, table, scales):

@@ -247,7 +247,7 @@ def test_code_is_learnt_in_quantiles_and_judged_in_its_unit(make, tmp_path):
     ({'tokenizer.name': 'p10'}, ['no single subword', 'decimal']),
     ({'data.transform': 'quantile'}, ['own unit', 'quantile']),
     ({'baseline.name': 'linear'}, ['reads tables']),
-    ({'language_model.head': 'mlp'}, ['mse belongs to a head']),
+    ({'language_model.head': 'mlp'}, ['mse needs a head']),
     ({'stages': ('finetune',)}, ['no weights to start from']),
     ({'stages': ()}, ['no weights to start from']),
     ({'text.max_length': 9}, ['of 60 prompts', 'text.truncate']),

@@ -189,8 +189,8 @@ def fit(transform: str, y: np.ndarray) -> Scaler:
 def _check_resolution(scaler: Scaler, y: np.ndarray, transform: str) -> None:
   """Refuses, or says, that different targets are one float32 of z.
 
-  Networks are trained on float32. A few that fall together among many are the
-  lot of close numbers.
+  Networks are trained on float32. A few that fall together among many are too
+  close to matter.
   """
   numbers = np.unique(np.asarray(y, np.float64))
   with np.errstate(over='ignore'):

@@ -105,7 +105,7 @@ def any_of(flag: object) -> bool:
 
 
 @contextlib.contextmanager
-def at_once(interrupts, doing):
+def at_once(interrupts: object, doing: str) -> Iterator[None]:
   """Within it a signal ends a run of one process now (`Interrupts.at_once`).
 
   Of several processes all leave together, at the next question: one that went

@@ -127,7 +127,7 @@ def get_config() -> ConfigDict:
   #                    dar, real, expert, kl
   #   regression head  mse
   config.pretrain = pretrain = ConfigDict()  # from scratch
-  pretrain.objective = (('ce', 1.0, {}),)  # a sum, as above
+  pretrain.objective = (('ce', 1.0, {}),)  # each (name, weight, options)
   pretrain.epochs = 200  # at most
   pretrain.max_steps = 0  # if not 0, at most: rounded up to whole epochs
   pretrain.learning_rate = 5e-5  # peak; the paper searches 1e-5 .. 1e-4
@@ -135,7 +135,7 @@ def get_config() -> ConfigDict:
   pretrain.dropout = True  # at the rate of model.dropout
 
   config.finetune = finetune = ConfigDict()  # from the best of 'pretrain'
-  finetune.objective = (('remax', 1.0, {}),)  # a sum, as above
+  finetune.objective = (('remax', 1.0, {}),)  # each (name, weight, options)
   finetune.epochs = 40  # at most; the paper: 100, at the rate of 1e-5
   finetune.max_steps = 0  # if not 0, at most: rounded up to whole epochs
   finetune.learning_rate = 5e-5  # peak; the paper: 1e-5, or the searched rate
@@ -160,7 +160,7 @@ def get_config() -> ConfigDict:
   optimizer.name = 'adamw'  # adafactor: RAFT's, whose rate is relative to the
   # size of a parameter
   optimizer.schedule = 'cosine'  # to 0.1 · peak; constant
-  optimizer.warmup_steps = 100  # of the learning rate, from 0
+  optimizer.warmup_steps = 100  # updates until the learning rate peaks
   optimizer.weight_decay = 0.01  # adamw: PyTorch's default, as in the paper
   optimizer.max_grad_norm = 0.0  # gradients are scaled down to it; 0: never
   optimizer.accumulation = 1  # micro-batches of a step: less memory

@@ -1,7 +1,7 @@
-"""A run as plain objects: ConfigDict is read here, and no further.
+"""A run as plain objects: a ConfigDict ends in this folder.
 
-Everything that can be wrong with a config or its data is found here, before a
-workdir is made.
+What is wrong with a config or its data is found before a workdir is made: here,
+or by `train.py` as soon as it knows the shapes of the stages' states.
 """
 
 import csv

@@ -16,7 +16,7 @@ from genre2_jax.training.stages import Stage
 
 
 def all_stages(config: ConfigDict) -> list[Stage]:
-  """Every stage that the config's runs go through, 'pretrain' elsewhere too."""
+  """What a config describes, 'pretrain' even where another run did it."""
   # Without 'finetune' its objective need not fit the model.
   sections = ('pretrain', 'finetune')[: 1 + ('finetune' in config.stages)]
   return [_stage(section, config) for section in sections]
@@ -128,7 +128,7 @@ def _check_head(field, objective, config):
   if config.language_model.name:
     raise InputError(
       f'{field}={names} does not fit language_model.head='
-      f"{config.language_model.head!r}: mse belongs to a head, all others to ''"
+      f"{config.language_model.head!r}: mse needs a head, all others need ''"
     )
   raise InputError(
     f'{field}={names} does not fit model.head={head}: mse belongs to '

@@ -1,8 +1,8 @@
 """Where arrays live, against golden tables; and eight devices against one.
 
-`PYTHONPATH=. python tests/sharding_test.py` writes the golden files again. With
-arguments, `FOLDER FILE NAME...`, it computes on eight devices what the tests
-compare.
+`PYTHONPATH=.:tests python tests/devices/sharding_test.py` writes the golden
+files again. With arguments, `FOLDER FILE NAME...`, it computes on eight devices
+what the tests compare.
 """
 
 import csv
@@ -20,11 +20,11 @@ import numpy as np
 import pytest
 import tiny_text
 from checks import ROOT, assert_refused, read_log, without_key_bias
-from tiny import TINY
+from tiny import TINY, abstract_mesh
 
 from genre2_jax import tokenizers, train
 from genre2_jax.devices import sharding
-from genre2_jax.errors import InterruptedRunError
+from genre2_jax.errors import InputError, InterruptedRunError
 from genre2_jax.experiment import experiment, meshes, networks, recipes, tasks
 from genre2_jax.experiment.stages import build_stages
 from genre2_jax.models.gemma.policy import gemma_policy
@@ -88,12 +88,6 @@ def tiny_config(name, data_file, fields=()):
     tiny['tokenizer.bins'] = 16
   source = {'data.path': str(data_file), 'data.target': 'price'}
   return config_of(name, tiny | source | dict(fields))
-
-
-def abstract_mesh(sizes):
-  sizes = ONE_DEVICE | sizes
-  types = (jax.sharding.AxisType.Auto,) * len(sizes)
-  return jax.sharding.AbstractMesh(tuple(sizes.values()), tuple(sizes), types)
 
 
 # --------------------------------------------------------------- where it lives
@@ -366,7 +360,7 @@ def compute(data_file, tmp_path_factory):
   def start(names):
     folder = tmp_path_factory.mktemp('devices')
     environment = os.environ | {
-      'PYTHONPATH': str(ROOT),
+      'PYTHONPATH': os.pathsep.join((str(ROOT), str(ROOT / 'tests'))),
       'JAX_PLATFORMS': 'cpu',
       'JAX_NUM_CPU_DEVICES': '8',
       'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
@@ -499,6 +493,40 @@ def test_a_run_moves_from_eight_devices_to_two_to_one(compute):
   for x, y in zip(ours, theirs, strict=True):
     if x['estimator'].startswith('exact'):
       assert float(x['value']) == pytest.approx(float(y['value']), rel=0.01)
+
+
+# ------------------------------------------------------------------ meshes
+
+
+@pytest.mark.parametrize(
+  ('sizes', 'num_devices', 'message'),
+  [
+    ({'data': 3}, 8, r'mesh.data=3.* does not fit 8 device\(s\)'),
+    ({'data': 16}, 8, 'does not fit 8'),
+    ({'data': 0}, 8, 'must be positive'),
+    ({'data': -2}, 8, 'must be positive'),
+    ({'data': -1, 'fsdp': -1}, 8, 'one may be -1'),
+    ({'data': -1, 'model': 3}, 8, 'mesh.model=3'),
+  ],
+)
+def test_a_mesh_that_does_not_fit_is_an_input_error(
+  sizes, num_devices, message
+):
+  with pytest.raises(InputError, match=message):
+    sharding.make_mesh(ONE_DEVICE | sizes, num_devices)
+
+
+def test_the_rest_of_the_devices_goes_to_the_open_axis():
+  mesh = sharding.make_mesh(ONE_DEVICE | {'data': -1}, 1)
+  assert dict(mesh.shape) == ONE_DEVICE
+  assert tuple(mesh.shape) == sharding.AXES
+
+
+def test_sizes_that_do_not_split_evenly_are_input_errors():
+  mesh = abstract_mesh({'data': 2, 'fsdp': 3})
+  sharding.check_divides(mesh, 'batch_size', 12, 'data', 'fsdp')
+  with pytest.raises(InputError, match=r'batch_size=8 .* multiple of 6'):
+    sharding.check_divides(mesh, 'batch_size', 8, 'data', 'fsdp')
 
 
 def main(folder, data_file, names):

@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import special, stats
-from table_policy import random_table, sequences, table_policy
+from drawn_policy import BATCH, drawn_policy
+from scipy import stats
+from table_policy import brute_force, random_table, sequences, table_policy
 
 from genre2_jax import tokenizers
 from genre2_jax.models.tabular import tabular_policy
-from genre2_jax.policy import sampling, scoring, teacher_forced
+from genre2_jax.policy import sampling, scoring, teacher_forced, trie
 
 pytestmark = pytest.mark.usefixtures('quick_compiles')
 
@@ -22,20 +23,8 @@ TOKENIZERS = {
   'p10': tokenizers.build('p10', base=10, digits=2, max_exponent=2),
   'ieee': tokenizers.build('ieee', base=10, digits=1),
 }
+SEVEN_DIGITS = tokenizers.build('normalized', base=2, digits=7)
 each_tokenizer = pytest.mark.parametrize('name', TOKENIZERS)
-
-
-def brute_force(tokenizer, table, scale, tokens, temperature=1.0):
-  """log p of every token at every position of tokens [K, T]: [K, T, V]."""
-  V = tokenizer.vocab_size
-  code = np.zeros(len(tokens), int)
-  log_probs = []
-  for t in range(tokenizer.num_tokens):
-    logits = np.float64(scale) * table[code] / temperature
-    logits = np.where(tokenizer.allowed[t], logits, -np.inf)
-    log_probs.append(special.log_softmax(logits, axis=-1))
-    code = code * V + tokens[:, t] + 1
-  return np.stack(log_probs, 1)
 
 
 def token_log_probs(log_probs, tokens):
@@ -406,28 +395,15 @@ def test_the_greedy_number_is_one_more_row_of_the_same_decoding():
   assert nodes_decoded(16, greedy=True) == nodes_decoded(17)
 
 
-def test_scoring_all_numbers_is_one_pass_over_the_inner_nodes_of_the_trie():
-  """Forbidden tokens open no branches: 1 + 2 signs + 4 + 40 exponents."""
-  calls = []
-  tokenizer = TOKENIZERS['ieee']
-  score(
-    table_policy(tokenizer, on_decode=calls.append),
-    random_table(tokenizer),
-    jnp.ones(1),
-    sequences(tokenizer)[None],
+def test_prefixes_that_are_given_are_kept_and_the_rest_is_sampled():
+  policy, params, context = drawn_policy(SEVEN_DIGITS)
+  prefixes = trie.sequences(policy.tokenizer, 2)
+  keys = jax.random.split(jax.random.key(1), BATCH)
+  given = functools.partial(
+    sampling.sample, policy, num_samples=4, prefixes=prefixes
   )
-  assert calls == [47]
-
-
-@pytest.mark.parametrize('num_rows', [1, 7, 40])
-def test_scoring_equals_brute_force_for_any_number_of_rows(num_rows):
-  """Rows in any order, equal ones among them, and other ones per input."""
-  tokenizer = TOKENIZERS['binary']
-  table, scales = random_table(tokenizer), np.array([1, -2], np.float32)
-  rng = np.random.default_rng(num_rows)
-  tokens = rng.integers(0, 2, (2, num_rows, 5)).astype(np.int32)
-  rollout = score(table_policy(tokenizer), table, scales, tokens)
-  np.testing.assert_array_equal(rollout.tokens, tokens)
-  for row, scale in enumerate(scales):
-    expected = brute_force(tokenizer, table, scale, tokens[row])
-    np.testing.assert_allclose(rollout.log_probs[row], expected, atol=1e-5)
+  found = jax.jit(given)(params, context, keys)
+  assert (np.asarray(found.tokens)[..., :2] == prefixes).all()
+  assert len(np.unique(np.asarray(found.tokens)[..., 2:])) == 2
+  again = score(policy, params, context, found.tokens)
+  np.testing.assert_allclose(found.log_probs, again.log_probs, atol=2e-5)

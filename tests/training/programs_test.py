@@ -1,10 +1,9 @@
-"""Stages: the loop's bits, packed seeds, and meshes of eight devices.
+"""Programs of a stage: bits, packed seeds, and meshes of eight devices.
 
-As a program, `python stages_test.py FILE` writes what `trajectory` gives on
+As a program, `python programs_test.py FOLDER` writes what `trajectory` gives on
 meshes of eight devices.
 """
 
-import dataclasses
 import functools
 import json
 import os
@@ -20,6 +19,7 @@ import numpy as np
 import optax
 import pytest
 from checks import without_key_bias
+from tiny import abstract_mesh, tiny_stage
 
 import genre2_jax
 from genre2_jax import tokenizers
@@ -31,7 +31,7 @@ from genre2_jax.objectives.catalog import build_term
 from genre2_jax.objectives.objective import Objective, Rollouts
 from genre2_jax.policy import Policy
 from genre2_jax.tokenizers.codec import Codec
-from genre2_jax.training import evaluation, stages, train_state
+from genre2_jax.training import evaluation, stages
 from genre2_jax.training.programs import (
   _SHUFFLE,
   _VALIDATION,
@@ -43,7 +43,7 @@ from genre2_jax.training.step import train_step
 pytestmark = [
   pytest.mark.usefixtures('quick_compiles'),
   # One worker: what has been compiled for one test serves the others.
-  pytest.mark.xdist_group('stages'),
+  pytest.mark.xdist_group('programs'),
 ]
 
 CODEC = Codec(tokenizers.build('normalized', base=3, digits=2), -1.5, 1.5)
@@ -106,21 +106,8 @@ OBJECTIVES = {
 
 
 def stage_of(name, **options):
-  return stages.Stage(
-    **{
-      'section': SECTIONS[name],
-      'name': name,
-      'objective': OBJECTIVES[name],
-      'epochs': 4,
-      'max_steps': 0,
-      'learning_rate': 1e-2,
-      'patience': 1,
-      'warmup_steps': 2,
-      'weight_decay': 0.01,
-      'max_grad_norm': 0.0,
-      **options,
-    }
-  )
+  own = {'section': SECTIONS[name], 'objective': OBJECTIVES[name]}
+  return tiny_stage(name, **own | options)
 
 
 def compiled(stage, seeds, mesh=ONE_DEVICE, num_devices=1):
@@ -338,123 +325,6 @@ def test_a_stage_begins_with_the_parameters_that_it_is_given():
   assert len(np.unique(np.asarray(state.key), axis=0)) == 4
 
 
-def test_streams_of_random_numbers_are_apart():
-  keys = [
-    np.asarray(jax.random.key_data(stages.seed_keys(SEEDS, stream)))
-    for stream in ('pretrain', 'finetune', 'evaluation')
-  ]
-  assert len(np.unique(np.concatenate(keys), axis=0)) == 3 * len(SEEDS)
-  np.testing.assert_array_equal(
-    keys[2], jax.random.key_data(stages.evaluation_keys(SEEDS))
-  )
-
-
-# ------------------------------------------------------ best, and patience
-
-
-def states_of(num_seeds):
-  """Stacked states without a model: the parameter counts the epochs."""
-
-  def create(key):
-    return train_state.create(
-      {'x': jnp.zeros(())}, key, optax.sgd(0.1), ('loss',)
-    )
-
-  return jax.vmap(create)(jax.random.split(jax.random.key(0), num_seeds))
-
-
-def validate_all(scores, patience):
-  """States after each of the validations with scores [epochs, S]."""
-  state, states = states_of(np.shape(scores)[1]), []
-  for epoch, score in enumerate(np.array(scores, np.float32)):
-    state = dataclasses.replace(
-      state,
-      params={'x': jnp.full(len(score), float(epoch))},
-      totals={'loss': jnp.ones(len(score))},
-    )
-    state = jax.vmap(train_state.validated, (0, 0, None))(
-      state, score, patience
-    )
-    states.append(state)
-  return states
-
-
-def test_the_best_validation_is_kept_for_every_seed():
-  scores = [[-3.0, -1.0], [-2.0, -2.0], [-2.5, -0.5], [-2.0, -0.6]]
-  states = validate_all(scores, patience=0)
-  assert [s.epoch.tolist() for s in states] == [[e, e] for e in range(4)]
-  best = [[0, 0], [1, 0], [1, 2], [1, 2]]  # an equal score is not better
-  assert [s.best_epoch.tolist() for s in states] == best
-  assert [s.best_params['x'].tolist() for s in states] == best
-  assert states[-1].best_score.tolist() == [-2.0, -0.5]
-  assert not states[-1].totals['loss'].any()
-
-
-def test_a_score_that_is_not_a_number_is_never_the_best():
-  states = validate_all([[np.nan], [-1.0], [np.nan]], patience=0)
-  assert states[-1].best_epoch.tolist() == [1]
-  assert states[-1].best_score.tolist() == [-1.0]
-
-
-def test_patience_is_each_seeds_own():
-  """The first seed gives up after epoch 2; its rise in 3 comes too late."""
-  stage = stage_of('ce', patience=2, epochs=9)
-  scores = [[-1, -4], [-2, -3], [-2, -2], [0, -2], [0, -2]]
-  states = validate_all(scores, patience=2)
-  patient = [train_state.is_patient(s, 2).tolist() for s in states]
-  assert patient == [
-    [True, True],
-    [True, True],
-    [False, True],
-    [False, True],
-    [False, False],
-  ]
-  finished = [stage.is_finished(s) for s in states]
-  assert finished == [False, False, False, False, True]
-  assert states[-1].best_epoch.tolist() == [0, 2]
-  assert states[-1].best_params['x'].tolist() == [0, 2]
-
-
-def test_a_stage_ends_with_its_epochs_and_without_patience_not_before():
-  states = validate_all([[0.0], [-1.0], [-1.0], [-1.0]], patience=0)
-  stage = stage_of('ce', epochs=3, patience=0)
-  finished = [stage.is_finished(s) for s in states]
-  assert finished == [False, False, False, True]
-
-
-@pytest.mark.parametrize(
-  ('max_steps', 'epochs'), [(0, 9), (1, 1), (3, 1), (4, 2), (27, 9), (99, 9)]
-)
-def test_a_bound_on_steps_is_rounded_up_to_whole_epochs(max_steps, epochs):
-  stage = stage_of('ce', epochs=9, max_steps=max_steps)
-  bounded = stage.bounded(3)
-  assert (bounded.epochs, bounded.max_steps) == (epochs, 0)
-  assert bounded == stage_of('ce', epochs=epochs)
-
-
-def test_the_learning_rate_ends_with_the_last_update():
-  """A tenth of the peak after all epochs, several updates per step or not."""
-
-  def decayed(num_updates):
-    rollouts = Rollouts(num_updates=num_updates)
-    objective = dataclasses.replace(OBJECTIVES['rl'], rollouts=rollouts)
-    # At 0 steps of warm-up Adam's first update has the size of the rate.
-    stage = stage_of('rl', objective=objective, weight_decay=0, warmup_steps=1)
-    optimizer = stages.optimizer_of(stage, 3)
-    params = {'x': jnp.zeros(())}
-    state, sizes = optimizer.init(params), []
-    for _ in range(12 * num_updates):
-      update, state = optimizer.update({'x': jnp.ones(())}, state, params)
-      sizes.append(abs(float(update['x'])))
-    return np.array(sizes)
-
-  once, twice = decayed(1), decayed(2)
-  assert once.max() == pytest.approx(1e-2, rel=1e-3)
-  assert twice.max() == pytest.approx(1e-2, rel=1e-3)
-  assert 1e-3 < once[-1] < 1.5e-3 and 1e-3 < twice[-1] < 1.5e-3
-  assert (np.diff(twice[2:]) < 0).all()
-
-
 # ------------------------------------------------------------ eight devices
 
 
@@ -517,7 +387,7 @@ def eight_devices(tmp_path_factory):
   folder = tmp_path_factory.mktemp('devices')
   root = pathlib.Path(genre2_jax.__file__).parent.parent
   environment = os.environ | {
-    'PYTHONPATH': str(root),
+    'PYTHONPATH': os.pathsep.join(map(str, (root, root / 'tests'))),
     'JAX_PLATFORMS': 'cpu',
     'JAX_NUM_CPU_DEVICES': '8',
     'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
@@ -559,44 +429,6 @@ def test_under_fsdp_no_device_holds_an_embedding_axis_whole(on_eight_devices):
   assert not whole
 
 
-@pytest.mark.parametrize(
-  ('sizes', 'num_devices', 'message'),
-  [
-    ({'data': 3}, 8, r'mesh.data=3.* does not fit 8 device\(s\)'),
-    ({'data': 16}, 8, 'does not fit 8'),
-    ({'data': 0}, 8, 'must be positive'),
-    ({'data': -2}, 8, 'must be positive'),
-    ({'data': -1, 'fsdp': -1}, 8, 'one may be -1'),
-    ({'data': -1, 'model': 3}, 8, 'mesh.model=3'),
-  ],
-)
-def test_a_mesh_that_does_not_fit_is_an_input_error(
-  sizes, num_devices, message
-):
-  with pytest.raises(InputError, match=message):
-    sharding.make_mesh(ONE_DEVICE | sizes, num_devices)
-
-
-def abstract_mesh(**sizes):
-  sizes = ONE_DEVICE | sizes
-  return jax.sharding.AbstractMesh(
-    tuple(sizes.values()), tuple(sizes), (jax.sharding.AxisType.Auto,) * 4
-  )
-
-
-def test_the_rest_of_the_devices_goes_to_the_open_axis():
-  mesh = sharding.make_mesh(ONE_DEVICE | {'data': -1}, 1)
-  assert dict(mesh.shape) == ONE_DEVICE
-  assert tuple(mesh.shape) == sharding.AXES
-
-
-def test_sizes_that_do_not_split_evenly_are_input_errors():
-  mesh = abstract_mesh(data=2, fsdp=3)
-  sharding.check_divides(mesh, 'batch_size', 12, 'data', 'fsdp')
-  with pytest.raises(InputError, match=r'batch_size=8 .* multiple of 6'):
-    sharding.check_divides(mesh, 'batch_size', 8, 'data', 'fsdp')
-
-
 def test_what_objectives_add_is_laid_out_too():
   """The critic as the policy is; trained numbers whole, but for the seeds."""
   terms = build_term('ppo'), build_term('raft', 1.0, {'learnable': True})
@@ -605,7 +437,7 @@ def test_what_objectives_add_is_laid_out_too():
     stage,
     Model(),
     seeds=SEEDS,
-    mesh=abstract_mesh(replica=2, fsdp=2, model=2),
+    mesh=abstract_mesh({'replica': 2, 'fsdp': 2, 'model': 2}),
     optimizer=stages.optimizer_of(stage, 3),
   )
   assert state.reference is None
@@ -629,7 +461,7 @@ def test_parameters_that_do_not_split_evenly_are_input_errors():
       stage,
       Model(),
       seeds=(0,),
-      mesh=abstract_mesh(fsdp=3),
+      mesh=abstract_mesh({'fsdp': 3}),
       optimizer=stages.optimizer_of(stage, 3),
     )
 
