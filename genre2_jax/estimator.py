@@ -535,9 +535,12 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
       columns = [Column(*column) for column in own['columns']]
       if not _fit(columns, known):
         raise ValueError('it does not fit model.json')
+      count = own['params'].get('num_samples', 1)
+      if type(count) is not int or count < 1:
+        raise ValueError(f'num_samples is {count!r}')
       ways = bool(own['is_frame']), bool(own.get('by_name'))
       return cls(**own['params']), columns, *ways
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, OSError, KeyError, TypeError, ValueError) as error:
       raise InputError(
         f'{path / _OWN_FILE} is damaged ({error}): save it again'
       ) from error

@@ -505,6 +505,8 @@ def test_a_folder_that_is_there_stays_as_it_is(fitted, saved):
   'damage',
   [
     lambda own: own | {'params': {'wide': 3}},
+    lambda own: own | {'params': {'num_samples': 'x'}},
+    lambda own: own | {'params': 3},
     lambda own: own | {'columns': own['columns'][1:]},
     lambda own: {},
     lambda own: [],
