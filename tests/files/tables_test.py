@@ -7,7 +7,7 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import assert_refused
+from checks import assert_refused
 
 from genre2_jax.files import tables
 

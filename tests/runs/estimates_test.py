@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import assert_refused
+from checks import assert_refused
 from scipy import special
 
 from genre2_jax import tokenizers
