@@ -102,7 +102,7 @@ def test_a_run_leaves_every_file(finished):
   figures = {name for name in files if name.startswith('figures/')}
   assert files - events - figures == {
     'config.json', 'model.json', 'env.json', 'run.json', 'metrics.jsonl',
-    'results.csv', 'predictions.csv', 'report.html',
+    'results.csv', 'predictions.csv', 'margins.json', 'report.html', '.lock',
     *(
       f'evaluation/{stage}_{split}.npz'
       for stage in ('ce', 'remax')
