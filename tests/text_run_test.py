@@ -339,5 +339,5 @@ def test_an_exported_run_is_a_checkpoint_with_its_tokenizer(
   )
   np.testing.assert_allclose(ours, theirs, atol=1e-5)
   assert_refused(lambda: export.export_run(run, tmp_path / 'out'), 'new folder')
-  run.config.language_model.head = 'mlp'
+  run.experiment.fields['language_model']['head'] = 'mlp'
   assert_refused(lambda: export.export_run(run, tmp_path / 'x'), 'gemma2 mlp')
