@@ -91,7 +91,9 @@ def test_objectives(monkeypatch, tiny_regressor):
   )
   assert len(figures) == 3
   assert list(names['rows']) == ['ce', 'remax', 'crps']
-  sources = [m._run.config.init_from for m in names['models'].values()]
+  sources = [
+    m._run.experiment.fields['init_from'] for m in names['models'].values()
+  ]
   assert sources == ['', names['folder'], names['folder']]
   assert np.isfinite(
     [list(row.values()) for row in names['rows'].values()]
