@@ -210,6 +210,8 @@ def _rolled_out(state, parts, *, policy, codec, objective):
 
 def _mean(function, parts):
   """The mean of a function of one part over all: one in memory at a time."""
+  # Traced once, for the shapes and for the values.
+  function = jax.jit(function, inline=True)
   count = len(parts.keys)
   first = jax.tree.map(lambda x: x[0], parts)
   zeros = jax.tree.map(
