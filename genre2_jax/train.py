@@ -27,7 +27,7 @@ from genre2_jax.devices import memory, processes, sharding
 from genre2_jax.errors import InputError
 from genre2_jax.experiment import tasks
 from genre2_jax.experiment.experiment import Prepared, build
-from genre2_jax.files import atomic, tables
+from genre2_jax.files import atomic, formats
 from genre2_jax.metrics import results
 from genre2_jax.report import page
 from genre2_jax.runs import (
@@ -312,7 +312,7 @@ def _record(run, stage, predicted):
   # Of the test rows, which come last; the last stage's are what stays.
   has_interval = not experiment.baseline and estimates.has_distribution(model)
   columns = estimates.columns(arrays, model, margins, has_interval=has_interval)
-  with tables.growing(run.workdir / 'predictions.csv') as write:
+  with formats.growing(run.workdir / 'predictions.csv') as write:
     write({'row': np.arange(len(target)), 'target': target} | columns)
   estimates.write_margins(run.workdir, margins)
   return rows

@@ -10,7 +10,7 @@ from genre2_jax.data.reading import path_of
 from genre2_jax.devices import processes
 from genre2_jax.errors import InputError
 from genre2_jax.experiment import tasks
-from genre2_jax.files import tables
+from genre2_jax.files import formats
 from genre2_jax.runs import estimates, finished
 
 
@@ -46,13 +46,13 @@ def predict_file(
       kinds=data['kinds'],
       reading=data['reading'],
     )
-    tables.check(output, len(rows))
+    formats.check(output, len(rows))
   is_first = processes.is_first()
   has_interval = estimates.has_distribution(run.model)
   place = 0
   with contextlib.ExitStack() as held:
     if is_first:
-      write = held.enter_context(tables.growing(output))
+      write = held.enter_context(formats.growing(output))
     for predicted in run.predict_blocks(rows):
       columns = estimates.columns(
         predicted, run.model, run.margins, has_interval=has_interval
@@ -75,4 +75,4 @@ def _check_output(source: pathlib.Path, output: pathlib.Path) -> None:
     raise InputError(f'{output} is a folder; give the name of a file')
   if output.exists() and source.exists() and output.samefile(source):
     raise InputError(f'{output} is the input; give --output another name')
-  tables.check(output)
+  formats.check(output)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from checks import assert_refused
 
-from genre2_jax.files import tables
+from genre2_jax.files import formats
 
 READERS = {
   '.csv': pd.read_csv,
@@ -41,7 +41,7 @@ def blocks():
 @pytest.mark.parametrize('kind', KINDS)
 def test_a_file_is_what_its_name_says_and_keeps_bits(tmp_path, kind):
   path = tmp_path / f'out{kind}'
-  with tables.growing(path) as write:
+  with formats.growing(path) as write:
     for columns in blocks():
       write(columns)
       assert not path.exists()
@@ -60,7 +60,7 @@ def test_what_goes_wrong_leaves_the_file_as_it_was(tmp_path, kind):
   path.write_text('before')
 
   def fail():
-    with tables.growing(path) as write:
+    with formats.growing(path) as write:
       write(next(blocks()))
       raise KeyError
 
@@ -73,12 +73,12 @@ def test_what_goes_wrong_leaves_the_file_as_it_was(tmp_path, kind):
 @pytest.mark.parametrize('name', ['out', 'out.xls', 'out.jsonl', 'out.csv.gz'])
 def test_other_kinds_are_refused(tmp_path, name):
   path = tmp_path / name
-  assert_refused(lambda: tables.check(path), name, '.csv, .tsv, .parquet')
+  assert_refused(lambda: formats.check(path), name, '.csv, .tsv, .parquet')
 
 
 def test_an_xlsx_says_what_it_needs(tmp_path, monkeypatch):
   path = tmp_path / 'out.xlsx'
   monkeypatch.setitem(sys.modules, 'openpyxl', ModuleType('openpyxl'))
-  assert_refused(lambda: tables.check(path, 2**20), '1048575 rows', '.parquet')
+  assert_refused(lambda: formats.check(path, 2**20), '1048575 rows', '.parquet')
   monkeypatch.setitem(sys.modules, 'openpyxl', None)
-  assert_refused(lambda: tables.check(path), 'pip install openpyxl')
+  assert_refused(lambda: formats.check(path), 'pip install openpyxl')
