@@ -104,8 +104,11 @@ def train_step(
     )
     return _updated(state, value, more, grads, optimizer)
 
-  state, more = _scan(update, state, length=objective.num_updates)
-  more = jax.tree.map(jnp.mean, more)
+  if objective.num_updates == 1:  # A scan would fuse, and round, otherwise.
+    state, more = update(state, None)
+  else:
+    state, more = jax.lax.scan(update, state, length=objective.num_updates)
+    more = jax.tree.map(jnp.mean, more)
   # Of the divergence the sampled one, whatever the term estimates.
   return _finished(state, metrics | more | _only(metrics, 'kl'))
 
@@ -225,10 +228,9 @@ def _mean(function, parts):
   return jax.tree.map(lambda x: x / count, sums)
 
 
-def _scan(function, carry, xs=None, length=None):
+def _scan(function, carry, xs):
   """`lax.scan`; a single turn is no loop, so that XLA fuses across it."""
-  if length is None:
-    length = len(jax.tree.leaves(xs)[0])
+  length = len(jax.tree.leaves(xs)[0])
   return jax.lax.scan(function, carry, xs, length, unroll=length == 1)
 
 
