@@ -449,7 +449,7 @@ def train_on(sizes, num_devices, config, workdir, interrupts=()):
   )
   with config.unlocked():
     config.mesh.update(mesh.shape)
-  meshes.build_mesh = lambda config, devices: mesh
+  experiment.build_mesh = lambda config, devices: mesh
   try:
     train.train_and_evaluate(config, workdir, interrupts, verbose=0)
   except InterruptedRunError:
