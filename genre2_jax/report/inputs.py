@@ -137,6 +137,7 @@ def load(workdir: PathLike) -> Run:
     config = _read_config(workdir / 'config.json')
     env = reading.read_json(workdir / 'env.json')
     results = read_results(workdir, info.get('num_results'))
+    _check_complete(workdir / 'results.csv', results, info)
     predictions = [
       _read_predictions(workdir, key, info) for key in info['stages']
     ]
@@ -191,6 +192,20 @@ def read_results(
   path = workdir / 'results.csv'
   rows = reading.read_csv(path, COLUMNS, num_rows)
   return [(row, reading.number(path, row['value'])) for row in rows]
+
+
+def _check_complete(path, results, info):
+  """Raises InputError where a stage or a seed has no rows: they were lost."""
+  found = {
+    (row['stage'], row['seed']) for row, _ in results if row['split'] == SPLIT
+  }
+  for stage in info['stages']:
+    for seed in info['seeds']:
+      if (stage, str(seed)) not in found:
+        raise InputError(
+          f'{path} is damaged: no {SPLIT} rows of stage {stage}, seed {seed}, '
+          'which run.json names; run again, in a new workdir'
+        )
 
 
 def check_stages(path: pathlib.Path, stages: Any) -> list[str]:

@@ -641,6 +641,9 @@ def test_missing_rows_of_results_are_noticed(tmp_path):
     load(tmp_path)
   atomic.write_json(info, run)
   load(tmp_path)  # A run of an earlier version.
+  table.write_text(lines[0])
+  with pytest.raises(errors.InputError, match='no test rows of stage ce, seed'):
+    load(tmp_path)
 
 
 def test_a_broken_line_of_the_record_is_left_out_and_said(tmp_path, caplog):
