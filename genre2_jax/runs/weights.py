@@ -19,7 +19,11 @@ from genre2_jax.errors import InputError
 from genre2_jax.experiment.experiment import Experiment
 from genre2_jax.models import language_model
 from genre2_jax.training import stages, train_state
-from genre2_jax.training.checkpoints import Checkpoints, StageCheckpoints
+from genre2_jax.training.checkpoints import (
+  Checkpoints,
+  StageCheckpoints,
+  restored,
+)
 from genre2_jax.training.programs import abstract_state
 from genre2_jax.training.stages import Stage
 
@@ -72,10 +76,10 @@ def read(
   folder = workdir / FOLDER / stage.name
   if not processes.from_first(folder.exists()):
     return _of_checkpoint(workdir, stage, abstract)
-  trained = _restored(folder, _predicting(abstract.best_params))
+  trained = restored(folder, _predicting(abstract.best_params))
   if trained is None or abstract.frozen is None:
     return trained
-  frozen = _restored(frozen_folder(workdir), abstract.frozen)
+  frozen = restored(frozen_folder(workdir), abstract.frozen)
   return None if frozen is None else train_state.merge(trained, frozen)
 
 
@@ -103,13 +107,6 @@ def pretrained(
 def _predicting(params):
   """What predictions look at: a critic served the training alone."""
   return {name: x for name, x in params.items() if name != 'critic'}
-
-
-def _restored(folder, abstract):
-  if not processes.from_first(folder.exists()):
-    return None
-  with Checkpoints(folder, read_only=True) as saved:
-    return saved.restore(abstract)
 
 
 def _of_checkpoint(workdir, stage, abstract):

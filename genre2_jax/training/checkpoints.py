@@ -224,6 +224,19 @@ class Checkpoints:
       self.close()
 
 
+def restored(directory: pathlib.Path, target: Any) -> Any:
+  """What a folder's newest whole checkpoint holds; None without one.
+
+  Args:
+    directory: absolute path, which need not be there.
+    target: as of `Checkpoints.restore`.
+  """
+  if not processes.from_first(directory.exists()):
+    return None
+  with Checkpoints(directory, read_only=True) as saved:
+    return saved.restore(target)
+
+
 class StageCheckpoints:
   """Checkpoints of `TrainState`s; what is frozen is saved once, apart.
 
@@ -273,10 +286,7 @@ class StageCheckpoints:
     )
     if state is None or abstract_state.frozen is None:
       return state
-    frozen = None
-    if processes.from_first(self._frozen.exists()):
-      with Checkpoints(self._frozen, read_only=True) as saved:
-        frozen = saved.restore(abstract_state.frozen)
+    frozen = restored(self._frozen, abstract_state.frozen)
     if frozen is None:
       raise InputError(
         f'{self._frozen} has no whole frozen parameters, which the checkpoints '
@@ -287,9 +297,9 @@ class StageCheckpoints:
 
   def _save_frozen(self, state):
     if state.frozen is not None and not self._frozen_is_saved:
-      if not processes.from_first(self._frozen.exists()):
-        with Checkpoints(self._frozen, keep=1) as frozen:
-          frozen.save(0, state.frozen)
+      # It saves none that is there; a folder alone may be what a kill left.
+      with Checkpoints(self._frozen, keep=1) as frozen:
+        frozen.save(0, state.frozen)
       self._frozen_is_saved = True
 
   def close(self) -> None:

@@ -274,6 +274,7 @@ def test_a_checkpoint_holds_what_is_frozen_once(tmp_path):
     states[0],
   )
   folder, frozen = tmp_path / 'ce', tmp_path / 'frozen'
+  frozen.mkdir()  # As a kill while it is saved leaves it.
   with StageCheckpoints(folder, frozen, keep=1) as checkpoints:
     for step, state in enumerate(states):
       checkpoints.save(step, state)
