@@ -29,11 +29,6 @@ import sys
 import time
 from typing import Any, NamedTuple
 
-from genre2_jax.experiment import meshes, networks, tasks
-from genre2_jax.experiment.stages import build_stages
-from genre2_jax.training.programs import functions, state_program, trace_run
-from genre2_jax.training.step import train_step
-
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -102,6 +97,10 @@ def cpu_child(name):
   from configs import remax_talent
   from genre2_jax import ahead_of_time
   from genre2_jax.devices import sharding
+  from genre2_jax.experiment import meshes, networks, tasks
+  from genre2_jax.experiment.stages import build_stages
+  from genre2_jax.training.programs import functions, state_program, trace_run
+  from genre2_jax.training.step import train_step
 
   _, mesh = CPU[name]
   config = remax_talent.get_config()
@@ -310,7 +309,8 @@ def gemma_stage(case):
 def tabular_stage():
   """ReMax at the paper's size on scikit-learn's diabetes set."""
   from configs import remax_talent
-  from genre2_jax.experiment import experiment
+  from genre2_jax.experiment import experiment, networks, tasks
+  from genre2_jax.experiment.stages import build_stages
 
   config = experiment.resolve(remax_talent.get_config())
   table = tasks.read_table(config)

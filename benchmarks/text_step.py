@@ -22,9 +22,6 @@ import sys
 import time
 from typing import Any
 
-from genre2_jax.training.programs import functions, state_program
-from genre2_jax.training.step import train_step
-
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 # Dense bfloat16 FLOP/s of a device: nvidia.com, cloud.google.com/tpu/docs.
@@ -127,6 +124,8 @@ def compiled_step(args, mesh):
   import numpy as np
 
   from genre2_jax.devices import sharding
+  from genre2_jax.training.programs import functions, state_program
+  from genre2_jax.training.step import train_step
 
   _, model = model_of(args)
   stage, examples = stage_of(args), examples_of(args, model)
