@@ -81,7 +81,7 @@ def train_and_evaluate(
     interrupts: true once the run is asked to leave.
     table: instead of the data that the config names; its test split may have
       no rows.
-    verbose: 0: silent; 1: draws progress bars; 2: prints what it sees, too.
+    verbose: 0: silent; 1: shows progress; 2: prints what it sees, too.
 
   Returns:
     The workdir.
