@@ -148,7 +148,9 @@ def train_and_evaluate(
   if verbose > 1:
     unit = targets.UNITS[experiment.fields['data']['transform']]
     print(results.summary(rows, names, unit.says))
-    print(f'Workdir: {workdir}' + '/report.html' * experiment.report)
+    print(f'Workdir: {workdir}')
+    if experiment.report:
+      print(f'Report: {workdir / "report.html"}')
   return workdir
 
 
