@@ -315,7 +315,7 @@ def _record(run, stage, predicted):
   has_interval = not experiment.baseline and estimates.has_distribution(model)
   columns = estimates.columns(arrays, model, margins, has_interval=has_interval)
   with formats.growing(run.workdir / 'predictions.csv') as write:
-    write({'row': np.arange(len(target)), 'target': target} | columns)
+    write({'row': np.arange(1, len(target) + 1), 'target': target} | columns)
   estimates.write_margins(run.workdir, margins)
   return rows
 
