@@ -61,6 +61,10 @@ class Model(Protocol):
   def codec(self) -> Codec: ...
 
 
+# Numbers that a model gives by itself, where it has them: `<name>_z` [S, n].
+LEARNED_AND_RAIL = ('learned_mean', 'rail', 'rail_normalized')
+
+
 def pooled(predicted: Predicted) -> dict[str, np.ndarray]:
   """The ensemble of S seeds: their samples in one pool, the others' mean.
 
@@ -149,7 +153,7 @@ def rows(
     if 'grid_mass' in member:
       mass = float(np.mean(member['grid_mass'], dtype=np.float64))
       values.append(('sample', 'grid_mass', mass))
-    for name in ('learned_mean', 'rail', 'rail_normalized'):
+    for name in LEARNED_AND_RAIL:
       if f'{name}_z' in member:
         values += points.evaluate(name, member[f'{name}_z'], target_z, **unit)
     if 'log_p' in member:

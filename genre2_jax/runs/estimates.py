@@ -37,6 +37,7 @@ NAMES = (
   *sampled.POINT_ESTIMATORS,
   'exact_mean',
   'exact_median',
+  *results.LEARNED_AND_RAIL,
 )
 
 Arrays = Mapping[str, np.ndarray]
@@ -69,6 +70,9 @@ def points(predicted: Arrays, model: Model) -> dict[str, np.ndarray]:
     # Row by row, so that its bits do not depend on the rows beside it.
     found['exact_mean'] = weighted.sum(axis=1) / p.sum(axis=1)
     found['exact_median'] = _quantiles(member, model, [0.5])[:, 0]
+  for name in results.LEARNED_AND_RAIL:
+    if f'{name}_z' in member:
+      found[name] = member[f'{name}_z'].astype(np.float64)
   return found
 
 

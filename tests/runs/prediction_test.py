@@ -238,7 +238,7 @@ def test_what_cannot_be_kept_is_refused_before_the_work(
 
 
 def test_every_column_of_predictions_has_a_name_that_is_known(forecast, rows):
-  assert set(forecast(rows.iloc[:1])) - {'row'} == set(estimates.NAMES)
+  assert set(forecast(rows.iloc[:1])) - {'row'} <= set(estimates.NAMES)
 
 
 def test_cells_of_several_types_are_kept_as_text():
