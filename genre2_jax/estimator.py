@@ -140,7 +140,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     workdir: folder for checkpoints, curves and results; a fit that was killed
       goes on from there. Clones, which searches and cross-validation fit, each
       have a folder of their own in it. None: a temporary one.
-    verbose: 1 draws a progress bar, 2 prints the table and the results, too.
+    verbose: 1 shows progress, 2 prints the table and the results, too.
   """
 
   def __init__(

@@ -512,7 +512,7 @@ def main() -> None:
   recipe = config_flags.get_config_filename(flags.FLAGS[config.name])
   command = training_command(recipe, {**given, **best.fields})
   print(f'Best: trial {best.number}, R² {best.value:.4f} on validation rows')
-  print(f'Train with it: {command}')
+  print(f'Train with it:\n{command}')
 
 
 if __name__ == '__main__':

@@ -86,7 +86,7 @@ def train_and_evaluate(
     interrupts: true once the run is asked to leave.
     table: instead of the data that the config names; its test split may have
       no rows.
-    verbose: 0: silent; 1: draws progress bars; 2: prints what it sees, too.
+    verbose: 0: silent; 1: shows progress; 2: prints what it sees, too.
 
   Returns:
     The workdir.
@@ -161,7 +161,9 @@ def train_and_evaluate(
     unit = targets.UNITS[experiment.fields['data']['transform']]
     names = [*dict.fromkeys(row[2] for row in references), *names]
     print(results.summary([*references, *rows], names, unit.says))
-    print(f'Workdir: {workdir}' + '/report.html' * experiment.report)
+    print(f'Workdir: {workdir}')
+    if experiment.report:
+      print(f'Report: {workdir / "report.html"}')
   return workdir
 
 
@@ -365,7 +367,7 @@ def _record(run, stage, predicted):
   has_interval = not experiment.baseline and estimates.has_distribution(model)
   columns = estimates.columns(arrays, model, margins, has_interval=has_interval)
   with formats.growing(run.workdir / 'predictions.csv') as write:
-    write({'row': np.arange(len(target)), 'target': target} | columns)
+    write({'row': np.arange(1, len(target) + 1), 'target': target} | columns)
   estimates.write_margins(run.workdir, margins)
   return rows
 

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pathlib
+import shlex
 import signal
 import subprocess
 import sys
@@ -524,6 +525,16 @@ sys.argv[:2] = ['search.py']
 runpy.run_module('genre2_jax.search', run_name='__main__', alter_sys=True)
 """
 
+# What the flags of a command set.
+PARSED = """
+import json, sys
+from absl import flags
+from ml_collections import config_flags
+from genre2_jax import command_line
+command_line.parse_flags(sys.argv)
+print(json.dumps(config_flags.get_override_values(flags.FLAGS['config'])))
+"""
+
 
 def run_command(*arguments):
   process = subprocess.run(
@@ -542,7 +553,8 @@ def test_the_command(tmp_path):
     f'--workdir={tmp_path / "search"}',
     '--config.size=paper',
     '--config.model.width=128',
-    '--config.data.path=houses.csv',
+    "--config.data.path=my 'big' houses.csv",
+    "--config.stages=('pretrain',)",
   )
   assert code == 0, err
   assert err.count('trial 2: ') == 2  # its fields, its value
@@ -551,12 +563,24 @@ def test_the_command(tmp_path):
   # What is set on the command line is not searched.
   assert 'model.width' not in trials[0]
   assert trials[0].keys() >= {'model.num_heads', 'tokenizer.digits'}
-  command = out.splitlines()[-1]
-  assert 'python -m genre2_jax.main --config=configs/ce_talent.py' in command
-  assert ' --config.model.width=128 --config.data.path=houses.csv' in command
   fields = json.loads((tmp_path / 'search/best.json').read_text())['fields']
-  for field, value in fields.items():
-    assert f'--config.{field}={value}' in command
+  program = 'python -m genre2_jax.main'
+  command = out.splitlines()[-1]
+  assert command.startswith(f'{program} --config=configs/ce_talent.py ')
+  # As it stands: a shell reads it, and every field is there and of its type.
+  process = subprocess.run(
+    [sys.executable, '-c', PARSED, *shlex.split(command)[3:]],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  given = json.loads(process.stdout)
+  assert given == fields | {
+    'model.width': 128,
+    'data.path': "my 'big' houses.csv",
+    'stages': ['pretrain'],
+  }
 
 
 @pytest.mark.parametrize(

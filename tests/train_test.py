@@ -192,7 +192,7 @@ def test_predictions_are_of_the_test_rows_in_the_original_unit(
     *POINTS, *EXACT_POINTS, 'conformal_lower90', 'conformal_upper90',
     'model_lower90', 'model_upper90',
   ]  # fmt: skip
-  assert list(table['row']) == list(range(24))
+  assert list(table['row']) == list(range(1, 25))
   np.testing.assert_array_equal(table['target'], target)
   results = read_results(finished)
   place = ('test', 'mean', 'rmse')
@@ -339,7 +339,12 @@ def test_a_constant_target_is_learnt_exactly_and_said(
     }
   )
   workdir = train.train_and_evaluate(config, tmp_path / 'run')
-  assert 'target is constant' in capsys.readouterr().out
+  out = capsys.readouterr().out
+  assert 'target is constant' in out
+  assert out.splitlines()[-2:] == [
+    f'Workdir: {workdir}',
+    f'Report: {workdir}/report.html',
+  ]
   table = pd.read_csv(workdir / 'predictions.csv')
   assert (table.drop(columns='row') == 1234.5).all(axis=None)
   results = read_results(workdir)

@@ -7,17 +7,14 @@ Several processes run the loop side by side; process 0 alone writes and talks.
 
 import contextlib
 import dataclasses
-import io
 import logging
 import math
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import tqdm
 
 from genre2_jax.data.batches import Examples
 from genre2_jax.devices import memory, processes, profiling
@@ -33,6 +30,7 @@ from genre2_jax.training.programs import (
   abstract_state,
   compile_stage,
 )
+from genre2_jax.training.progress import Progress
 from genre2_jax.training.stages import Stage
 from genre2_jax.training.step import train_step
 from genre2_jax.training.train_state import Counters, TrainState
@@ -42,7 +40,6 @@ _logger = logging.getLogger('genre2_jax')
 # A dispatch aims at this long: short enough to leave within seconds of a
 # signal, long enough that the host's part in it does not show.
 _DISPATCH_SECONDS = 0.5
-_SHOWN = ('train/loss', 'train/reward', 'val/loss', 'val/reward')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +58,7 @@ class Options:
     steps_per_dispatch: steps that the device takes before the host looks, at
       most those left of the epoch; 0: chosen as it goes, for half a second.
     interrupts: true once the run is asked to leave, in all processes.
-    verbose: 0: draws no progress bar.
+    verbose: 0: shows no progress.
     need: told what the programs need.
   """
 
@@ -130,11 +127,14 @@ def train(
     stage, model, seeds=options.seeds, mesh=options.mesh
   )
   options.need.of_state(abstract)
-  with StageCheckpoints(
-    (options.workdir / 'checkpoints' / stage.name).absolute(),
-    options.frozen_folder,
-    **options.checkpoint,
-  ) as checkpoints:
+  with (
+    StageCheckpoints(
+      (options.workdir / 'checkpoints' / stage.name).absolute(),
+      options.frozen_folder,
+      **options.checkpoint,
+    ) as checkpoints,
+    Progress(stage.name, verbose=options.verbose) as progress,
+  ):
     # Resuming: 1. the newest checkpoint that is whole, or the beginning;
     # 2. the log without what comes after it; 3. the same loop as ever.
     state = checkpoints.restore(abstract)
@@ -147,17 +147,23 @@ def train(
     if processes.is_first():
       metrics_log.truncate(options.workdir, stage.name, step)
     with processes.at_once(options.interrupts, f'compiling stage {stage.name}'):
+      progress.compiling()
       programs = _compile(stage, model, examples, options)
       if state is None:
         state = programs.init(start())
     with (
       _metric_writer(options) as writer,
-      _progress_bar(stage, programs, step, options.verbose) as progress,
       _profile(stage, programs, options) as profile,
     ):
+      at = _counters(state)
+      progress.start(
+        max(step, 0),
+        stage.epochs * programs.epoch_steps,
+        stage.epochs - max(int(at.epoch[0]), 0),
+      )
       if step < 0:
         state = _validate(stage, programs, state, options, writer, progress)
-      at = _counters(state)
+        at = _counters(state)
       chunk = options.steps_per_dispatch or 1
       while not stage.is_finished(at):
         now = int(at.step[0])
@@ -175,7 +181,7 @@ def train(
         seconds = time.monotonic() - began
         profile.end(int(at.step[0]), programs.compiled.as_text)
         _check_finite(at, stage, options.seeds)
-        progress.update(num_steps)
+        progress.advanced(num_steps)
         out_of_time = _is_over(ends)
         if num_steps == left or out_of_time:
           state = _validate(stage, programs, state, options, writer, progress)
@@ -212,7 +218,6 @@ def _compile(
   examples: Mapping[str, Examples],
   options: Options,
 ) -> Programs:
-  _logger.info('compiling stage %s', stage.name)
   began = time.monotonic()
   programs = compile_stage(
     train_step,
@@ -244,7 +249,7 @@ def _validate(stage, programs, state, options, writer, progress):
       seed=seed,
       epoch=int(at.epoch[index]),
       step=int(at.step[index]),
-      seconds=round(progress.format_dict['elapsed'], 3),
+      seconds=round(progress.seconds, 3),
       **{
         name: float(values[index])
         for name, values in metrics.items()
@@ -253,8 +258,10 @@ def _validate(stage, programs, state, options, writer, progress):
       },
       best_epoch=int(at.best_epoch[index]),
     )
-  progress.set_postfix(
-    {name: f'{metrics[name].mean():.4f}' for name in _SHOWN if name in metrics}
+  progress.validated(
+    int(at.epoch[0]),
+    at.best_epoch.tolist(),
+    {name: float(values.mean()) for name, values in metrics.items()},
   )
   return state
 
@@ -279,20 +286,6 @@ def _profile(stage, programs, options):
     stage.name,
     stage.epochs * programs.epoch_steps,
     processes.is_first(),
-  )
-
-
-def _progress_bar(stage, programs, step, verbose):
-  terminal = sys.stderr.isatty()
-  return tqdm.tqdm(
-    total=stage.epochs * programs.epoch_steps,
-    initial=max(step, 0),
-    desc=stage.name,
-    unit='step',
-    mininterval=0.2 if terminal else 10,
-    dynamic_ncols=terminal,
-    # One that is disabled would not count the seconds.
-    file=None if verbose else io.StringIO(),
   )
 
 
