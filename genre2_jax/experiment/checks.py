@@ -62,7 +62,7 @@ def check_values(config: ConfigDict) -> None:
   for field, choices in (
     ('rollouts.reward', REWARDS),
     ('trie.beyond', ('error', 'prefix', 'samples')),
-    ('model.head', ('decoder', 'histogram', 'pointwise')),
+    ('model.head', ('decoder', 'trie', 'histogram', 'pointwise')),
     ('model.numeric_embedding', ('none', 'piecewise_linear', 'periodic')),
     ('model.category_embedding', ('ordinal', 'one_hot', 'learned')),
     ('baseline.name', ('', *BASELINES)),

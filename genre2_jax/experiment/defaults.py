@@ -153,7 +153,8 @@ def get_config() -> ConfigDict:
   tokenizer.fraction_digits = 1  # decimal: after it
 
   config.model = model = ConfigDict()
-  model.head = 'decoder'  # writes digits; histogram: one of tokenizer bins;
+  model.head = 'decoder'  # writes digits; trie: writes them too, the logits of
+  # all prefixes at once from an MLP; histogram: one of tokenizer bins;
   # pointwise: a number, no distribution
   model.width = placeholder(int)  # D, of memory and decoder
   model.num_layers = placeholder(int)  # decoder layers
@@ -161,7 +162,7 @@ def get_config() -> ConfigDict:
   model.feedforward = placeholder(int)  # in the decoder
   model.encoder_hidden = placeholder(int)  # MLP encoder
   model.encoder_layers = placeholder(int)  # hidden layers of it
-  model.head_hidden = placeholder(int)  # MLP of histogram and pointwise
+  model.head_hidden = placeholder(int)  # MLP of trie, histogram and pointwise
   model.head_layers = 3  # hidden layers of it
   model.dropout = 0.1  # where a stage's `dropout` says so
   model.numeric_embedding = 'none'  # piecewise_linear (12 train quantiles),
