@@ -248,6 +248,8 @@ def get_config() -> ConfigDict:
   profile.steps = ''  # '10:13' traces steps 10 to 12 of each stage
 
   config.report = True  # report.html and figures
+  config.compilation_cache = ''  # folder of compiled programs, which JAX reads
+  # back; '': ~/.cache/genre2_jax/compiled; none
   config.steps_per_dispatch = 0  # 0: about half a second's worth
   config.lock()  # A recipe that misspells a field says so.
   return config
