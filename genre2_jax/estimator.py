@@ -70,6 +70,7 @@ _FIELDS = {
   'group_size': 'rollouts.group_size',
   'num_samples': 'eval.num_samples',
   'n_seeds': 'num_seeds',
+  'max_seconds': 'max_seconds',
 }
 _OWN_FILE = 'estimator.json'
 # Fields of what only the command line does.
@@ -129,6 +130,8 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     finetune_patience: as `patience`.
     group_size: numbers sampled per row in reinforcement learning.
     num_samples: numbers sampled per row where estimates are of samples.
+    max_seconds: of a fit, compiling included, if not 0; the best weights so
+      far are kept, and the same arguments need not give the same bits again.
     kinds: {column: kind} of columns that their cells don't tell: 'number',
       'date', 'date %d.%m.%Y', 'time', 'boolean', 'category', 'ignore'
       (docs/reading_data.md). Columns of arrays are 'x0', 'x1', ...
@@ -137,7 +140,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     workdir: folder for checkpoints, curves and results; a fit that was killed
       goes on from there. Clones, which searches and cross-validation fit, each
       have a folder of their own in it. None: a temporary one.
-    verbose: 1 draws a progress bar, 2 prints the table and the results, too.
+    verbose: 1 shows progress, 2 prints the table and the results, too.
   """
 
   def __init__(
@@ -170,6 +173,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     finetune_patience: int = 8,
     group_size: int = 16,
     num_samples: int = 128,
+    max_seconds: float = 0.0,
     kinds: Mapping[str, str] | None = None,
     config: Mapping[str, Any] | None = None,
     workdir: str | os.PathLike[str] | None = None,
@@ -202,6 +206,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     self.finetune_patience = finetune_patience
     self.group_size = group_size
     self.num_samples = num_samples
+    self.max_seconds = max_seconds
     self.kinds = kinds
     self.config = config
     self.workdir = workdir

@@ -33,7 +33,7 @@ from absl import flags
 from genre2_jax import command_line
 from genre2_jax.data import corpora
 from genre2_jax.data.batches import Examples
-from genre2_jax.devices import memory, sharding
+from genre2_jax.devices import compilation, memory, sharding
 from genre2_jax.devices.interrupts import deferred
 from genre2_jax.errors import InputError
 from genre2_jax.files import atomic, metrics_log
@@ -103,6 +103,7 @@ def pretrain(
 
 def _pretrain(config, recipe, workdir, interrupts, verbose):
   """What `pretrain` returns, of a workdir that is this process's alone."""
+  compilation.keep_programs()
   began = time.monotonic()
   documents = [d for s in config['texts'] for d in corpora.read_documents(s)]
   if not documents:

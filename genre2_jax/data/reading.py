@@ -161,6 +161,12 @@ def path_of(path: str | os.PathLike) -> pathlib.Path:
     return path
 
 
+def user_cache() -> pathlib.Path:
+  """Where this user's files go that can be made again: by XDG, or ~/.cache."""
+  home = os.environ.get('XDG_CACHE_HOME') or path_of('~/.cache')
+  return pathlib.Path(home) / 'genre2_jax'
+
+
 def extension_of(path: pathlib.Path) -> str:
   """'.csv', '.csv.gz', ... as it stands. Raises InputError for others."""
   for extension in EXTENSIONS:

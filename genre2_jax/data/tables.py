@@ -243,6 +243,7 @@ def read_rows(
   kinds: Sequence[str] = (),
   by_hand: Mapping[str, str] | str | None = None,
   reading: Reading | Mapping | str | None = None,
+  frame: pd.DataFrame | None = None,
 ) -> Rows:
   """Rows to predict from a file; columns match by name, others are ignored.
 
@@ -256,12 +257,13 @@ def read_rows(
     kinds: of the features, numeric first; () if the run did not keep them.
     by_hand: kinds that the user gave; others of their cells are missing.
     reading: how the file is written.
+    frame: what `read_frame` gave of it, or None to read it.
 
   Raises InputError: also where a column has another kind than in training.
   """
   path = path_of(path)
   reading = Reading.parse(reading)
-  frame = read_frame(path, reading)
+  frame = read_frame(path, reading) if frame is None else frame
   known = columns.of_features(numeric_names, category_names, kinds)
   names = [column.name for column in known]
   absent = [name for name in names if name not in frame]
