@@ -129,7 +129,7 @@ def get_config() -> ConfigDict:
   config.pretrain = pretrain = ConfigDict()  # from scratch
   pretrain.objective = (('ce', 1.0, {}),)  # each (name, weight, options)
   pretrain.epochs = 200  # at most
-  pretrain.max_steps = 0  # if not 0, at most: rounded up to whole epochs
+  pretrain.max_steps = 0  # if not 0, at most; cuts the last epoch short
   pretrain.learning_rate = 5e-5  # peak; the paper searches 1e-5 .. 1e-4
   pretrain.patience = 20  # epochs without a better validation; 0: never stop
   pretrain.dropout = True  # at the rate of model.dropout
@@ -137,7 +137,7 @@ def get_config() -> ConfigDict:
   config.finetune = finetune = ConfigDict()  # from the best of 'pretrain'
   finetune.objective = (('remax', 1.0, {}),)  # each (name, weight, options)
   finetune.epochs = 40  # at most; the paper: 100, at the rate of 1e-5
-  finetune.max_steps = 0  # if not 0, at most: rounded up to whole epochs
+  finetune.max_steps = 0  # if not 0, at most; cuts the last epoch short
   finetune.learning_rate = 5e-5  # peak; the paper: 1e-5, or the searched rate
   finetune.patience = 20  # epochs without a better validation; 0: never stop
   finetune.dropout = False  # never with objectives at the sequence level

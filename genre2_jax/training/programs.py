@@ -7,6 +7,7 @@ from typing import Protocol
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -65,6 +66,7 @@ class Programs:
     validate: `state -> (state, metrics [S])` at the end of an epoch; donates
       the state.
     epoch_steps: steps in an epoch.
+    num_steps: of the stage, at most: its last epoch may be cut short.
     compiled: the program of `run`, for what it says of itself.
   """
 
@@ -73,7 +75,12 @@ class Programs:
   run: Callable[[TrainState, int], TrainState]
   validate: Callable[[TrainState], tuple[TrainState, dict[str, jax.Array]]]
   epoch_steps: int
+  num_steps: int
   compiled: jax.stages.Compiled
+
+  def end_of_epoch(self, epoch: int) -> int:
+    """The step that ends the epoch after so many finished ones."""
+    return min((epoch + 1) * self.epoch_steps, self.num_steps)
 
 
 def state_program(
@@ -228,6 +235,7 @@ def functions(
     the optimizer).
   """
   epoch_steps = _count_steps(num_rows, batch_size, buckets)
+  last_steps = stage.num_steps(epoch_steps) - (stage.epochs - 1) * epoch_steps
   optimizer = optimizer_of(stage, epoch_steps)
   network = sharding.constrained(model.network, mesh)
   one_step = functools.partial(
@@ -282,7 +290,11 @@ def functions(
     return jax.lax.fori_loop(0, num_steps, body, state)
 
   def validate(state, rows, numbers):
-    means = jax.tree.map(lambda x: x / epoch_steps, state.totals)
+    count = epoch_steps
+    if last_steps < epoch_steps:
+      is_last = state.epoch == stage.epochs - 1
+      count = jnp.where(is_last, last_steps, epoch_steps)
+    means = jax.tree.map(lambda x: x / count, state.totals)
     keys = jax.vmap(jax.random.wrap_key_data)(state.key)
     keys = jax.vmap(jax.random.fold_in, (0, None))(keys, _VALIDATION)
     score, values = jax.vmap(validation, (0, None, None, 0))(
@@ -382,6 +394,7 @@ def compile_stage(
     .lower(abstract, *block)
     .compile()
   )
+  epoch_steps = _count_steps(num_rows, batch_size, buckets)
   return Programs(
     abstract_state=abstract,
     init=init,
@@ -389,7 +402,8 @@ def compile_stage(
       state, train, np.int32(num_steps)
     ),
     validate=lambda state: compiled_validate(state, *block),
-    epoch_steps=_count_steps(num_rows, batch_size, buckets),
+    epoch_steps=epoch_steps,
+    num_steps=stage.num_steps(epoch_steps),
     compiled=compiled_run,
   )
 
