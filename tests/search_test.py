@@ -17,9 +17,10 @@ from configs import base
 from genre2_jax import search as search_module
 from genre2_jax.errors import InputError, InterruptedRunError, NonFiniteError
 from genre2_jax.experiment import experiment
+from genre2_jax.experiment.defaults import sized
 from genre2_jax.files import atomic
 from genre2_jax.metrics import results
-from genre2_jax.search import SPACE, LogUniform, search, validation_r2
+from genre2_jax.search import SPACES, LogUniform, search, validation_r2
 
 optuna = pytest.importorskip('optuna')
 
@@ -91,17 +92,19 @@ def read_trials(workdir):
     return list(csv.DictReader(file))
 
 
-def test_the_space_is_of_the_base_recipe():
+@pytest.mark.parametrize('size', sorted(SPACES))
+def test_the_space_is_of_the_base_recipe(size):
   config = base.get_config()
-  defaults = {f: search_module._flat(config.to_dict())[f] for f in SPACE}
-  for field, choices in SPACE.items():
+  config.size = size
+  defaults = search_module._flat(sized(config).to_dict())
+  for field, choices in SPACES[size].items():
     if isinstance(choices, LogUniform):
       assert choices.low <= defaults[field] <= choices.high
     else:
       assert type(choices[0]) is type(defaults[field])
       assert defaults[field] in choices
-  for width in SPACE['model.width']:
-    for heads in SPACE['model.num_heads']:
+  for width in SPACES[size]['model.width']:
+    for heads in SPACES[size].get('model.num_heads', (config.model.num_heads,)):
       assert width % heads == 0
 
 
@@ -118,10 +121,10 @@ def test_the_space_holds_what_the_paper_found():
   path = experiment.OFFICIAL_HYPERPARAMETERS
   with open(path, encoding='utf-8', newline='') as file:
     rows = list(csv.DictReader(file))
-  rate = SPACE['pretrain.learning_rate']
+  rate = SPACES['paper']['pretrain.learning_rate']
   for row in rows:
     for column, field in columns.items():
-      assert int(row[column]) in SPACE[field]
+      assert int(row[column]) in SPACES['paper'][field]
     assert rate.low <= float(row['learning_rate']) <= rate.high
     assert float(row['dropout']) == base.get_config().model.dropout
 
@@ -548,6 +551,7 @@ def test_the_command(tmp_path):
     '--config=configs/ce_talent.py',
     '--trials=3',
     f'--workdir={tmp_path / "search"}',
+    '--config.size=paper',
     '--config.model.width=128',
     "--config.data.path=my 'big' houses.csv",
     "--config.stages=('pretrain',)",

@@ -281,6 +281,7 @@ def read_rows(
     reading,
     where=str(path),
     by_hand=columns.parse_kinds(by_hand),
+    are_new=True,
   )
   return _rows(
     str(path),
@@ -452,12 +453,10 @@ def _from_frame(
     raise no_column(where, target, list(frame))
   columns.check_kinds(where, kinds, list(frame))
   # Checked before the split, so that errors count rows as the file does.
-  y = target_column(
-    f'{where}: target {target!r}',
-    frame.pop(target),
-    formats,
-    kinds.pop(target, ''),
-  )
+  column, kind = frame.pop(target), kinds.pop(target, '')
+  y = target_column(f'{where}: target {target!r}', column, formats, kind)
+  if not kind:
+    columns.say_of_target(where, target, y)
   plan = columns.plan(frame, kinds, formats, where=where)
   n_array, c_array = columns.arrays(
     frame, plan, formats, where=where, by_hand=kinds

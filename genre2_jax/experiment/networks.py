@@ -14,9 +14,14 @@ from genre2_jax.data.targets import Scaler
 from genre2_jax.data.texts import Texts
 from genre2_jax.errors import InputError
 from genre2_jax.models import language_model
-from genre2_jax.models.heads import histogram_policy, pointwise_head
+from genre2_jax.models.heads import (
+  histogram_policy,
+  pointwise_head,
+  trie_policy,
+)
 from genre2_jax.models.model import Model
 from genre2_jax.models.tabular import tabular_policy
+from genre2_jax.policy import trie
 from genre2_jax.tokenizers import Tokenizer
 from genre2_jax.tokenizers.codec import Codec
 
@@ -76,6 +81,12 @@ def model_of(
     raise InputError(
       'model.head=histogram writes one token: set tokenizer.name=bins'
     )
+  nodes = trie.num_nodes(tokenizer)
+  if model.head == 'trie' and nodes > config.trie.max_nodes:
+    raise InputError(
+      f'model.head=trie gives logits of {nodes} nodes, more than '
+      f'trie.max_nodes={config.trie.max_nodes}: raise it, or take fewer digits'
+    )
   return Model(
     features=features,
     scaler=scaler,
@@ -123,4 +134,6 @@ def _network(config, tokenizer, features):
   fields |= {'hidden': hidden, 'num_layers': layers}
   if head == 'pointwise':
     return pointwise_head(**fields)
+  if head == 'trie':
+    return trie_policy(tokenizer, **fields)
   return histogram_policy(tokenizer, **fields)

@@ -8,6 +8,7 @@ Several processes run the loop side by side; process 0 alone writes and talks.
 import contextlib
 import dataclasses
 import logging
+import math
 import pathlib
 import time
 from collections.abc import Callable, Mapping
@@ -82,10 +83,12 @@ class Trained:
   Attributes:
     params: the best parameters, stacked [S, ...]; None where one is frozen.
     frozen: the parameters that are never trained, or None.
+    out_of_time: whether the clock ended it.
   """
 
   params: StageParams
   frozen: Params
+  out_of_time: bool = False
 
   def merged(self) -> StageParams:
     """All parameters in one tree."""
@@ -98,6 +101,8 @@ def train(
   examples: Mapping[str, Examples],
   start: Callable[[], Params],
   options: Options,
+  *,
+  seconds: float = math.inf,
 ) -> Trained:
   """Trains a stage, or what is left of it.
 
@@ -108,6 +113,7 @@ def train(
     start: gives the network's stacked parameters, or None to draw them; asked
       before the first step only.
     options: of the run.
+    seconds: it may take, compiling included; then it is validated as it is.
 
   Raises:
     InputError: the state does not split over the mesh, or the frozen
@@ -115,6 +121,8 @@ def train(
     InterruptedRunError: progress is saved; the same call goes on.
     NonFiniteError: the last good checkpoint is kept.
   """
+  ends = time.monotonic() + seconds
+  out_of_time = False
   abstract = abstract_state(
     stage, model, seeds=options.seeds, mesh=options.mesh
   )
@@ -174,9 +182,12 @@ def train(
         profile.end(int(at.step[0]), programs.compiled.as_text)
         _check_finite(at, stage, options.seeds)
         progress.advanced(num_steps)
-        if num_steps == left:
+        out_of_time = _is_over(ends)
+        if num_steps == left or out_of_time:
           state = _validate(stage, programs, state, options, writer, progress)
           at = _counters(state)
+        if out_of_time:
+          break
         checkpoints.save_if_due(int(at.step[0]), state)
         if not options.steps_per_dispatch:
           chunk = processes.from_first(
@@ -185,7 +196,16 @@ def train(
       checkpoints.save(int(at.step[0]), state)
   if processes.is_first():
     _say_unmoved(options.workdir, stage.name)
-  return Trained(params=state.best_params, frozen=state.frozen)
+  return Trained(
+    params=state.best_params, frozen=state.frozen, out_of_time=out_of_time
+  )
+
+
+def _is_over(ends: float) -> bool:
+  """Whether the time is up, on the clock of process 0."""
+  if ends == math.inf:
+    return False
+  return bool(processes.from_first(int(time.monotonic() >= ends)))
 
 
 def _counters(state: TrainState) -> Counters:

@@ -235,7 +235,6 @@ def functions(
     the optimizer).
   """
   epoch_steps = _count_steps(num_rows, batch_size, buckets)
-  last_steps = stage.num_steps(epoch_steps) - (stage.epochs - 1) * epoch_steps
   optimizer = optimizer_of(stage, epoch_steps)
   network = sharding.constrained(model.network, mesh)
   one_step = functools.partial(
@@ -290,11 +289,12 @@ def functions(
     return jax.lax.fori_loop(0, num_steps, body, state)
 
   def validate(state, rows, numbers):
-    count = epoch_steps
-    if last_steps < epoch_steps:
-      is_last = state.epoch == stage.epochs - 1
-      count = jnp.where(is_last, last_steps, epoch_steps)
-    means = jax.tree.map(lambda x: x / count, state.totals)
+    # An epoch that is cut short has fewer; a whole one is divided by a constant.
+    count = state.step - state.epoch * epoch_steps
+    means = jax.tree.map(
+      lambda x: jnp.where(count == epoch_steps, x / epoch_steps, x / count),
+      state.totals,
+    )
     keys = jax.vmap(jax.random.wrap_key_data)(state.key)
     keys = jax.vmap(jax.random.fold_in, (0, None))(keys, _VALIDATION)
     score, values = jax.vmap(validation, (0, None, None, 0))(
