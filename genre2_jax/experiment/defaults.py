@@ -182,8 +182,8 @@ def get_config() -> ConfigDict:
   config.pretrain = pretrain = ConfigDict()  # from scratch
   pretrain.objective = (('ce', 1.0, {}),)  # each (name, weight, options)
   pretrain.epochs = 200  # at most
-  pretrain.max_steps = placeholder(int)  # if not 0, at most: rounded up to
-  # whole epochs
+  pretrain.max_steps = placeholder(int)  # if not 0, at most; cuts the last
+  # epoch short
   pretrain.learning_rate = placeholder(float)  # peak
   pretrain.patience = placeholder(int)  # epochs without a better validation; 0:
   # never stop
@@ -192,8 +192,8 @@ def get_config() -> ConfigDict:
   config.finetune = finetune = ConfigDict()  # from the best of 'pretrain'
   finetune.objective = (('remax', 1.0, {}),)  # each (name, weight, options)
   finetune.epochs = placeholder(int)  # at most
-  finetune.max_steps = placeholder(int)  # if not 0, at most: rounded up to
-  # whole epochs
+  finetune.max_steps = placeholder(int)  # if not 0, at most; cuts the last
+  # epoch short
   finetune.learning_rate = placeholder(float)  # peak
   finetune.patience = placeholder(int)  # epochs without a better validation; 0:
   # never stop
