@@ -35,6 +35,7 @@ def method_name(method: str) -> str:
 
 def draw(compared: Comparison) -> list[Section]:
   """Draws every figure that the results have numbers for."""
+  unit = compared.benchmark.unit.name
   tasks = f'{len(compared.tasks)} task' + 's' * (len(compared.tasks) != 1)
   sections = (
     (
@@ -53,7 +54,8 @@ def draw(compared: Comparison) -> list[Section]:
     ),
     (
       'Sampling efficiency',
-      'RMSE (z) of the best (an oracle picks it) and of the mean of the first '
+      f'RMSE ({unit}) of the best (an oracle picks it) and of the mean of the '
+      'first '
       f'k samples; means over seeds and {tasks}.',
       _sampling_efficiency,
     ),
@@ -252,6 +254,7 @@ def _sampling_efficiency(compared: Comparison) -> Panels:
   if not samples:
     return
   figure, axes = _wide_pair(4.2)
+  unit = compared.benchmark.unit.name
   for ax, kind in zip(axes, ('best', 'mean'), strict=True):
     for method in compared.methods:
       if method in samples:
@@ -276,11 +279,11 @@ def _sampling_efficiency(compared: Comparison) -> Panels:
       top = min(curves.max(), 4 * np.median(curves)) or 1
       ax.set_ylim(0, 1.05 * top)
     ax.set_xlabel('samples k')
-    ax.set_ylabel(f'RMSE of the {kind} of k (z)')
+    ax.set_ylabel(f'RMSE of the {kind} of k ({unit})')
   _legend_beside(figure, axes[0])
   yield (
     'sampling_efficiency',
-    'RMSE of the best (left) and of the mean (right) of k samples, z',
+    f'RMSE of the best (left) and of the mean (right) of k samples, {unit}',
     figure,
   )
 
@@ -324,7 +327,7 @@ def _sharpening(compared: Comparison) -> Panels:
   methods = [m for m in compared.samples if frame.loc[m].notna().all()][::-1]
   if not methods:
     return
-  look = looks(compared)
+  look, unit = looks(compared), compared.benchmark.unit.name
   base = frame.loc[BASE] if BASE in methods else None
   from matplotlib.figure import Figure
 
@@ -336,7 +339,7 @@ def _sharpening(compared: Comparison) -> Panels:
   for ax, column, label in zip(
     axes,
     frame,
-    ('CRPS (z)', 'coverage of the central 90%', 'width of it (z)'),
+    (f'CRPS ({unit})', 'coverage of the central 90%', f'width of it ({unit})'),
     strict=True,
   ):
     numbers = frame.loc[methods, column]
