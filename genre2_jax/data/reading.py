@@ -24,15 +24,14 @@ import pandas as pd
 
 from genre2_jax.data import columns
 from genre2_jax.data.cells import MISSING, Formats
-from genre2_jax.data.wording import (
+from genre2_jax.data.wording import located, say
+from genre2_jax.errors import (
+  InputError,
   listed,
-  located,
   one_line,
-  say,
   shortened,
   suggestion,
 )
-from genre2_jax.errors import InputError
 
 SEPARATORS = {'.csv': ',', '.csv.gz': ',', '.tsv': '\t', '.tsv.gz': '\t'}
 PARQUET = ('.parquet', '.pq')
