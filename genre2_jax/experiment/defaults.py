@@ -83,8 +83,9 @@ def get_config() -> ConfigDict:
   lora.targets = ('query', 'key', 'value', 'out')  # gate, up, down
 
   config.tokenizer = tokenizer = ConfigDict()
-  tokenizer.name = 'normalized'  # normalized, p10, ieee, exponent_first,
-  # repetition, hamming, bins; in the target's own unit: strings, decimal
+  tokenizer.name = 'normalized'  # normalized, adaptive (numbers where the
+  # training targets are), p10, ieee, exponent_first, repetition, hamming,
+  # bins; in the target's own unit: strings, decimal
   tokenizer.base = 2  # paper's sweep (base, digits): (2,8) (4,4) (6,4) (8,3)
   tokenizer.digits = 8  # digits, or mantissa digits
   tokenizer.rounding = 'round'  # normalized: round (GenRe²), truncate (DBR)
