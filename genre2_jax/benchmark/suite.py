@@ -31,7 +31,7 @@ from genre2_jax.benchmark.page import (
 from genre2_jax.benchmark.statistics import BASE
 from genre2_jax.data import tables
 from genre2_jax.errors import InputError, InterruptedRunError
-from genre2_jax.experiment import recipes
+from genre2_jax.experiment import defaults, recipes
 from genre2_jax.files import atomic, locks
 from genre2_jax.files.atomic import PathLike
 
@@ -263,7 +263,7 @@ def _fine_tunes(run_config):
 
 def _base_of(run_config):
   """What a method's base depends on, as text."""
-  tree = run_config.to_dict()
+  tree = defaults.sized(run_config).to_dict()
   return json.dumps(
     [tree[name] for name in _BASE_SECTIONS], sort_keys=True, default=repr
   )

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from genre2_jax.data import cells
-from genre2_jax.data.cells import PLAIN, Formats
+from genre2_jax.data.cells import PLAIN, Cells, Formats
 from genre2_jax.data.wording import counted, located, shortened
 
 # Cells that decide whether all of them are worth a look.
@@ -34,6 +34,10 @@ _DAYS = (
   '%Y-%m', '%m/%Y', '%m.%Y',
 )  # fmt: skip
 _HOURS = ('', ' %H:%M', ' %H:%M:%S', ' %I:%M %p', 'T%H:%M:%S')
+# Dates of digits alone, by how many they are.
+_COMPACT = {
+  6: '%Y%m', 8: '%Y%m%d', 12: '%Y%m%d%H%M', 14: '%Y%m%d%H%M%S',
+}  # fmt: skip
 _LIKE_A_DATE = re.compile(
   r'\d{4}-\d\d|\d\d[./]\d{4}|\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b.*'
   r'|\d{1,2}[ -][A-Za-z]{3,9}[ -]\d{2,4}.*'
@@ -64,23 +68,25 @@ class Way(Formats):
     return f'data.reading="{" ".join(fields)}"' if fields else ''
 
 
-def of_column(name: str, column: pd.Series, formats: Formats = PLAIN) -> str:
+def of_column(
+  name: str, column: pd.Series | Cells, formats: Formats = PLAIN
+) -> str:
   """What to say of a column of categories; '' where it looks like no numbers.
 
   name: of the column, whose cells are at least half numbers, dates or times if
   there is something to say.
   """
-  found = cells.labels(cells.plain(column))
-  rows = np.flatnonzero(np.array([text is not None for text in found], bool))
-  text = [str(found[row]) for row in rows]
-  if not text:
+  found = Cells.of(column).labels
+  rows = np.flatnonzero(~pd.isna(found))
+  text = found[rows]
+  if not len(text):
     return ''
   step = -(-len(text) // _SAMPLE)
-  sample = text[::step]
+  sample = list(text[::step])
   for doubt in _KINDS_OF_DOUBT:
     # Most columns of categories are done with after the sample.
-    if doubt(name, sample, rows[::step], len(column), formats):
-      if said := doubt(name, text, rows, len(column), formats):
+    if doubt(name, sample, rows[::step], len(found), formats):
+      if said := doubt(name, list(text), rows, len(found), formats):
         return f'column {name!r}: {said}'
   return ''
 
@@ -121,6 +127,61 @@ def date_formats(text: Sequence[str]) -> tuple[list[str], int]:
   counts = {how: _num_dates(series, how) for how in best}
   most = max(counts.values(), default=0)
   return [how for how, count in counts.items() if count == most], most
+
+
+def compact_format(values: np.ndarray) -> str:
+  """'%Y%m%d' of numbers [n] that are dates written as 20200131; '' of others.
+
+  They are days of 1900 .. 2100, or moments of them, but for at most a tenth,
+  which may be marks for "open"; of months, 202001, without any other.
+  """
+  values = values[np.isfinite(values)]
+  # The first rows tell most columns.
+  if not len(values) or not _are_moments(values[:256]):
+    return ''
+  if not _are_moments(values) or len(pd.unique(values)) < 3:
+    return ''
+  return _COMPACT[_num_digits(values)]
+
+
+def of_compact(name: str, values: np.ndarray) -> str:
+  """What to say of numbers [n] that are dates written as 20200131."""
+  how = compact_format(values)
+  if not how:
+    return ''
+  first = int(values[np.isfinite(values)][0])
+  return (
+    f'whole numbers such as {first} look like dates: read as numbers; set '
+    f'{setting(name, f"date {how}")} to read them as dates'
+  )
+
+
+def _num_digits(values):
+  return len(str(int(np.abs(np.median(values)))))
+
+
+def _are_moments(values):
+  digits = _num_digits(values)
+  if digits not in _COMPACT:
+    return False
+  unit = 10.0 ** (digits - 4)
+  good = (values >= 1900 * unit) & (values < 2101 * unit)
+  good &= values == np.floor(values)
+  moments = np.where(good, values, 0).astype(np.int64)
+  moments *= 10 ** (14 - digits)
+  moments += 10**6 * (digits == 6)  # The first of the month.
+  seconds, minutes, hours, day, month = (
+    moments // 100**place % 100 for place in range(5)
+  )
+  good &= (seconds < 60) & (minutes < 60) & (hours < 24)
+  good &= (month >= 1) & (month <= 12) & (day >= 1)
+  months = 12 * (moments // 10**10 - 1970) + month - 1
+  begins, ends = (
+    (months + more).astype('datetime64[M]').astype('datetime64[D]')
+    for more in (0, 1)
+  )
+  good &= day <= (ends - begins).astype(np.int64)
+  return bool(good.all() if digits == 6 else good.mean() > 0.9)
 
 
 def setting(name: str, kind: str) -> str:

@@ -280,7 +280,6 @@ def _read_text(
     raise _UnreadableError(
       'the file is empty; a header and rows are needed'
     ) from None
-  cells = cells.astype(object)
   first = [] if reading.header == 'none' else cells.iloc[0].tolist()
   frame = cells.iloc[min(len(first), 1) :].reset_index(drop=True)
   frame.columns = _names(first, frame)
@@ -528,7 +527,11 @@ def _read_parquet(path: pathlib.Path) -> pd.DataFrame:
   from pyarrow import parquet
 
   # As objects, integers beside missing values stay what they are.
-  return parquet.read_table(path).to_pandas(integer_object_nulls=True)
+  frame = parquet.read_table(path).to_pandas(integer_object_nulls=True)
+  columns.say_index(
+    str(path), frame, 'save frame.reset_index() to make a column of it'
+  )
+  return frame
 
 
 def _read_json_lines(path: pathlib.Path) -> pd.DataFrame:
@@ -577,7 +580,9 @@ def _read_excel(path: pathlib.Path, reading: Reading) -> pd.DataFrame:
         f'{path}: sheet {sheet!r} is read, the first of '
         f'{listed(book.sheet_names)}; set data.reading="sheet=..." for another'
       )
-    cells = book.parse(sheet, header=None, dtype=object, keep_default_na=False)
+    cells = pd.read_excel(
+      book, sheet_name=sheet, header=None, dtype=object, keep_default_na=False
+    )
   cells = cells.iloc[reading.skip_lines :].replace('', None)
   cells = cells[cells.notna().any(axis=1)]
   if cells.empty:

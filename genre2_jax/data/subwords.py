@@ -5,6 +5,7 @@ is kept on disk, under a hash of texts and tokenizer, so that a set is tokenised
 once. `transformers` is imported where it is used.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -225,6 +226,19 @@ class TextFeatures:
     return path_of(folder) / f'{digest.hexdigest()[:40]}.npz'
 
 
+@contextlib.contextmanager
+def _without_advice():
+  """`transformers` says on import that PyTorch is missing: it is not needed."""
+  name = 'TRANSFORMERS_NO_ADVISORY_WARNINGS'
+  before = os.environ.get(name)
+  os.environ[name] = before or '1'
+  try:
+    yield
+  finally:
+    if before is None:
+      del os.environ[name]
+
+
 @functools.lru_cache(maxsize=4)
 def load_tokenizer(name: str) -> Any:
   """A tokenizer of `transformers`, from a folder or the Hugging Face hub.
@@ -233,7 +247,8 @@ def load_tokenizer(name: str) -> Any:
     InputError: there is none, or `transformers` is not installed.
   """
   try:
-    from transformers import AutoTokenizer
+    with _without_advice():
+      from transformers import AutoTokenizer
   except ImportError as error:
     raise InputError(f'texts need transformers: {_INSTALL}') from error
   is_path = name.startswith(('.', '/', '~')) or name.count('/') > 1

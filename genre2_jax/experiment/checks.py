@@ -34,7 +34,8 @@ def check_values(config: ConfigDict) -> None:
     'text.buckets',
   )  # fmt: skip
   not_negative = (
-    'seed', 'model.encoder_layers', 'model.head_layers', 'model.dropout',
+    'seed', 'max_seconds', 'model.encoder_layers', 'model.head_layers',
+    'model.dropout',
     'pretrain.epochs', 'finetune.epochs', 'pretrain.max_steps',
     'finetune.max_steps', 'pretrain.patience', 'finetune.patience',
     'optimizer.warmup_steps', 'optimizer.weight_decay',

@@ -6,6 +6,7 @@ model.json       what was fitted to features and target, for new rows
 env.json         what it ran on
 metrics.jsonl    training and validation, as they go (`files/metrics_log.py`)
 evaluation/      predictions per stage and split, all seeds
+references.csv   the same of two baselines, on the same rows
 results.csv      every metric; rewritten after each stage
 predictions.csv  of the test rows, last stage, all seeds together
 margins.json     of conformal intervals, last stage (`estimates.py`)
@@ -47,6 +48,7 @@ _LOCK = '.lock'
 # Fields that do not change what a run computes.
 _FREE_FIELDS = (
   'checkpoint',
+  'max_seconds',
   'mesh',
   'profile',
   'report',
@@ -191,12 +193,18 @@ def write_results(workdir: pathlib.Path, rows: Sequence[Sequence]) -> None:
   atomic.write_csv(workdir / 'results.csv', results.COLUMNS, rows)
 
 
+def write_references(workdir: pathlib.Path, rows: Sequence[Sequence]) -> None:
+  """Writes references.csv, with the columns of results.csv."""
+  atomic.write_csv(workdir / 'references.csv', results.COLUMNS, rows)
+
+
 def write_run(
   workdir: pathlib.Path,
   experiment: Prepared,
   stages: Sequence[str],
   num_parameters: int,
   num_results: int,
+  out_of_time: Sequence[str] = (),
 ) -> None:
   """Writes run.json, which says that the run is finished.
 
@@ -206,6 +214,7 @@ def write_run(
     stages: names of what was evaluated, in order.
     num_parameters: of one seed's network.
     num_results: rows of results.csv: fewer are a torn file.
+    out_of_time: names of the stages that `max_seconds` ended.
   """
   table = experiment.table
   atomic.write_json(
@@ -221,6 +230,7 @@ def write_run(
       'parameters': num_parameters,
       'constant_target': experiment.model.scaler.is_constant,
       'num_results': num_results,
+      'out_of_time': list(out_of_time),
     },
   )
 

@@ -13,6 +13,7 @@ from configs import ablations, talent_twenty
 from genre2_jax import errors
 from genre2_jax.benchmark import __main__ as doors
 from genre2_jax.benchmark import figures, protocols, suite
+from genre2_jax.experiment.defaults import sized
 
 ROOT = pathlib.Path(__file__).parents[2]
 DATA = ROOT.parent / 'shared/data/talent'
@@ -86,7 +87,7 @@ def test_every_run_is_done_once_with_its_config(config, tmp_path):
     assert (made.data.root, made.data.name) == (config.root, task)
     assert (made.seed, made.num_seeds) == (0, 2)
     assert made.tokenizer.base == 4
-    assert made.model.width == (512 if method == 'wide' else 256)
+    assert sized(made).model.width == (512 if method == 'wide' else 64)
     seconds = json.loads((workdir / task / method / 'seconds.json').read_text())
     assert seconds['seconds'] >= 0
 
@@ -112,7 +113,7 @@ def test_methods_that_would_train_the_same_base_share_it(config, tmp_path):
     'catboost': '',  # no network
   }
   assert training.configs['b', 'crps'].finetune.epochs == 7
-  assert training.configs['b', 'remax'].finetune.epochs == 40
+  assert sized(training.configs['b', 'remax']).finetune.epochs == 100
 
 
 def test_without_the_base_among_the_methods_each_trains_its_own(
