@@ -135,8 +135,9 @@ def get_config() -> ConfigDict:
   lora.targets = ('query', 'key', 'value', 'out')  # gate, up, down
 
   config.tokenizer = tokenizer = ConfigDict()
-  tokenizer.name = 'normalized'  # normalized, p10, ieee, exponent_first,
-  # repetition, hamming, bins; in the target's own unit: strings, decimal
+  tokenizer.name = 'normalized'  # normalized, adaptive (numbers where the
+  # training targets are), p10, ieee, exponent_first, repetition, hamming,
+  # bins; in the target's own unit: strings, decimal
   tokenizer.base = placeholder(int)  # of the digits
   tokenizer.digits = placeholder(int)  # digits, or mantissa digits
   tokenizer.rounding = 'round'  # normalized: round (GenRe²), truncate (DBR)

@@ -185,7 +185,9 @@ def _chunks(log_p):
     yield log_p[start : start + size]
 
 
-def _finite(log_p, values):
+def _finite(
+  log_p: ArrayLike, values: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """log p and values of the finite numbers; each number's place among them.
 
   int [K], −1 for what is left out. Log p is that of the rest alone.
@@ -193,7 +195,7 @@ def _finite(log_p, values):
   kept = np.isfinite(values)
   places = np.where(kept, np.cumsum(kept) - 1, -1)
   if kept.all():
-    return log_p, values, places
+    return np.asarray(log_p), values, places
   log_p = np.asarray(log_p, np.float64)[:, kept]
   total = np.logaddexp.reduce(log_p, axis=1, keepdims=True)
   return log_p - total, values[kept], places
