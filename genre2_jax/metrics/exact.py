@@ -53,12 +53,12 @@ def mixture(log_p: ArrayLike) -> np.ndarray:
 
 def quantiles(log_p: ArrayLike, values: ArrayLike, q: ArrayLike) -> np.ndarray:
   """Least number whose distribution function reaches q [Q]: [n, Q]."""
-  levels, values = np.atleast_1d(q), np.asarray(values, np.float64)
-  log_p, values = _finite(log_p, values)[:2]
-  order = np.argsort(values, kind='stable')
-  ordered = values[order]
+  levels = np.atleast_1d(q)
+  finite, numbers, _ = _finite(log_p, np.asarray(values, np.float64))
+  order = np.argsort(numbers, kind='stable')
+  ordered = numbers[order]
   found = []
-  for rows in _chunks(log_p):
+  for rows in _chunks(finite):
     below = np.cumsum(_probabilities(rows)[:, order], axis=1)
     found.append(ordered[_reaches(below, levels)])
   return np.concatenate(found)
@@ -82,9 +82,9 @@ def summarize(
     index: int [n], the numbers that stand for the targets.
   """
   values, cells = (np.asarray(part, np.float64) for part in grid)
-  target, index = np.asarray(target, np.float64), np.asarray(index)
-  log_p, values, places = _finite(log_p, values)
-  cells, index = cells[places >= 0], places[index]
+  finite, values, places = _finite(log_p, values)
+  cells, own = cells[places >= 0], places[np.asarray(index)]
+  y_all = np.asarray(target, np.float64)
   order = np.argsort(values, kind='stable')
   ordered, gaps = values[order], np.diff(values[order])
   # Sequences that mean the same number pool their probabilities.
@@ -92,10 +92,10 @@ def summarize(
   widths = np.bincount(twins, cells)[twins]
   bottom, top = _span(values, widths)
   parts, start = [], 0
-  for rows in _chunks(log_p):
+  for rows in _chunks(finite):
     p = _probabilities(rows)
-    y = target[start : start + len(p), None]
-    here = index[start : start + len(p)]
+    y = y_all[start : start + len(p), None]
+    here = own[start : start + len(p)]
     below = np.cumsum(p[:, order], axis=1)
     ends = _reaches(
       below, np.array([0.5, (1 - NOMINAL) / 2, (1 + NOMINAL) / 2])
