@@ -103,6 +103,7 @@ def test_a_run_leaves_every_file(finished):
   assert files - events - figures == {
     'config.json', 'model.json', 'env.json', 'run.json', 'metrics.jsonl',
     'results.csv', 'predictions.csv', 'report.html', 'margins.json', '.lock',
+    'columns.json', 'importances.json',
     *(
       f'evaluation/{stage}_{split}.npz'
       for stage in ('ce', 'remax')
@@ -110,7 +111,7 @@ def test_a_run_leaves_every_file(finished):
     ),
   }  # fmt: skip
   assert len(events) == 1
-  assert figures and all(name.endswith('.png') for name in figures)
+  assert figures and all(name.endswith('.svg') for name in figures)
   for stage, step in (('ce', 12 * 5), ('remax', 3 * 5)):
     assert (finished / 'checkpoints' / stage / str(step)).is_dir()
     assert (finished / 'weights' / stage / '0').is_dir()
