@@ -98,7 +98,7 @@ def halves(rows, seed):
 def config_of(root, name, seeds):
   config = recipes.get_config('talent', 'ce')
   source = {'data.root': str(root), 'data.name': name, 'num_seeds': seeds}
-  config.update_from_flattened_dict(dict(protocols.SIZES) | source)
+  config.update_from_flattened_dict(dict(protocols.FIELDS) | source)
   return config
 
 

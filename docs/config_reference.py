@@ -7,9 +7,14 @@ tests/docs_test.py fails when the two have come apart.
 
 import ast
 import pathlib
+import sys
 import textwrap
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from genre2_jax.experiment.defaults import SIZES  # noqa: E402
+
 SOURCE = ROOT / 'genre2_jax' / 'experiment' / 'defaults.py'
 PAGE = ROOT / 'docs' / 'config.md'
 INTRO = """\
@@ -17,9 +22,11 @@ INTRO = """\
 
 Set a field on the command line with `--config.FIELD=VALUE`, in a recipe with
 `config.FIELD = VALUE`, or with `DecodingRegressor(config={'FIELD': VALUE})`. A
-field that is not here is an error. The numbers are those of GenRe² (arXiv
-2512.06533) unless it says otherwise. A recipe, `configs/talent.py:NAME`,
-changes a few of them; `config.json` in a workdir has all that a run used.
+field that is not here is an error. Two numbers are of the sizes `small`, the
+default, and `paper`, `--config.size=paper`, which has GenRe²'s (arXiv
+2512.06533); a field that you set is as you set it at either. A recipe,
+`configs/talent.py:NAME`, changes a few fields; `config.json` in a workdir has
+all that a run used.
 
 Written by `python docs/config_reference.py` from
 [`genre2_jax/experiment/defaults.py`](../genre2_jax/experiment/defaults.py).
@@ -55,8 +62,16 @@ def sections(source):
       about = [_sentence(meaning), _comment_above(lines, node)]
       found[name] = ('\n\n'.join(filter(None, about)), [])
     else:
-      found[section][1].append((name, ast.unparse(node.value), meaning))
+      found[section][1].append((name, _default(name, node.value), meaning))
   return [(name, about, rows) for name, (about, rows) in found.items()]
+
+
+def _default(name, value):
+  """A field's default; of one that is by size, that of small and of paper."""
+  of_sizes = [SIZES[size].get(name) for size in ('small', 'paper')]
+  if None in of_sizes:
+    return ast.unparse(value)
+  return '`, `'.join(map(str, of_sizes))
 
 
 def _comment_behind(lines, node):

@@ -9,6 +9,7 @@ import collections
 import dataclasses
 import functools
 import importlib.util
+import logging
 import math
 import os
 import re
@@ -26,6 +27,8 @@ from genre2_jax.experiment.experiment import build
 from genre2_jax.training import programs, train_state
 from genre2_jax.training.stages import Stage
 from genre2_jax.training.step import train_step
+
+_logger = logging.getLogger('genre2_jax')
 
 # Memory of a device as jax sees it, bytes: cloud.google.com/tpu/docs.
 MEMORY = {
@@ -127,6 +130,12 @@ def compile_for(config: ConfigDict, topology: str) -> list[Compiled]:
     InputError: no libtpu, no such topology, or a mesh that does not fit it.
   """
   experiment = build(config, devices=devices(topology))
+  _logger.info(
+    'compiling a step of %s for %s, which need not be there: its needs are '
+    'printed, nothing is trained and no file is written',
+    ' and of '.join(stage.name for stage in experiment.stages) or 'no stage',
+    topology,
+  )
   model = experiment.model
   examples = model.examples(experiment.table.train)
   epoch_steps = programs.steps_per_epoch(

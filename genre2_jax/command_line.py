@@ -24,6 +24,7 @@ from genre2_jax.errors import InputError, RunError
 from genre2_jax.experiment import recipes
 from genre2_jax.experiment.fields import near_field
 from genre2_jax.files import disk
+from genre2_jax.training import progress
 
 # What `--config` knows without a file: get_config of what is after the colon.
 _NAMED = {
@@ -142,7 +143,16 @@ def _one_line(message, category, filename, lineno, file=None, line=None):
     text = f'genre2_jax: {" ".join(str(message).split())}\n'
   else:
     text = warnings.formatwarning(message, category, filename, lineno, line)
+  progress.step_aside()
   print(text, end='', file=file or sys.stderr, flush=True)
+
+
+class _Log(logging.StreamHandler):
+  """Lines of their own, not the tail of one that shows progress."""
+
+  def emit(self, record: logging.LogRecord) -> None:
+    progress.step_aside()
+    super().emit(record)
 
 
 def set_up_logging() -> None:
@@ -152,4 +162,4 @@ def set_up_logging() -> None:
   logger = logging.getLogger('genre2_jax')
   logger.setLevel(logging.INFO)
   logger.propagate = False
-  logger.addHandler(logging.StreamHandler())
+  logger.addHandler(_Log())

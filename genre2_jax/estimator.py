@@ -70,6 +70,7 @@ _FIELDS = {
   'group_size': 'rollouts.group_size',
   'num_samples': 'eval.num_samples',
   'n_seeds': 'num_seeds',
+  'max_seconds': 'max_seconds',
 }
 _OWN_FILE = 'estimator.json'
 # Fields of what only the command line does.
@@ -121,7 +122,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     batch_size: rows per step.
     learning_rate: peak, from scratch.
     epochs: from scratch, at most.
-    max_steps: from scratch, at most, in whole epochs; 0: no bound.
+    max_steps: from scratch, at most; 0: no bound.
     patience: epochs without a better validation before it stops; 0: never.
     finetune_learning_rate: peak, in fine-tuning.
     finetune_epochs: as `epochs`.
@@ -129,6 +130,8 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     finetune_patience: as `patience`.
     group_size: numbers sampled per row in reinforcement learning.
     num_samples: numbers sampled per row where estimates are of samples.
+    max_seconds: of a fit, compiling included, if not 0; the best weights so
+      far are kept, and the same arguments need not give the same bits again.
     kinds: {column: kind} of columns that their cells don't tell: 'number',
       'date', 'date %d.%m.%Y', 'time', 'boolean', 'category', 'ignore'
       (docs/reading_data.md). Columns of arrays are 'x0', 'x1', ...
@@ -137,7 +140,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     workdir: folder for checkpoints, curves and results; a fit that was killed
       goes on from there. Clones, which searches and cross-validation fit, each
       have a folder of their own in it. None: a temporary one.
-    verbose: 1 draws a progress bar, 2 prints the table and the results, too.
+    verbose: 1 shows progress, 2 prints the table and the results, too.
   """
 
   def __init__(
@@ -170,6 +173,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     finetune_patience: int = 8,
     group_size: int = 16,
     num_samples: int = 128,
+    max_seconds: float = 0.0,
     kinds: Mapping[str, str] | None = None,
     config: Mapping[str, Any] | None = None,
     workdir: str | os.PathLike[str] | None = None,
@@ -202,6 +206,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     self.finetune_patience = finetune_patience
     self.group_size = group_size
     self.num_samples = num_samples
+    self.max_seconds = max_seconds
     self.kinds = kinds
     self.config = config
     self.workdir = workdir
@@ -264,7 +269,13 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
         'train': (frame, target),
         'val': self._read(X_val, y_val, reset=False),
       }
-    table = _table(parts, columns, target_name=_name(y), reading=reading)
+    table = _table(
+      parts,
+      columns,
+      target_name=_name(y),
+      reading=reading,
+      val_is_new=X_val is not None,
+    )
     with contextlib.ExitStack() as held:
       held.enter_context(_quiet_orbax())
       for workdir in self._workdirs(held, config, table):
@@ -566,6 +577,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     X = _frame_or_array(X)
     if reset:
       self._by_name = False
+      _say_index(X, y)
     elif self._by_name and isinstance(X, pd.DataFrame):
       return _by_name(X.rename(columns=str), self.feature_names_in_), y
     validate_data(self, X, reset=reset, skip_check_array=True)
@@ -711,6 +723,15 @@ def _frame_or_array(X):
   return X
 
 
+def _say_index(X, y):
+  """Says what of the indices of X and y, which are not used, looks meant."""
+  if not isinstance(X, pd.DataFrame):
+    return
+  data_columns.say_index('X', X, 'give X.reset_index() to make a column of it')
+  if isinstance(y, pd.Series | pd.DataFrame):
+    data_columns.say_order('X', X.index, y.index)
+
+
 def _by_name(frame, names):
   """The columns that a run of the command line was trained on."""
   absent = [name for name in names if name not in frame]
@@ -749,25 +770,30 @@ def _column(frame, place):
   return data_columns.column_of(name, column, booleans_are_numbers=True)
 
 
-def _cells(frame, columns, where, reading=None):
+def _cells(frame, columns, where, reading=None, are_new=False):
   """Numbers [n, F_num], labels [n, F_cat]."""
   formats, by_hand = reading or _Reading(Reading(), {})
   return data_columns.arrays(
-    frame, columns, formats, where=where, by_hand=by_hand
+    frame,
+    columns,
+    formats,
+    where=where,
+    by_hand=by_hand,
+    are_new=are_new,
   )
 
 
 def _rows(frame, columns, where, reading=None):
-  numeric, categories = _cells(frame, columns, where, reading)
+  numeric, categories = _cells(frame, columns, where, reading, are_new=True)
   return tables.Rows(numeric=numeric, categories=categories, target=None)
 
 
-def _table(parts, columns, target_name, reading):
+def _table(parts, columns, target_name, reading, val_is_new):
   """A table of the parts 'train' and 'val', without test rows."""
-  splits = {
-    split: (*_cells(frame, columns, split, reading), y)
-    for split, (frame, y) in parts.items()
-  }
+  splits = {}
+  for split, (frame, y) in parts.items():
+    are_new = val_is_new and split == 'val'
+    splits[split] = (*_cells(frame, columns, split, reading, are_new), y)
   numeric = data_columns.numeric_columns(columns)
   categories = data_columns.category_columns(columns)
   table = tables.build(

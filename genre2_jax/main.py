@@ -2,7 +2,7 @@
 
     python -m genre2_jax.main --config=configs/remax_talent.py
     python -m genre2_jax.main --mode=predict --workdir=DIR \
-      --input=new_rows.csv --output=out.csv
+      --input=new_rows.csv --output=out.csv --keep=id
     python -m genre2_jax.main --mode=export --workdir=DIR --output=FOLDER
     python -m genre2_jax.main --mode=compile --topology=v5e:2x4 \
       --config=configs/remax_talent.py
@@ -21,9 +21,14 @@ flags.adopt_module_key_flags(command_line)  # --help shows them.
 _MODE = flags.DEFINE_enum(
   'mode', 'train', ['train', 'predict', 'export', 'compile'], 'What to do.'
 )
-_INPUT = flags.DEFINE_string('input', '', 'predict: CSV or Parquet of rows.')
+_INPUT = flags.DEFINE_string(
+  'input', '', 'predict: file of rows, .csv or other.'
+)
 _OUTPUT = flags.DEFINE_string(
-  'output', '', 'predict: CSV to write; export: folder for transformers.'
+  'output', '', 'predict: file to write; export: folder for transformers.'
+)
+_KEEP = flags.DEFINE_list(
+  'keep', [], 'predict: columns of the input to carry along, or all.'
 )
 _TOPOLOGY = flags.DEFINE_string('topology', 'v5e:2x4', 'compile: of a TPU.')
 _DISTRIBUTED = flags.DEFINE_bool(
@@ -69,7 +74,9 @@ def _run():
         raise InputError(f'--mode=predict needs --{flag.name}')
     from genre2_jax.runs import prediction
 
-    prediction.predict_file(workdir.value, _INPUT.value, _OUTPUT.value)
+    prediction.predict_file(
+      workdir.value, _INPUT.value, _OUTPUT.value, _KEEP.value
+    )
     return
   if _MODE.value == 'export':
     for flag in (workdir, _OUTPUT):

@@ -18,6 +18,7 @@ trials/<number>  the workdirs; of those that ended only the best one keeps its
 import contextlib
 import csv
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -33,8 +34,9 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from genre2_jax import command_line
-from genre2_jax.devices.interrupts import deferred
+from genre2_jax.devices.interrupts import deferred, leaving_with
 from genre2_jax.errors import InputError, InterruptedRunError, RunError
+from genre2_jax.experiment.checks import check_choice
 from genre2_jax.files import atomic, locks
 
 _logger = logging.getLogger('genre2_jax')
@@ -50,17 +52,29 @@ class LogUniform:
 
 Space = Mapping[str, Sequence | LogUniform]
 
-# GenRe²'s (arXiv 2512.06533): config field -> choices. Dropout is 0.1 in all
-# of the paper's results, and stays the recipe's.
-SPACE: Space = {
-  'tokenizer.base': (2, 4, 6, 8, 10),
-  'tokenizer.digits': (4, 6, 8),
-  'model.width': (128, 256, 512),
-  'model.num_heads': (4, 8),  # each divides every width
-  'model.num_layers': (1, 2, 3, 4, 5),
-  'model.feedforward': (512, 1024, 2048),
-  'model.encoder_hidden': (128, 256, 512, 1024),
-  'pretrain.learning_rate': LogUniform(1e-5, 1e-4),
+# Size of the recipe -> config field -> choices.
+SPACES: Mapping[str, Space] = {
+  # Within minutes a trial on 2 CPU cores, for any objective.
+  'small': {
+    'model.width': (32, 64, 128),
+    'model.num_layers': (1, 2, 3),
+    'model.feedforward': (64, 128, 256),
+    'model.encoder_hidden': (128, 256, 512),
+    'model.dropout': (0.0, 0.1, 0.2),
+    'pretrain.learning_rate': LogUniform(2e-4, 4e-3),
+  },
+  # GenRe²'s (arXiv 2512.06533). Dropout is 0.1 in all of the paper's results,
+  # and stays the recipe's.
+  'paper': {
+    'tokenizer.base': (2, 4, 6, 8, 10),
+    'tokenizer.digits': (4, 6, 8),
+    'model.width': (128, 256, 512),
+    'model.num_heads': (4, 8),  # each divides every width
+    'model.num_layers': (1, 2, 3, 4, 5),
+    'model.feedforward': (512, 1024, 2048),
+    'model.encoder_hidden': (128, 256, 512, 1024),
+    'pretrain.learning_rate': LogUniform(1e-5, 1e-4),
+  },
 }
 
 # A trial whose process died this often, and never left when asked to, is given
@@ -82,7 +96,7 @@ def search(
   workdir: str | pathlib.Path,
   *,
   num_trials: int,
-  space: Space = SPACE,
+  space: Space | None = None,
   interrupts: object = (),
   train_and_evaluate: Callable[..., Any] | None = None,
 ) -> Best:
@@ -95,7 +109,7 @@ def search(
     config: of a recipe; `space` names fields of it.
     workdir: of the search. Several processes of one machine may share it.
     num_trials: of all processes together, failed trials included.
-    space: field -> choices or `LogUniform`.
+    space: field -> choices or `LogUniform`; None: that of the recipe's size.
     interrupts: true once the search is asked to leave.
     train_and_evaluate: `(config, workdir, interrupts)`; None: `train`'s.
 
@@ -105,6 +119,8 @@ def search(
     InterruptedRunError: asked to leave; the same call goes on.
   """
   optuna = _import_optuna()
+  if space is None:
+    space = _space(config)
   _check(config, workdir, num_trials, space)
   if train_and_evaluate is None:
     from genre2_jax import train
@@ -127,11 +143,12 @@ def search(
         break
       value, reason = None, ''
       try:
-        value = _run_trial(
-          train_and_evaluate, config, workdir, trial, interrupts
-        )
+        with leaving_with(interrupts, functools.partial(_left, trial)):
+          value = _run_trial(
+            train_and_evaluate, config, workdir, trial, interrupts
+          )
       except InterruptedRunError as error:
-        trial.set_user_attr('deaths', 0)
+        _left(trial)
         raise InterruptedRunError(
           f'search interrupted in trial {trial.number}'
         ) from error
@@ -202,6 +219,11 @@ def _next_trial(optuna, study, workdir, num_trials, space, seed, held):
       trial.suggest_categorical(field, choices)
   trial.set_user_attr('deaths', 1)  # Until it ends or leaves.
   return trial
+
+
+def _left(trial):
+  """Notes that the trial's process was asked to leave: it did not die of it."""
+  trial.set_user_attr('deaths', 0)
 
 
 def _num_never_begun(study):
@@ -308,6 +330,11 @@ def _write_summary(optuna, study, workdir, space):
 
 
 # ------------------------------------------------------------------ workdir
+
+
+def _space(config):
+  check_choice('size', config.size, tuple(SPACES))
+  return SPACES[config.size]
 
 
 def _check(config, workdir, num_trials, space):
@@ -481,18 +508,18 @@ def main() -> None:
   if config.value is None:
     raise InputError('give a recipe, as in --config=configs/ce_talent.py')
   given = config_flags.get_override_values(flags.FLAGS[config.name])
-  with deferred() as interrupts:
+  with deferred(leaves=True) as interrupts:
     best = search(
       config.value,
       command_line.WORKDIR.value,
       num_trials=_TRIALS.value,
-      space={f: choices for f, choices in SPACE.items() if f not in given},
+      space={f: x for f, x in _space(config.value).items() if f not in given},
       interrupts=interrupts,
     )
   recipe = config_flags.get_config_filename(flags.FLAGS[config.name])
   command = training_command(recipe, {**given, **best.fields})
   print(f'Best: trial {best.number}, R² {best.value:.4f} on validation rows')
-  print(f'Train with it: {command}')
+  print(f'Train with it:\n{command}')
 
 
 if __name__ == '__main__':

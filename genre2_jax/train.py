@@ -10,8 +10,10 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import math
 import os
 import pathlib
+import time
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +25,7 @@ from genre2_jax.data import targets
 from genre2_jax.data.batches import Examples
 from genre2_jax.data.tables import SPLITS, Table
 from genre2_jax.data.texts import Texts
-from genre2_jax.devices import memory, processes, sharding
+from genre2_jax.devices import compilation, memory, processes, sharding
 from genre2_jax.errors import InputError
 from genre2_jax.experiment import tasks
 from genre2_jax.experiment.experiment import Prepared, build
@@ -42,6 +44,9 @@ from genre2_jax.training import evaluation, loop, programs
 from genre2_jax.training.stages import Stage, evaluation_keys
 
 _logger = logging.getLogger('genre2_jax')
+
+# Baselines beside every run; texts have the first.
+REFERENCES = ('train_mean', 'histogram_trees')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,7 +87,7 @@ def train_and_evaluate(
     interrupts: true once the run is asked to leave.
     table: instead of the data that the config names; its test split may have
       no rows.
-    verbose: 0: silent; 1: draws progress bars; 2: prints what it sees, too.
+    verbose: 0: silent; 1: shows progress; 2: prints what it sees, too.
 
   Returns:
     The workdir.
@@ -94,6 +99,7 @@ def train_and_evaluate(
     InterruptedRunError: progress is saved; the same call goes on.
     NonFiniteError: the last good checkpoint is kept.
   """
+  began = time.monotonic()
   # ---------------------------------------------------- config, data, model
   with processes.at_once(interrupts, 'reading the data'):
     with processes.together():
@@ -103,6 +109,8 @@ def train_and_evaluate(
       'config and data', workdirs.identity(experiment.fields, experiment.table)
     )
     start = _given_weights(experiment)
+  compilation.keep_programs(experiment.fields['compilation_cache'])
+  clock = _Clock(experiment.max_seconds or math.inf, began)
   model, mesh = experiment.model, experiment.mesh
   is_first = processes.is_first()
   verbose = verbose if is_first else 0
@@ -130,11 +138,16 @@ def train_and_evaluate(
     _logger.info('%s', environment.summary(seen))
     if is_first:
       atomic.write_json(workdir / 'env.json', seen)
+    # ----------------------------------------------------------- references
+    with processes.together():
+      references = _references(experiment, interrupts) if is_first else []
+      if references:
+        workdirs.write_references(workdir, references)
     # --------------------------------------------------------------- stages
     run = _begun(experiment, workdir, stages, examples, interrupts, verbose)
     need, settings = run.options.need, _settings(run)
     with memory.shortage_in_words(need, settings, mesh, workdir):
-      names, rows, params = _run_stages(run, start)
+      names, rows, params, out_of_time = _run_stages(run, start, clock)
       if experiment.report:
         inspection.write(
           workdir, experiment, params, run.predict_block, run.options.interrupts
@@ -146,14 +159,17 @@ def train_and_evaluate(
     with processes.together():
       if is_first:
         workdirs.write_run(
-          workdir, experiment, names, num_parameters, len(rows)
+          workdir, experiment, names, num_parameters, len(rows), out_of_time
         )
         if experiment.report:
           page.write(workdir)
   if verbose > 1:
     unit = targets.UNITS[experiment.fields['data']['transform']]
-    print(results.summary(rows, names, unit.says))
-    print(f'Workdir: {workdir}' + '/report.html' * experiment.report)
+    names = [*dict.fromkeys(row[2] for row in references), *names]
+    print(results.summary([*references, *rows], names, unit.says))
+    print(f'Workdir: {workdir}')
+    if experiment.report:
+      print(f'Report: {workdir / "report.html"}')
   return workdir
 
 
@@ -212,19 +228,45 @@ def _begun(
   )
 
 
-def _run_stages(run, params):
-  """Trains and evaluates: (names of stages, rows of results.csv, params).
+@dataclasses.dataclass(frozen=True)
+class _Clock:
+  """What a run may take, from when it began; infinite without a bound."""
+
+  max_seconds: float
+  began: float
+
+  def share(self, stages_left: int) -> float:
+    """Seconds for the next of so many stages, a tenth kept for predicting."""
+    left = self.began + self.max_seconds - time.monotonic()
+    return max(0.0, 0.9 * left / stages_left)
+
+
+def _run_stages(run, params, clock):
+  """Trains and evaluates.
 
   Args:
     run: a `Run`.
     params: stacked weights to start from, or None.
+    clock: a `_Clock`.
+
+  Returns:
+    (names of stages, rows of results.csv, params, names of the stages that the
+    clock ended).
   """
   experiment = run.experiment
   if experiment.baseline:
-    rows = _record(run, experiment.baseline, _fit_baseline(run))
+    fitted = _fit_baseline(
+      experiment,
+      experiment.baseline,
+      experiment.seeds,
+      run.options.interrupts,
+    )
+    rows = _record(run, experiment.baseline, fitted)
     _write_results(run, rows)
-    return [experiment.baseline], rows, params
-  names, rows = [], []
+    return [experiment.baseline], rows, params, []
+  names: list[str] = []
+  out_of_time: list[str] = []
+  rows = []
   if not run.stages:
     names.append(weights.ZERO_SHOT)
     params = {'policy': _pretrained(experiment)}
@@ -233,31 +275,44 @@ def _run_stages(run, params):
   elif experiment.source and run.stages[0].section == 'finetune':
     names.append(experiment.source.stages[0])
     rows += _evaluate(run, names[0], params)
-  for stage in run.stages:
-    params = _trained(run, stage, params)
+  for index, stage in enumerate(run.stages):
+    seconds = clock.share(len(run.stages) - index)
+    params, stopped = _trained(run, stage, params, seconds)
     names.append(stage.name)
+    if stopped:
+      out_of_time.append(stage.name)
+      _logger.warning(
+        'stage %s stopped by max_seconds=%g; its best epoch is kept',
+        stage.name,
+        experiment.max_seconds,
+      )
     rows += _evaluate(run, stage.name, params)
     _write_results(run, rows)
-  return names, rows, params
+  return names, rows, params, out_of_time
 
 
-def _trained(run, stage, params):
-  """The best parameters of a stage: those that are there, or trained now."""
+def _trained(run, stage, params, seconds):
+  """A stage's best parameters, there or trained now; whether time was up."""
   if weights.is_written(run.workdir, stage.name):
     found = weights.read(
       run.workdir, stage, run.experiment, run.experiment.mesh
     )
     if found is not None:
-      return found
+      return found, False
   if params is not None:
     start = functools.partial(params.get, 'policy')
   else:
     start = functools.partial(_pretrained, run.experiment)
   trained = loop.train(
-    stage, run.experiment.model, run.examples, start, run.options
+    stage,
+    run.experiment.model,
+    run.examples,
+    start,
+    run.options,
+    seconds=seconds,
   )
   weights.write(run.workdir, stage.name, trained.params)
-  return trained.merged()
+  return trained.merged(), trained.out_of_time
 
 
 def _evaluate(run, stage, params):
@@ -318,24 +373,23 @@ def _record(run, stage, predicted):
   has_interval = not experiment.baseline and estimates.has_distribution(model)
   columns = estimates.columns(arrays, model, margins, has_interval=has_interval)
   with formats.growing(run.workdir / 'predictions.csv') as write:
-    write({'row': np.arange(len(target)), 'target': target} | columns)
+    write({'row': np.arange(1, len(target) + 1), 'target': target} | columns)
   estimates.write_margins(run.workdir, margins)
   return rows
 
 
-def _fit_baseline(run):
+def _fit_baseline(experiment, name, seeds, interrupts):
   """What a baseline predicts, every seed's: point masses, split by split."""
-  experiment = run.experiment
   fitted = [
     points.fit_predict(
-      experiment.baseline,
+      name,
       experiment.table,
       experiment.model.scaler,
       seed=seed,
       num_trials=experiment.baseline_trials,
-      interrupts=run.options.interrupts,
+      interrupts=interrupts,
     )
-    for seed in experiment.seeds
+    for seed in seeds
   ]
   predicted = {}
   for split in ('val', 'test'):
@@ -346,6 +400,33 @@ def _fit_baseline(run):
       'entropy': np.zeros_like(z),
     }
   return predicted
+
+
+def _references(experiment, interrupts):
+  """Rows of references.csv: what anybody has in seconds, on the same rows.
+
+  Their number alone, as `greedy`. None beside a baseline, which is one, and
+  none where no report will show them. A text has no columns for trees.
+  """
+  if experiment.baseline or not experiment.report:
+    return []
+  table, model, seeds = experiment.table, experiment.model, experiment.seeds[:1]
+  rows: list[tuple] = []
+  for name in REFERENCES[: 2 if isinstance(table, Table) else 1]:
+    predicted = _fit_baseline(experiment, name, seeds, interrupts)
+    for split, arrays in predicted.items():
+      target = getattr(table, split).target
+      found = results.rows(
+        arrays,
+        model.scaler.standardize(target),
+        model=model,
+        seeds=seeds,
+        task=table.name,
+        stage=name,
+        split=split,
+      )
+      rows += [row for row in found if row[4] == 'greedy']
+  return rows
 
 
 def _given_weights(experiment):

@@ -309,6 +309,8 @@ def test_the_command_compiles_for_a_topology(start_main):
   )
   out, err = process.communicate()
   assert process.returncode == 0, err
+  assert 'compiling a step of ce for v5e:2x4' in err
+  assert 'no file is written' in err
   assert out.startswith('ce on v5e:2x4: replica 1, data 8, fsdp 1, model 1\n')
   for part in ('parameters', 'peak', 'of 16 GiB', 'FLOPs', 'all-reduce'):
     assert part in out

@@ -256,7 +256,11 @@ def test_the_config_reference_is_up_to_date():
   )
   for field, default in leaves(defaults.get_config().to_dict()):
     (cell,) = re.findall(rf'^\| `{re.escape(field)}` \| `(.*?)` \|', page, re.M)
-    assert cell == repr(default), field
+    of_sizes = [defaults.SIZES[size].get(field) for size in ('small', 'paper')]
+    if default is None:
+      assert cell == f'{of_sizes[0]!r}`, `{of_sizes[1]!r}', field
+    else:
+      assert cell == repr(default), field
 
 
 def leaves(fields, prefix=''):

@@ -318,6 +318,31 @@ def test_what_looks_like_numbers_is_said_in_python():
   assert caught[0].filename == __file__
 
 
+def test_what_an_index_seems_to_mean_is_said():
+  def said(X, y):
+    with warnings.catch_warnings(record=True) as caught:
+      warnings.simplefilter('always')
+      DecodingRegressor()._read(X, y, reset=True)
+    return [str(warning.message) for warning in caught]
+
+  X, y = pd.DataFrame({'a': [1, 2, 3]}), pd.Series([1.0, 2.0, 3.0])
+  assert not said(X, y) and not said(X.iloc[[2, 0, 1]], y.iloc[[2, 0, 1]])
+  (message,) = said(X.rename_axis('day'), [1.0, 2.0, 3.0])
+  assert "'day'" in message and 'X.reset_index()' in message
+  (message,) = said(X.set_index(np.array(['u', 'v', 'w'])), y)
+  assert "'u'" in message
+  (message,) = said(X.iloc[[2, 0, 1]], y)
+  assert 'y.loc[X.index]' in message
+  assert not said(X.to_numpy(), y.iloc[[2, 0, 1]])
+
+
+def test_what_counts_as_missing_in_rows_to_predict_is_said(fitted, rows):
+  X = rows[0].iloc[:4]
+  with pytest.warns(DataWarning, match="'area': inf.* 1 row: 2") as caught:
+    fitted.predict(X.assign(area=[1.0, np.inf, 2.0, 3.0]))
+  assert caught[0].filename == __file__
+
+
 def test_masked_cells_are_missing_and_masked_targets_refused():
   X = np.ma.masked_equal([[-9], [1], [2]], -9)
   frame, _ = DecodingRegressor()._read(X, [1, 2, 3], reset=True)
@@ -596,7 +621,7 @@ def test_a_regression_head_has_no_distribution(arrays, capsys):
   model = DecodingRegressor(objective='mse', random_state=0, **TINY)
   model.set_params(verbose=1).fit(X, y)
   out, progress = capsys.readouterr()
-  assert not out and 'mse: 100%' in progress and 'val/loss=' in progress
+  assert not out and 'mse: step 60 in' in progress and 'val/loss' in progress
   assert model.predict(X).shape == (60,)
   for action in (model.predict_interval, model.predict_quantiles, model.sample):
     assert_refused(lambda action=action: action(X), 'no distribution')

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pathlib
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,9 +17,10 @@ from configs import base
 from genre2_jax import search as search_module
 from genre2_jax.errors import InputError, InterruptedRunError, NonFiniteError
 from genre2_jax.experiment import experiment
+from genre2_jax.experiment.defaults import sized
 from genre2_jax.files import atomic
 from genre2_jax.metrics import results
-from genre2_jax.search import SPACE, LogUniform, search, validation_r2
+from genre2_jax.search import SPACES, LogUniform, search, validation_r2
 
 optuna = pytest.importorskip('optuna')
 
@@ -90,17 +92,19 @@ def read_trials(workdir):
     return list(csv.DictReader(file))
 
 
-def test_the_space_is_of_the_base_recipe():
+@pytest.mark.parametrize('size', sorted(SPACES))
+def test_the_space_is_of_the_base_recipe(size):
   config = base.get_config()
-  defaults = {f: search_module._flat(config.to_dict())[f] for f in SPACE}
-  for field, choices in SPACE.items():
+  config.size = size
+  defaults = search_module._flat(sized(config).to_dict())
+  for field, choices in SPACES[size].items():
     if isinstance(choices, LogUniform):
       assert choices.low <= defaults[field] <= choices.high
     else:
       assert type(choices[0]) is type(defaults[field])
       assert defaults[field] in choices
-  for width in SPACE['model.width']:
-    for heads in SPACE['model.num_heads']:
+  for width in SPACES[size]['model.width']:
+    for heads in SPACES[size].get('model.num_heads', (config.model.num_heads,)):
       assert width % heads == 0
 
 
@@ -117,10 +121,10 @@ def test_the_space_holds_what_the_paper_found():
   path = experiment.OFFICIAL_HYPERPARAMETERS
   with open(path, encoding='utf-8', newline='') as file:
     rows = list(csv.DictReader(file))
-  rate = SPACE['pretrain.learning_rate']
+  rate = SPACES['paper']['pretrain.learning_rate']
   for row in rows:
     for column, field in columns.items():
-      assert int(row[column]) in SPACE[field]
+      assert int(row[column]) in SPACES['paper'][field]
     assert rate.low <= float(row['learning_rate']) <= rate.high
     assert float(row['dropout']) == base.get_config().model.dropout
 
@@ -521,6 +525,16 @@ sys.argv[:2] = ['search.py']
 runpy.run_module('genre2_jax.search', run_name='__main__', alter_sys=True)
 """
 
+# What the flags of a command set.
+PARSED = """
+import json, sys
+from absl import flags
+from ml_collections import config_flags
+from genre2_jax import command_line
+command_line.parse_flags(sys.argv)
+print(json.dumps(config_flags.get_override_values(flags.FLAGS['config'])))
+"""
+
 
 def run_command(*arguments):
   process = subprocess.run(
@@ -537,8 +551,10 @@ def test_the_command(tmp_path):
     '--config=configs/ce_talent.py',
     '--trials=3',
     f'--workdir={tmp_path / "search"}',
+    '--config.size=paper',
     '--config.model.width=128',
-    '--config.data.path=houses.csv',
+    "--config.data.path=my 'big' houses.csv",
+    "--config.stages=('pretrain',)",
   )
   assert code == 0, err
   assert err.count('trial 2: ') == 2  # its fields, its value
@@ -547,12 +563,24 @@ def test_the_command(tmp_path):
   # What is set on the command line is not searched.
   assert 'model.width' not in trials[0]
   assert trials[0].keys() >= {'model.num_heads', 'tokenizer.digits'}
-  command = out.splitlines()[-1]
-  assert 'python -m genre2_jax.main --config=configs/ce_talent.py' in command
-  assert ' --config.model.width=128 --config.data.path=houses.csv' in command
   fields = json.loads((tmp_path / 'search/best.json').read_text())['fields']
-  for field, value in fields.items():
-    assert f'--config.{field}={value}' in command
+  program = 'python -m genre2_jax.main'
+  command = out.splitlines()[-1]
+  assert command.startswith(f'{program} --config=configs/ce_talent.py ')
+  # As it stands: a shell reads it, and every field is there and of its type.
+  process = subprocess.run(
+    [sys.executable, '-c', PARSED, *shlex.split(command)[3:]],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  given = json.loads(process.stdout)
+  assert given == fields | {
+    'model.width': 128,
+    'data.path': "my 'big' houses.csv",
+    'stages': ['pretrain'],
+  }
 
 
 @pytest.mark.parametrize(
@@ -568,3 +596,44 @@ def test_a_wrong_command_is_one_line_and_code_2(arguments, part):
   assert (code, out) == (2, '')
   assert err.count('\n') == 1 and err.startswith('genre2_jax: '), err
   assert part in err
+
+
+# The real command, whose trial compiles forever.
+COMPILING = """
+import pathlib, runpy, sys, time, types
+sys.path[:0] = [sys.argv[1], sys.argv[1] + '/tests']
+
+def train_and_evaluate(config, workdir, interrupts):
+  with interrupts.at_once('compiling'):
+    workdir = pathlib.Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / 'began').touch()
+    while True:
+      time.sleep(0.01)
+
+train = types.ModuleType('genre2_jax.train')
+train.train_and_evaluate = train_and_evaluate
+sys.modules['genre2_jax.train'] = train
+import genre2_jax
+genre2_jax.train = train
+sys.argv[:2] = ['search.py']
+runpy.run_module('genre2_jax.search', run_name='__main__', alter_sys=True)
+"""
+
+
+def test_a_signal_in_a_compilation_is_no_death_of_the_trial(tmp_path):
+  command = ['--config=configs/ce_talent.py', f'--workdir={tmp_path}']
+  process = subprocess.Popen(
+    [sys.executable, '-c', COMPILING, ROOT, *command],
+    cwd=ROOT,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  wait_for(tmp_path / 'trials/0/began', process)
+  process.send_signal(signal.SIGTERM)
+  _, err = process.communicate(timeout=60)
+  assert process.returncode == 75 and 'interrupted while compiling' in err
+  journal = (tmp_path / 'search.journal').read_text()
+  lines = [json.loads(line) for line in journal.splitlines()]
+  deaths = [line['user_attr'] for line in lines if 'user_attr' in line]
+  assert deaths == [{'deaths': 1}, {'deaths': 0}]

@@ -18,8 +18,11 @@ from checks import (
 from tiny import write_table
 
 from genre2_jax import train
-from genre2_jax.data import tables
+from genre2_jax.baselines import points
+from genre2_jax.data import tables, targets
 from genre2_jax.errors import NonFiniteError
+from genre2_jax.experiment import experiment, tasks
+from genre2_jax.files import metrics_log
 from genre2_jax.report import page
 
 POINTS = (
@@ -102,8 +105,8 @@ def test_a_run_leaves_every_file(finished):
   figures = {name for name in files if name.startswith('figures/')}
   assert files - events - figures == {
     'config.json', 'model.json', 'env.json', 'run.json', 'metrics.jsonl',
-    'results.csv', 'predictions.csv', 'report.html', 'margins.json', '.lock',
-    'columns.json', 'importances.json',
+    'results.csv', 'references.csv', 'predictions.csv', 'report.html',
+    'margins.json', 'columns.json', 'importances.json', '.lock',
     *(
       f'evaluation/{stage}_{split}.npz'
       for stage in ('ce', 'remax')
@@ -121,7 +124,42 @@ def test_a_run_leaves_every_file(finished):
   assert {'python', 'jax', 'git_commit', 'mesh', 'command'} <= env.keys()
   assert run_info(finished)['stages'] == ['ce', 'remax']
   page = (finished / 'report.html').read_text(encoding='utf-8')
-  assert 'data:image/png;base64,' in page and '</html>' in page
+  assert '<svg viewBox=' in page and '</html>' in page
+
+
+def test_two_baselines_stand_beside_a_run(finished, make_config):
+  """On its rows and in its units: what anybody has in seconds."""
+  with open(finished / 'references.csv', encoding='utf-8', newline='') as file:
+    found = {
+      tuple(r.values())[2:-1]: float(r['value']) for r in csv.DictReader(file)
+    }
+  table = tasks.read_table(experiment.resolve(make_config()))
+  mean, std = table.train.target.mean(), table.train.target.std()
+  scaler = targets.fit('standard', table.train.target)
+  fitted = points.fit_predict('histogram_trees', table, scaler, seed=0)
+  for split in ('val', 'test'):
+    target = getattr(table, split).target
+    rmse = np.sqrt(np.mean((target - mean) ** 2)) / std
+    assert found['train_mean', split, 'greedy', 'rmse'] == pytest.approx(rmse)
+    z = fitted[split] - (target - mean) / std
+    trees = found['histogram_trees', split, 'greedy', 'rmse']
+    assert trees == pytest.approx(np.sqrt(np.mean(z**2)), rel=1e-5)
+  assert {key[2] for key in found} == {'greedy'}
+
+
+def test_a_run_out_of_time_keeps_what_it_has(
+  make_config, tmp_path, no_report, caplog
+):
+  """After a dispatch a stage; the best weights are of what was validated."""
+  config = make_config({'max_seconds': 1e-3})
+  workdir = train.train_and_evaluate(config, tmp_path / 'run')
+  assert run_info(workdir)['out_of_time'] == ['ce', 'remax']
+  records = metrics_log.read_intact(workdir)
+  assert [(r['stage'], r['epoch'], r['step']) for r in records] == [
+    ('ce', 0, 0), ('ce', 1, 1), ('remax', 0, 0), ('remax', 1, 1),
+  ]  # fmt: skip
+  assert (workdir / 'weights' / 'remax').is_dir()
+  assert read_results(workdir)
 
 
 def test_results_hold_every_promised_number_once(finished):
@@ -154,7 +192,7 @@ def test_predictions_are_of_the_test_rows_in_the_original_unit(
     *POINTS, *EXACT_POINTS, 'conformal_lower90', 'conformal_upper90',
     'model_lower90', 'model_upper90',
   ]  # fmt: skip
-  assert list(table['row']) == list(range(24))
+  assert list(table['row']) == list(range(1, 25))
   np.testing.assert_array_equal(table['target'], target)
   results = read_results(finished)
   place = ('test', 'mean', 'rmse')
@@ -297,11 +335,18 @@ def test_a_constant_target_is_learnt_exactly_and_said(
     {
       'data.path': str(path),
       'finetune.objective': (('grpo', 1.0, {}),),
-      'pretrain.epochs': 2,
+      'pretrain.max_steps': 7,
     }
   )
   workdir = train.train_and_evaluate(config, tmp_path / 'run')
-  assert 'target is constant' in capsys.readouterr().out
+  steps = [r['step'] for r in read_log(workdir) if r['stage'] == 'ce']
+  assert steps == [0, 5, 7]  # of five an epoch
+  out = capsys.readouterr().out
+  assert 'target is constant' in out
+  assert out.splitlines()[-2:] == [
+    f'Workdir: {workdir}',
+    f'Report: {workdir}/report.html',
+  ]
   table = pd.read_csv(workdir / 'predictions.csv')
   assert (table.drop(columns='row') == 1234.5).all(axis=None)
   results = read_results(workdir)

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike
 
 from genre2_jax.data.features import Features, TargetScaler
 from genre2_jax.data.tables import SPLITS, Rows, Table
+from genre2_jax.data.texts import Texts
 from genre2_jax.errors import InputError, InterruptedRunError
 from genre2_jax.metrics.points import r2
 
@@ -28,6 +29,8 @@ _FOREST_TREES = 500
 # end it: TALENT's numbers.
 _MAX_TREES = 2000
 _PATIENCE = 50
+# Labels of a category that scikit-learn's histograms take.
+_MAX_BINS = 255
 # Features are clipped to this: the libraries read float32, and add up all cells
 # to look for infinities.
 _LIMIT = 1e30
@@ -38,7 +41,7 @@ _INSTALL = {
   'catboost': 'catboost>=1.2',
   'lightgbm': 'lightgbm>=4.3',
   'optuna': 'optuna>=4.0',
-  'sklearn': 'scikit-learn>=1.5',
+  'sklearn': 'scikit-learn>=1.7',
   'xgboost': 'xgboost>=2.1',
 }
 
@@ -50,7 +53,7 @@ def names() -> tuple[str, ...]:
 
 def fit_predict(
   name: str,
-  table: Table,
+  table: Table | Texts,
   scaler: TargetScaler,
   *,
   seed: int,
@@ -64,7 +67,8 @@ def fit_predict(
 
   Args:
     name: one of `BASELINES`.
-    table: the data; infinite numbers count as missing.
+    table: the data; infinite numbers count as missing. Texts have a train
+      mean and nothing else.
     scaler: of the train targets.
     seed: of the ensemble and the search, 0 or more.
     num_trials: Optuna trials (TPE) beside the defaults; the best R² on the
@@ -76,24 +80,28 @@ def fit_predict(
     InputError: an unknown name, a missing package, a negative number.
     InterruptedRunError: asked to leave.
   """
-  if name not in _BASELINES:
+  if name not in BASELINES:
     raise InputError(
       f'unknown baseline {name!r}: choose from {", ".join(BASELINES)}'
     )
   for argument, value in {'seed': seed, 'num_trials': num_trials}.items():
     if value < 0:
       raise InputError(f'{argument}={value} must not be negative')
-  baseline = _BASELINES[name]
-  if baseline.package:
-    _require(baseline.package)
   y = {
     s: scaler.standardize(getattr(table, s).target) for s in ('train', 'val')
   }
+  mean = float(y['train'].mean())
+  means = {s: np.full(len(getattr(table, s)), mean) for s in ('val', 'test')}
+  if name == 'train_mean':
+    return means
+  if isinstance(table, Texts):
+    raise InputError(f'baseline {name} reads tables, not texts')
+  baseline = _BASELINES[name]
+  _require(baseline.package)
   columns = _columns(table)
   if np.ptp(y['train']) == 0 or not columns['train'].shape[1]:
     # Nothing to learn, which some of the libraries refuse to.
-    mean = float(y['train'].mean())
-    return {s: np.full(len(getattr(table, s)), mean) for s in ('val', 'test')}
+    return means
   inputs = baseline.inputs(columns, table)
   if num_threads is None:
     num_threads = os.cpu_count() or 1
@@ -191,6 +199,16 @@ def _with_category_types(columns, table):
   return out
 
 
+def _with_small_category_types(columns, table):
+  """The same, but codes where there are more labels than a histogram's bins."""
+  out = _with_category_types(columns, table)
+  for name in _category_names(columns['train']):
+    if len(out['train'][name].cat.categories) > _MAX_BINS:
+      for split, frame in columns.items():
+        out[split][name] = frame[name].astype(np.float32)
+  return out
+
+
 def _filled(columns, table):
   """Numbers only: missing ones become the train mean, codes stay."""
   del table
@@ -231,13 +249,6 @@ def _standardized_and_one_hot(columns, table):
 # Each fits on {'train': (x, y), 'val': (x, y)} and returns x -> predictions.
 
 
-def _fit_dummy(data, parameters, *, seed, num_threads):
-  """The train mean: R² near 0."""
-  del parameters, seed, num_threads
-  mean = data['train'][1].mean()
-  return lambda x: np.full(x.shape[0], mean)
-
-
 def _fit_linear(data, parameters, *, seed, num_threads):
   """Ordinary least squares, as in TALENT; the search is over ridge."""
   del seed, num_threads
@@ -275,6 +286,21 @@ def _suggest_random_forest(trial):
     'min_samples_split': trial.suggest_int('min_samples_split', 2, 10),
     'min_samples_leaf': trial.suggest_int('min_samples_leaf', 1, 10),
   }
+
+
+def _fit_histogram_trees(data, parameters, *, seed, num_threads):
+  """scikit-learn's boosted trees at its defaults, validation rows stop them."""
+  del parameters, num_threads
+  from sklearn import ensemble
+
+  (x, y), (x_val, y_val) = data['train'], data['val']
+  model = ensemble.HistGradientBoostingRegressor(
+    max_iter=_MAX_TREES,
+    early_stopping=True,
+    n_iter_no_change=_PATIENCE,
+    random_state=seed,
+  )
+  return model.fit(x, y, X_val=x_val, y_val=y_val).predict
 
 
 def _fit_catboost(data, parameters, *, seed, num_threads):
@@ -394,7 +420,7 @@ def _suggest_zero_or_log(trial, name, low, high):
 class _Baseline:
   """How one of `BASELINES` is fitted.
 
-  package: what it needs; '' for nothing but numpy.
+  package: what it needs.
   inputs: `(columns, table) -> {split: x [n, F]}`.
   fit: `(data, parameters, *, seed, num_threads) -> (x -> [n])`.
   suggest: `trial -> parameters`; None if there is nothing to search.
@@ -407,9 +433,6 @@ class _Baseline:
 
 
 _BASELINES = {
-  'dummy': _Baseline(
-    package='', inputs=_as_they_are, fit=_fit_dummy, suggest=None
-  ),
   'linear': _Baseline(
     package='sklearn',
     inputs=_standardized_and_one_hot,
@@ -421,6 +444,12 @@ _BASELINES = {
     inputs=_filled,
     fit=_fit_random_forest,
     suggest=_suggest_random_forest,
+  ),
+  'histogram_trees': _Baseline(
+    package='sklearn',
+    inputs=_with_small_category_types,
+    fit=_fit_histogram_trees,
+    suggest=None,
   ),
   'catboost': _Baseline(
     package='catboost',
@@ -442,7 +471,7 @@ _BASELINES = {
   ),
 }
 
-BASELINES = tuple(_BASELINES)
+BASELINES = ('train_mean', *_BASELINES)
 
 
 def _require(package: str) -> Any:

@@ -17,21 +17,25 @@ same. docs/reading_data.md is the user's page of this.
 import dataclasses
 import datetime
 import decimal
+import functools
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+# A spreadsheet's errors: no value, but where one was meant.
+ERRORS = frozenset(
+  '#N/A #DIV/0! #VALUE! #REF! #NAME? #NUM! #NULL! #NV #WERT! #BEZUG!'.split()
+)
 # Spellings of "no value", in every source alike: 'nan', 'None', 'NaT' and
-# '<NA>' are what Python makes of missing values as text, '?' is ARFF's mark,
-# those from '#DIV/0!' on are a spreadsheet's errors.
-MISSING = frozenset(
-  (
-    '? NA N/A n/a #N/A <NA> NULL null None NaN nan -nan NaT '
-    '#DIV/0! #VALUE! #REF! #NAME? #NUM! #NULL! #NV #WERT! #BEZUG!'
-  ).split()
-) | {''}
+# '<NA>' are what Python makes of missing values as text, '?' is ARFF's mark.
+MISSING = (
+  frozenset('? NA N/A n/a <NA> NULL null None NaN nan -nan NaT'.split())
+  | {''}
+  | ERRORS
+)
 # No value among numbers and dates, but maybe a label among labels.
 GAPS = frozenset(
   ('-', '--', '---', '\N{EN DASH}', '\N{EM DASH}', '.', '..', 'n.a.', 'N.A.')
@@ -153,9 +157,15 @@ def unmasked(cells: np.ndarray) -> np.ndarray:
 def labels(cells: np.ndarray) -> np.ndarray:
   """`label` of every cell: an object array of the same shape."""
   flat = _shortest(unmasked(cells)).ravel()
-  out = np.empty(flat.shape, object)
+  return _labels(flat, texts_of(flat)).reshape(cells.shape)
+
+
+def _labels(flat: np.ndarray, texts: 'Texts') -> np.ndarray:
+  out = np.full(flat.shape, None, object)
+  out[texts.where] = texts.spread(texts.each(_text_label))
   known: dict = {}
-  for place, cell in enumerate(flat):
+  for place in np.flatnonzero(texts.others):
+    cell = flat[place]
     try:
       # With the type: 1, 1.0 and True are one key.
       key = (type(cell), cell)
@@ -164,12 +174,14 @@ def labels(cells: np.ndarray) -> np.ndarray:
       out[place] = known[key]
     except TypeError:  # no key: a list, say
       out[place] = label(cell)
-  return out.reshape(cells.shape)
+  return out
 
 
-def labels_of(column: pd.Series, kind: str = 'category') -> np.ndarray:
+def labels_of(
+  column: 'pd.Series | Cells', kind: str = 'category'
+) -> np.ndarray:
   """Labels [n] of a column of categories."""
-  found = labels(plain(column))
+  found = Cells.of(column).labels
   if kind == 'boolean':
     names = {'1': 'True', '0': 'False'}
     found = np.array([names.get(name, name) for name in found], object)
@@ -213,34 +225,147 @@ def _shortest(cells: np.ndarray) -> np.ndarray:
 # -------------------------------------------------------------------- reading
 
 
-def kind_of(column: pd.Series, formats: Formats = PLAIN) -> str:
+class Texts(NamedTuple):
+  """The text among cells, each spelling once.
+
+  Attributes:
+    where: bool [n], cells that are text and present.
+    codes: int [m], of each of these, its place in `distinct`.
+    distinct: object [k], present text without blanks around it.
+    others: bool [n], cells that are neither text nor missing.
+    errors: how many cells hold each of `ERRORS`, which are missing.
+  """
+
+  where: np.ndarray
+  codes: np.ndarray
+  distinct: pd.Series
+  others: np.ndarray
+  errors: dict[str, int]
+
+  def each(self, function: Callable[[str], Any]) -> np.ndarray:
+    """What a function says of the distinct text: object [k]."""
+    out = np.empty(len(self.distinct), object)
+    out[:] = [function(text) for text in self.distinct]
+    return out
+
+  def spread(self, values: np.ndarray) -> np.ndarray:
+    """[k], of the distinct text, as [m], of all of it."""
+    return np.asarray(values)[self.codes]
+
+  @property
+  def counts(self) -> np.ndarray:
+    """How many cells each distinct text has: int [k]."""
+    return np.bincount(self.codes, minlength=len(self.distinct))
+
+
+def texts_of(cells: np.ndarray) -> Texts:
+  """The text among object cells [n]."""
+  is_text = np.ones(len(cells), bool)
+  if pd.api.types.infer_dtype(cells, skipna=False) != 'string':
+    is_text[:] = [isinstance(cell, str) for cell in cells]
+  others = ~is_text
+  if others.any():
+    others[others] = ~pd.isna(cells[others])
+  codes, distinct = pd.factorize(cells[is_text])
+  stripped = np.empty(len(distinct), object)
+  stripped[:] = [text.strip() for text in distinct]
+  present = np.array([text not in MISSING for text in stripped], bool)
+  where, errors = is_text, dict[str, int]()
+  if not present.all():
+    counts = np.bincount(codes, minlength=len(stripped))
+    for place in np.flatnonzero(~present):
+      if (text := stripped[place]) in ERRORS:
+        errors[text] = errors.get(text, 0) + int(counts[place])
+    kept = present[codes]
+    where = is_text.copy()
+    where[is_text] = kept
+    codes = (np.cumsum(present) - 1)[codes[kept]]
+    stripped = stripped[present]
+  distinct = pd.Series(stripped, dtype=object)
+  return Texts(where, codes, distinct, others, errors)
+
+
+class Cells:
+  """A column's cells, looked at once: what is found of them is kept."""
+
+  def __init__(self, column: pd.Series) -> None:
+    self.column = column
+    self._read: dict[tuple[str, Formats], tuple[np.ndarray, np.ndarray]] = {}
+
+  @classmethod
+  def of(cls, column: 'pd.Series | Cells') -> 'Cells':
+    """Of a column; itself if it is one."""
+    return column if isinstance(column, Cells) else cls(column)
+
+  def __len__(self) -> int:
+    return len(self.column)
+
+  @functools.cached_property
+  def plain(self) -> np.ndarray:
+    """`plain` of the column: object [n]."""
+    return plain(self.column)
+
+  @functools.cached_property
+  def texts(self) -> Texts:
+    """The text among them."""
+    return texts_of(self.plain)
+
+  @functools.cached_property
+  def labels(self) -> np.ndarray:
+    """`label` of each: object [n], None where missing."""
+    return _labels(self.plain, self.texts)
+
+  @property
+  def has_text(self) -> bool:
+    """Whether there could be text among them, by their type."""
+    dtype = self.column.dtype
+    is_category = isinstance(dtype, pd.CategoricalDtype)
+    return is_category or _is_arrow(dtype) or dtype.kind not in 'biufmMc'
+
+  @property
+  def missing(self) -> np.ndarray:
+    """bool [n]: no value, in one of its spellings."""
+    return ~(self.texts.where | self.texts.others)
+
+  def read(self, kind: str, formats: Formats) -> tuple[np.ndarray, np.ndarray]:
+    """As the function `read`."""
+    key = kind, formats
+    if key not in self._read:
+      self._read[key] = _read(self, kind, formats)
+    return self._read[key]
+
+
+def kind_of(column: pd.Series | Cells, formats: Formats = PLAIN) -> str:
   """The kind that all present cells of a column agree on, else 'category'.
 
   Text is a number only as a plain one, a date only as an ISO date (or in
   `formats`): all else could be meant otherwise.
   """
-  dtype = column.dtype
+  cells = Cells.of(column)
+  column, dtype = cells.column, cells.column.dtype
   if isinstance(dtype, pd.CategoricalDtype):
     return 'category'
   if dtype.kind in 'biufm' and not _is_arrow(dtype):
     kinds = {'b': 'boolean', 'm': 'time'}
     return kinds.get(dtype.kind, 'number')
-  cells = plain(column)
-  present = [cell for cell in cells if not is_missing(cell)]
-  if not present:
+  texts, others = cells.texts, cells.plain[cells.texts.others]
+  if not (len(texts.distinct) or len(others)):
     return 'date' if dtype.kind == 'M' else 'number'
-  if all(map(_is_boolean, present)):
+  if all(map(_is_boolean, texts.distinct)) and all(map(_is_boolean, others)):
     return 'boolean'
   for kind in ('number', 'date', 'time'):
-    if kind == 'number' and any(map(is_code, present)):
-      continue
-    if kind == 'time' and any(isinstance(cell, str) for cell in present):
+    if kind == 'time' and len(texts.distinct):
       continue  # '10:30' is a time, a score, or a ratio.
     if read(column.iloc[:256], kind, formats)[1].any():
       continue  # Most columns of text are done with here.
-    values, bad = read(column, kind, formats)
-    if not bad.any() and not np.isnan(values).all():
-      return with_hours(kind, values)
+    values, bad = cells.read(kind, formats)
+    if bad.any() or np.isnan(values).all():
+      continue
+    if kind == 'number' and any(
+      is_code(text) for text in texts.distinct if text[0] in '0+-'
+    ):
+      continue
+    return with_hours(kind, values)
   return 'category'
 
 
@@ -254,23 +379,26 @@ def with_hours(kind: str, values: np.ndarray) -> str:
 
 
 def read(
-  column: pd.Series, kind: str, formats: Formats = PLAIN
+  column: pd.Series | Cells, kind: str, formats: Formats = PLAIN
 ) -> tuple[np.ndarray, np.ndarray]:
   """Values float64 [n], NaN if missing; bool [n]: cells of another kind."""
+  return Cells.of(column).read(kind, formats)
+
+
+def _read(
+  cells: Cells, kind: str, formats: Formats
+) -> tuple[np.ndarray, np.ndarray]:
   base, _, how = kind.partition(' ')
-  dtype = column.dtype
+  column, dtype = cells.column, cells.column.dtype
   own = {'number': 'iufb', 'boolean': 'b', 'time': 'm'}.get(base, 'M')
-  simple = not (
-    isinstance(dtype, pd.CategoricalDtype) or _is_arrow(dtype) or how
-  )
-  if simple and dtype.kind in own:
+  simple = not (isinstance(dtype, pd.CategoricalDtype) or _is_arrow(dtype))
+  if simple and dtype.kind in own and not (how and base == 'number'):
     good = np.zeros(len(column), bool)
     if dtype.kind == 'm':
       return column.dt.total_seconds().to_numpy(np.float64), good
     if dtype.kind == 'M':
       return _seconds(column), good
     return column.to_numpy(np.float64, na_value=np.nan), good
-  cells = plain(column)
   readers = {'number': _numbers, 'boolean': _booleans, 'time': _times}
   return readers.get(base, _dates)(cells, how, formats)
 
@@ -317,31 +445,38 @@ def _is_boolean(cell: Any) -> bool:
   return isinstance(cell, bool | np.bool_)
 
 
-def _columns_of_text(cells):
-  """Values to fill [n], mask of text that is present, and the text."""
-  is_text = np.array(
-    [isinstance(c, str) and not is_missing(c) for c in cells], bool
-  )
-  text = pd.Series([c.strip() for c in cells[is_text]], dtype=object)
-  return np.full(len(cells), np.nan), is_text, text
+def _filled(
+  cells: Cells,
+  of_text: tuple[np.ndarray, np.ndarray],
+  of_others: Callable[[Any], float | None],
+) -> tuple[np.ndarray, np.ndarray]:
+  """(values, bad) [n] of what the distinct text and the other cells are.
+
+  of_others: a value, NaN if missing, or None if it is of another kind.
+  """
+  texts = cells.texts
+  values = np.full(len(cells), np.nan)
+  bad = np.zeros(len(cells), bool)
+  values[texts.where], bad[texts.where] = map(texts.spread, of_text)
+  for place in np.flatnonzero(texts.others):
+    value = of_others(cells.plain[place])
+    values[place] = np.nan if value is None else value
+    bad[place] = value is None
+  return values, bad
 
 
 def _numbers(cells, unit, formats):
-  values, is_text, text = _columns_of_text(cells)
-  bad = np.zeros(len(cells), bool)
-  for place, cell in enumerate(cells):
-    if isinstance(cell, bool | int | float | decimal.Decimal | np.number) or (
-      isinstance(cell, np.bool_)
-    ):
-      try:
-        values[place] = float(cell)
-      except OverflowError:
-        bad[place] = True
-    elif not isinstance(cell, str):
-      bad[place] = cell is not None
-  found, wrong = text_numbers(text, formats, unit)
-  values[is_text], bad[is_text] = found, wrong
-  return values, bad
+  def number(cell):
+    known = bool | np.bool_ | int | float | decimal.Decimal | np.number
+    if not isinstance(cell, known):
+      return None
+    try:
+      return float(cell)
+    except OverflowError:  # as '1e400' does
+      return np.inf if cell > 0 else -np.inf
+
+  found = text_numbers(cells.texts.distinct, formats, unit)
+  return _filled(cells, found, number)
 
 
 def unit_of(text: str) -> str:
@@ -388,7 +523,7 @@ def _booleans(cells, how, formats):
   names = {'true': 1.0, 'false': 0.0, '1': 1.0, '0': 0.0}
   values = np.full(len(cells), np.nan)
   bad = np.zeros(len(cells), bool)
-  for place, name in enumerate(labels(cells)):
+  for place, name in enumerate(cells.labels):
     if name is not None:
       values[place] = names.get(name.lower(), np.nan)
       bad[place] = np.isnan(values[place])
@@ -396,18 +531,23 @@ def _booleans(cells, how, formats):
 
 
 def _dates(cells, how, formats):
-  values, is_text, text = _columns_of_text(cells)
-  bad = np.zeros(len(cells), bool)
-  for place, cell in enumerate(cells):
+  how = how or formats.date_format
+
+  def seconds(cell):
     if isinstance(cell, np.datetime64):
       cell = cell.astype('datetime64[us]').item()
     if isinstance(cell, datetime.date):
-      values[place] = _seconds_of(cell)
-    elif not isinstance(cell, str):
-      bad[place] = cell is not None
-  found, wrong = _text_dates(text, how or formats.date_format)
-  values[is_text], bad[is_text] = found, wrong
-  return values, bad
+      return _seconds_of(cell)
+    if not how or isinstance(cell, bool | np.bool_):
+      return None
+    # 20200131, as %Y%m%d: a number is its digits.
+    found, bad = _text_dates(pd.Series([label(cell)], dtype=object), how)
+    return None if bad[0] else found[0]
+
+  numeric = how and cells.column.dtype.kind in 'iuf'
+  if numeric and not isinstance(cells.column.dtype, pd.CategoricalDtype):
+    cells = Cells(pd.Series(cells.labels, dtype=object))
+  return _filled(cells, _text_dates(cells.texts.distinct, how), seconds)
 
 
 def _text_dates(text: pd.Series, how: str) -> tuple[np.ndarray, np.ndarray]:
@@ -437,24 +577,22 @@ def _parsed(text: pd.Series, how: str) -> np.ndarray:
 
 
 def _times(cells, how, formats):
-  values, is_text, text = _columns_of_text(cells)
-  bad = np.zeros(len(cells), bool)
-  for place, cell in enumerate(cells):
+  def seconds(cell):
     if isinstance(cell, datetime.time):
       clock = cell.hour * 3600 + cell.minute * 60 + cell.second
-      values[place] = clock + cell.microsecond / 1e6
-    elif isinstance(cell, datetime.timedelta | np.timedelta64):
-      values[place] = pd.Timedelta(cell).total_seconds()
-    elif not isinstance(cell, str):
-      bad[place] = cell is not None
+      return clock + cell.microsecond / 1e6
+    if isinstance(cell, datetime.timedelta | np.timedelta64):
+      return pd.Timedelta(cell).total_seconds()
+    return None
+
+  text = cells.texts.distinct
   gap = text.isin(GAPS).to_numpy(bool)
   text = text.map(
     lambda t: f'{t}:00' if CLOCK.fullmatch(t) and t.count(':') == 1 else t
   )
   spans = pd.to_timedelta(text.where(text.str.contains(':')), errors='coerce')
-  values[is_text] = spans.dt.total_seconds().to_numpy(np.float64)
-  bad[is_text] = np.isnan(values[is_text]) & ~gap
-  return values, bad
+  values = spans.dt.total_seconds().to_numpy(np.float64)
+  return _filled(cells, (values, np.isnan(values) & ~gap), seconds)
 
 
 def _seconds(times: pd.Series) -> np.ndarray:

@@ -3,6 +3,7 @@
 import ast
 import datetime
 import decimal
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -11,9 +12,10 @@ import numpy as np
 import pandas as pd
 
 from genre2_jax.data import cells, doubts
-from genre2_jax.data.cells import PARTS, PLAIN, Formats
+from genre2_jax.data.cells import PARTS, PLAIN, Cells, Formats
 from genre2_jax.data.wording import (
   counted,
+  listed,
   located,
   say,
   shortened,
@@ -38,6 +40,7 @@ _TYPES = (
   ((int, float, decimal.Decimal, np.number), 'numbers'),
 )
 _PART_NAMES = frozenset(part for parts in PARTS.values() for part in parts)
+_SIGNIFICANT = re.compile('[1-9]')
 # Whole numbers up to here are all float64.
 _EXACT = 2**53
 
@@ -145,9 +148,10 @@ def plan(
     if kind == 'ignore':
       columns.append(Column(name, False, kind))
       continue
+    seen = Cells(frame[name])
     column = column_of(
       name,
-      frame[name],
+      seen,
       kind,
       formats,
       where=where,
@@ -155,18 +159,23 @@ def plan(
     )
     columns.append(column)
     if not kind:
-      said.append(_doubt(column, frame[name], formats))
+      said.append(_doubt(column, seen, formats))
+    said.append(_lost(column, seen, formats))
+  _say_some(where, said)
+  return columns
+
+
+def _say_some(where: str, said: Sequence[str]) -> None:
   said = list(filter(None, said))
   for message in said[:8]:
     say(f'{where}: {message}')
   if len(said) > 8:
     say(f'{where}: {len(said) - 8} more columns are as doubtful as these')
-  return columns
 
 
 def column_of(
   name: str,
-  column: pd.Series,
+  column: pd.Series | Cells,
   kind: str = '',
   formats: Formats = PLAIN,
   *,
@@ -175,88 +184,166 @@ def column_of(
 ) -> Column:
   """A column with the kind of its cells, or with the one given by hand."""
   here = f'{where}: column {name!r}' if where else f'column {name!r}'
+  column = Cells.of(column)
   if kind:
     kind = _completed(here, name, column, kind, formats)
   else:
     kind = cells.kind_of(column, formats)
   is_numeric = kind != 'category'
   if kind == 'boolean':
-    is_numeric = booleans_are_numbers and not any(
-      isinstance(cell, str) for cell in cells.plain(column)
+    is_numeric = booleans_are_numbers and not (
+      column.has_text and len(column.texts.distinct)
     )
   return Column(name, is_numeric, kind)
 
 
 def _completed(
-  here: str, name: str, column: pd.Series, kind: str, formats: Formats
+  here: str, name: str, column: Cells, kind: str, formats: Formats
 ) -> str:
   """A kind by hand, with the unit or the format that its text turns out."""
   base, _, how = kind.partition(' ')
-  text = [
-    cell
-    for cell in cells.plain(column)
-    if isinstance(cell, str) and not cells.is_missing(cell)
-  ]
-  if base == 'number' and not how and text:
-    _, bad = cells.text_numbers(
-      pd.Series([cell.strip() for cell in text], dtype=object), formats
-    )
-    if 2 * bad.sum() > len(text) and (unit := doubts.common_unit(text)):
-      kind = f'number {unit}'
-  if base == 'date' and not how and not formats.date_format and text:
-    _, bad = cells.read(pd.Series(text, dtype=object), 'date')
-    found = doubts.date_formats(text)[0] if 2 * bad.sum() > len(text) else []
-    if len(found) > 1:
-      settings = ' or '.join(
-        doubts.setting(name, f'date {how}') for how in found[:3]
-      )
-      raise InputError(
-        f'{here}: dates such as {text[0]!r} have the day or the month first: '
-        f'set {settings}'
-      )
-    if found:
-      kind = f'date {found[0]}'
+  if base not in ('number', 'date'):
+    return kind
+  bad = cells.read(column, base, formats)[1]
+  if not how and 2 * bad.sum() > np.sum(~column.missing):
+    texts = column.texts
+    text = list(texts.spread(texts.distinct))
+    if base == 'number':
+      how = doubts.common_unit(text)
+    elif not formats.date_format:
+      how = _compact(column, formats) or _one_format(here, name, text)
+    kind = f'{base} {how}' if how else base
   if base != 'date':
     return kind
   return cells.with_hours(kind, cells.read(column, kind, formats)[0])
 
 
-def _doubt(column: Column, series: pd.Series, formats: Formats) -> str:
-  """What is to be said of how a column was read; '' if nothing."""
-  name = column.name
-  if column.kind == 'category':
-    if isinstance(series.dtype, pd.CategoricalDtype):
-      return ''
-    return doubts.of_column(name, series, formats)
-  if series.dtype.kind in 'fbmM':
-    return ''
-  if column.kind == 'number':
-    values = cells.read(series, 'number', formats)[0]
-    lost = distinct_lost(series, values)
-    if lost:
-      return (
-        f'column {name!r}: {lost[0]} different numbers are {lost[1]} in '
-        'float64: if they are identifiers, set '
-        f'{doubts.setting(name, "category")} or "ignore"'
-      )
-    if _counts_rows(name, values):
-      return (
-        f'column {name!r}: has no name and counts the rows, but is read as a '
-        f'feature; set {doubts.setting(name, "ignore")} to leave it out'
-      )
-  if series.dtype.kind in 'iu':
-    return ''
-  gaps = [
-    cell
-    for cell in cells.plain(series)
-    if isinstance(cell, str) and cell.strip() in cells.GAPS
-  ]
-  if gaps:
-    return (
-      f'column {name!r}: {counted(gaps)} among '
-      f'{_PLURALS[column.kind.partition(" ")[0]]} are read as missing'
+def _one_format(here: str, name: str, text: Sequence[str]) -> str:
+  """The one format of dates that reads most of the text; '' if none does."""
+  found = doubts.date_formats(text)[0] if len(text) else []
+  if len(found) > 1:
+    settings = ' or '.join(
+      doubts.setting(name, f'date {how}') for how in found[:3]
     )
-  return ''
+    raise InputError(
+      f'{here}: dates such as {text[0]!r} have the day or the month first: '
+      f'set {settings}'
+    )
+  return found[0] if found else ''
+
+
+def _compact(column: Cells, formats: Formats) -> str:
+  """The format of numbers that are dates, as 20200131; '' if they are none."""
+  return doubts.compact_format(cells.read(column, 'number', formats)[0])
+
+
+def _doubt(column: Column, seen: Cells, formats: Formats) -> str:
+  """What is to be said of how a column was read; '' if nothing."""
+  name, dtype = column.name, seen.column.dtype
+  if column.kind == 'category':
+    if isinstance(dtype, pd.CategoricalDtype):
+      return ''
+    return doubts.of_column(name, seen, formats)
+  if column.kind != 'number' or dtype.kind == 'b':
+    return ''
+  values = cells.read(seen, 'number', formats)[0]
+  if lost := distinct_lost(seen, values):
+    return (
+      f'column {name!r}: {lost[0]} different numbers are {lost[1]} in '
+      'float64: if they are identifiers, set '
+      f'{doubts.setting(name, "category")} or "ignore"'
+    )
+  if _counts_rows(name, values):
+    return (
+      f'column {name!r}: has no name and counts the rows, but is read as a '
+      f'feature; set {doubts.setting(name, "ignore")} to leave it out'
+    )
+  said = doubts.of_compact(name, values)
+  if not said and seen.has_text:
+    said = doubts.of_points(list(seen.texts.distinct), formats)
+  return f'column {name!r}: {said}' if said else ''
+
+
+def _lost(column: Column, seen: Cells, formats: Formats) -> str:
+  """What is to be said of cells that are something and count as missing."""
+  base = column.kind.partition(' ')[0]
+  said = []
+  if seen.has_text:
+    texts = seen.texts
+    gaps = dict(texts.errors)
+    if column.is_numeric:
+      is_gap = texts.distinct.isin(cells.GAPS).to_numpy(bool)
+      gaps |= dict(
+        zip(texts.distinct[is_gap], texts.counts[is_gap], strict=True)
+      )
+    if gaps:
+      among = _PLURALS.get(base, 'labels')
+      said.append(f'{counted(gaps)} among {among} are read as missing')
+  if base == 'number' and seen.column.dtype.kind not in 'biu':
+    values = cells.read(seen, column.kind, formats)[0]
+    infinite = np.isinf(values)
+    if infinite.any():
+      first = shortened(repr(seen.plain[infinite.argmax()]))
+      said.append(
+        f'{first} in {located(infinite)}: infinite in float64, which counts as '
+        'missing'
+      )
+    if seen.has_text and not values.all():
+      texts = seen.texts
+      zeros = values[texts.where] == 0
+      tiny = [
+        text
+        for text in texts.distinct[np.unique(texts.codes[zeros])]
+        if _SIGNIFICANT.search(text.lower().partition('e')[0])
+      ]
+      if tiny:
+        said.append(f'{listed(tiny, 3)} are too small for float64: read as 0')
+  if not said:
+    return ''
+  return f'column {column.name!r}: {"; ".join(said)}'
+
+
+def say_of_target(where: str, name: str, values: np.ndarray) -> None:
+  """Says what is doubtful of a target's values [n]."""
+  if said := doubts.of_compact(name, values):
+    say(f'{where}: target {name!r}: {said}')
+
+
+def say_index(where: str, frame: pd.DataFrame, how: str) -> None:
+  """Says that the index of a frame, which is no feature, is not used.
+
+  An index of whole numbers without a name counts the rows, shuffled or not.
+
+  Args:
+    where: begins the message.
+    frame: of any index.
+    how: what makes a column of it, to end the message.
+  """
+  index = frame.index
+  names = [
+    '' if name is None else str(name)
+    for name in index.names
+    if name is None or str(name) not in frame
+  ]
+  counts = index.nlevels == 1 and index.dtype.kind in 'iu'
+  if any(names) or (names and not counts):
+    first = index[0] if index.nlevels == 1 else ', '.join(map(str, index[0]))
+    called = ''.join(f' {name!r}' for name in names if name)
+    say(
+      f'{where}: the index{called} of the frame, such as {shortened(first)!r}, '
+      f'is not used as a feature; {how}'
+    )
+
+
+def say_order(where: str, rows: pd.Index, targets: pd.Index) -> None:
+  """Says that two indices name the same rows in another order."""
+  if len(rows) != len(targets) or rows.equals(targets):
+    return
+  if rows.is_unique and targets.is_unique and rows.isin(targets).all():
+    say(
+      f'{where}: the index of X is that of y in another order, but rows belong '
+      'together by their place: give y.loc[X.index] if they do not'
+    )
 
 
 def _counts_rows(name: str, values: np.ndarray) -> bool:
@@ -267,17 +354,22 @@ def _counts_rows(name: str, values: np.ndarray) -> bool:
 
 
 def distinct_lost(
-  series: pd.Series, values: np.ndarray
+  series: pd.Series | Cells, values: np.ndarray
 ) -> tuple[int, int] | None:
   """(distinct numbers, distinct float64 of them) where the two differ."""
-  if series.dtype.kind in 'fbmM':
+  seen = Cells.of(series)
+  kind = seen.column.dtype.kind
+  if kind in 'fbmM':
     return None
   finite = np.isfinite(values)
-  typed = series.dtype.kind in 'iu'
-  if typed and (np.abs(values[finite]) < _EXACT).all():
+  if kind in 'iu' and (np.abs(values[finite]) < _EXACT).all():
     return None
   kept = pd.unique(values[finite])
-  raw = pd.unique(cells.plain(series)[finite])
+  texts = seen.texts
+  is_number = np.zeros(len(texts.distinct), bool)
+  is_number[texts.codes[finite[texts.where]]] = True
+  others = pd.unique(seen.plain[texts.others & finite])
+  raw = [*texts.distinct[is_number], *others]
   if len(raw) <= len(kept):
     return None
   exact = {_exact(cell) for cell in raw} - {None}
@@ -347,6 +439,7 @@ def arrays(
   *,
   where: str,
   by_hand: Mapping[str, str] | None = None,
+  are_new: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Numbers float64 [n, F_num] and labels object [n, F_cat] of a frame.
 
@@ -356,20 +449,31 @@ def arrays(
     formats: of text.
     where: begins every message.
     by_hand: columns whose cells of another kind are missing, not refused.
+    are_new: rows that `plan` has not seen: what counts as missing is said.
 
   Raises:
     InputError: cells of another kind than the column's.
   """
   n, values = len(frame), {}
+  labels: dict[str, np.ndarray] = {}
+  said = []
   for column in columns:
-    if column.is_numeric:
+    if column.kind == 'ignore':
+      continue
+    seen = Cells(frame[column.name])
+    if not column.is_numeric:
+      labels[column.name] = cells.labels_of(seen, column.kind)
+    else:
       values[column.name] = read_as(
         f'{where}: column {column.name!r}',
-        frame[column.name],
+        seen,
         column.kind,
         formats,
         by_hand=column.name in (by_hand or {}),
       )
+    if are_new:
+      said.append(_lost(column, seen, formats))
+  _say_some(where, said)
   numeric = np.empty((n, 0))
   found = []
   for column in numeric_columns(columns):
@@ -382,14 +486,13 @@ def arrays(
     numeric = np.stack(found, axis=1)
   categories = np.empty((n, len(category_columns(columns))), object)
   for place, column in enumerate(category_columns(columns)):
-    series = frame[column.name]
-    categories[:, place] = cells.labels_of(series, column.kind)
+    categories[:, place] = labels[column.name]
   return numeric, categories
 
 
 def read_as(
   where: str,
-  column: pd.Series,
+  column: pd.Series | Cells,
   kind: str = '',
   formats: Formats = PLAIN,
   *,
@@ -412,6 +515,7 @@ def read_as(
   Raises:
     InputError: cells of another kind.
   """
+  column = Cells.of(column)
   if not kind:
     kind = cells.kind_of(column, formats)
     if kind in ('category', 'boolean'):
@@ -420,7 +524,7 @@ def read_as(
   if kind.partition(' ')[0] in PARTS:
     beyond = cells.is_beyond(values)
     if beyond.any():
-      first = shortened(cells.plain(column)[beyond.argmax()])
+      first = shortened(column.plain[beyond.argmax()])
       say(
         f'{where}: dates before 1678 or after 2262 in {located(beyond)}, such '
         f'as {first!r}: read as missing'
@@ -428,8 +532,8 @@ def read_as(
       values = np.where(beyond, np.nan, values)
   if not bad.any():
     return values
-  found = cells.plain(column)
-  num_present = sum(not cells.is_missing(cell) for cell in found)
+  found = column.plain
+  num_present = np.sum(~column.missing)
   if by_hand and 2 * bad.sum() <= num_present:
     say(
       f'{where}: {counted(map(str, found[bad]))} in {located(bad)} are no '

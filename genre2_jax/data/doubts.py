@@ -4,6 +4,7 @@ Nothing is guessed: a column of "1,234" or "31/12/2019" stays a category, and
 the user is told what would make it numbers.
 """
 
+import collections
 import dataclasses
 import re
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from genre2_jax.data import cells
-from genre2_jax.data.cells import PLAIN, Formats
+from genre2_jax.data.cells import PLAIN, Cells, Formats
 from genre2_jax.data.wording import counted, located, shortened
 
 # Cells that decide whether all of them are worth a look.
@@ -34,6 +35,10 @@ _DAYS = (
   '%Y-%m', '%m/%Y', '%m.%Y',
 )  # fmt: skip
 _HOURS = ('', ' %H:%M', ' %H:%M:%S', ' %I:%M %p', 'T%H:%M:%S')
+# Dates of digits alone, by how many they are.
+_COMPACT = {
+  6: '%Y%m', 8: '%Y%m%d', 12: '%Y%m%d%H%M', 14: '%Y%m%d%H%M%S',
+}  # fmt: skip
 _LIKE_A_DATE = re.compile(
   r'\d{4}-\d\d|\d\d[./]\d{4}|\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b.*'
   r'|\d{1,2}[ -][A-Za-z]{3,9}[ -]\d{2,4}.*'
@@ -41,6 +46,19 @@ _LIKE_A_DATE = re.compile(
 )
 # Digits and marks, no letters: a quantity or a date in some notation.
 _DIGITS = re.compile(r'[\W\d]*\d[\W\d]*')
+# 0x1f; 1_000; 1D3; 2020-W05; 2020Q1, Q1 2020; Jan-20; 1h 30m; PT1H; (1+2j).
+_SPAN = (
+  r'\d+(\.\d+)? ?(d|days?|h|hrs?|hours?|m|mins?|minutes?|s|secs?|seconds?)'
+)
+_NOTATION = re.compile(
+  r'0x[\da-f]+|[+-]?\d{1,3}(_\d{3})+(\.\d+)?|[+-]?\d+(\.\d*)?d[+-]?\d+'
+  r'|\d{4}-?W\d\d(-?\d)?|\d{4}[ -]?Q[1-4]|Q[1-4][ /-]?\d{4}'
+  r'|[A-Z][a-z]{2,8}[ -]\d{2}(\d{2})?'
+  rf'|{_SPAN}([ ,]*{_SPAN})+|\d+ days?,? \d\d:\d\d:\d\d(\.\d+)?'
+  r'|P(?=.)(\d+[YMWD])*(T(\d+(\.\d+)?[HMS])+)?'
+  r'|\(?[+-]?[\d.]+([+-][\d.]+)?j\)?',
+  re.IGNORECASE,
+)
 _WORDS = {' ': 'space', "'": 'apostrophe'}
 
 
@@ -64,23 +82,37 @@ class Way(Formats):
     return f'data.reading="{" ".join(fields)}"' if fields else ''
 
 
-def of_column(name: str, column: pd.Series, formats: Formats = PLAIN) -> str:
+def of_column(
+  name: str, column: pd.Series | Cells, formats: Formats = PLAIN
+) -> str:
   """What to say of a column of categories; '' where it looks like no numbers.
 
   name: of the column, whose cells are at least half numbers, dates or times if
   there is something to say.
   """
-  found = cells.labels(cells.plain(column))
-  rows = np.flatnonzero(np.array([text is not None for text in found], bool))
-  text = [str(found[row]) for row in rows]
-  if not text:
+  column = Cells.of(column)
+  nested = [
+    cell
+    for cell in column.plain[column.texts.others]
+    if isinstance(cell, list | tuple | dict | set | np.ndarray)
+  ]
+  if nested:
+    return (
+      f'column {name!r}: {len(nested)} cells are lists or objects such as '
+      f'{shortened(nested[0])}: each is read as one label; give every element '
+      'a column of its own'
+    )
+  found = column.labels
+  rows = np.flatnonzero(~pd.isna(found))
+  text = found[rows]
+  if not len(text):
     return ''
   step = -(-len(text) // _SAMPLE)
-  sample = text[::step]
+  sample = list(text[::step])
   for doubt in _KINDS_OF_DOUBT:
     # Most columns of categories are done with after the sample.
-    if doubt(name, sample, rows[::step], len(column), formats):
-      if said := doubt(name, text, rows, len(column), formats):
+    if doubt(name, sample, rows[::step], len(found), formats):
+      if said := doubt(name, list(text), rows, len(found), formats):
         return f'column {name!r}: {said}'
   return ''
 
@@ -121,6 +153,82 @@ def date_formats(text: Sequence[str]) -> tuple[list[str], int]:
   counts = {how: _num_dates(series, how) for how in best}
   most = max(counts.values(), default=0)
   return [how for how, count in counts.items() if count == most], most
+
+
+def compact_format(values: np.ndarray) -> str:
+  """'%Y%m%d' of numbers [n] that are dates written as 20200131; '' of others.
+
+  They are days of 1900 .. 2100, or moments of them, but for at most a tenth,
+  which may be marks for "open"; of months, 202001, without any other.
+  """
+  values = values[np.isfinite(values)]
+  # The first rows tell most columns.
+  if not len(values) or not _are_moments(values[:256]):
+    return ''
+  if not _are_moments(values) or len(pd.unique(values)) < 3:
+    return ''
+  return _COMPACT[_num_digits(values)]
+
+
+def of_points(text: Sequence[str], formats: Formats) -> str:
+  """What to say of numbers as 1.250 and 850, whose points may be thousands'.
+
+  A column of decimals has also other numbers of them, or a zero before them.
+  """
+  mark = re.escape(formats.decimal)
+  pattern = re.compile(rf'[+-]?[1-9]\d{{0,2}}({mark}\d{{3}})?|0')
+  if formats.thousands or not all(map(pattern.fullmatch, text)):
+    return ''
+  first = next((cell for cell in text if formats.decimal in cell), '')
+  if not first:
+    return ''
+  other = ',' if formats.decimal == '.' else '.'
+  way = Way(decimal=other, thousands=formats.decimal)
+  whole = first.replace(formats.decimal, '')
+  return (
+    f'numbers such as {first!r} are read with three decimals; set '
+    f'{way.setting} if it is {whole}'
+  )
+
+
+def of_compact(name: str, values: np.ndarray) -> str:
+  """What to say of numbers [n] that are dates written as 20200131."""
+  how = compact_format(values)
+  if not how:
+    return ''
+  first = int(values[np.isfinite(values)][0])
+  return (
+    f'whole numbers such as {first} look like dates: read as numbers; set '
+    f'{setting(name, f"date {how}")} to read them as dates'
+  )
+
+
+def _num_digits(values):
+  return len(str(int(np.abs(np.median(values)))))
+
+
+def _are_moments(values):
+  digits = _num_digits(values)
+  if digits not in _COMPACT:
+    return False
+  unit = 10.0 ** (digits - 4)
+  good = (values >= 1900 * unit) & (values < 2101 * unit)
+  good &= values == np.floor(values)
+  moments = np.where(good, values, 0).astype(np.int64)
+  moments *= 10 ** (14 - digits)
+  moments += 10**6 * (digits == 6)  # The first of the month.
+  seconds, minutes, hours, day, month = (
+    moments // 100**place % 100 for place in range(5)
+  )
+  good &= (seconds < 60) & (minutes < 60) & (hours < 24)
+  good &= (month >= 1) & (month <= 12) & (day >= 1)
+  months = 12 * (moments // 10**10 - 1970) + month - 1
+  begins, ends = (
+    (months + more).astype('datetime64[M]').astype('datetime64[D]')
+    for more in (0, 1)
+  )
+  good &= day <= (ends - begins).astype(np.int64)
+  return bool(good.all() if digits == 6 else good.mean() > 0.9)
 
 
 def setting(name: str, kind: str) -> str:
@@ -231,6 +339,35 @@ def _times(
   )
 
 
+def _units(
+  name: str, text: Sequence[str], rows: np.ndarray, n: int, formats: Formats
+) -> str:
+  units = collections.Counter(filter(None, map(cells.unit_of, text)))
+  num = units.total()
+  # A unit of every other cell, a letter of a code.
+  if 2 * num <= len(text) or not 2 <= len(units) <= min(8, num // 3):
+    return ''
+  return (
+    f'{_share(num, text)} cells are numbers with different units, '
+    f'{counted(units)}: read as categories; write them all in one unit, or set '
+    f'{setting(name, "category")} if they are labels'
+  )
+
+
+def _notations(
+  name: str, text: Sequence[str], rows: np.ndarray, n: int, formats: Formats
+) -> str:
+  num = sum(bool(_NOTATION.fullmatch(cell)) for cell in text)
+  if 2 * num <= len(text):
+    return ''
+  return (
+    f'{_share(num, text)} cells are numbers, dates or durations in a notation '
+    f'that is not read, such as {shortened(text[0])!r}: read as categories; '
+    f'write them as plain numbers or ISO dates, or set '
+    f'{setting(name, "category")} if they are labels'
+  )
+
+
 def _digits(
   name: str, text: Sequence[str], rows: np.ndarray, n: int, formats: Formats
 ) -> str:
@@ -247,4 +384,6 @@ def _digits(
 
 # (name, text of the present cells, their rows [len(text)], number of all rows,
 # formats) -> what is to be said, or ''. The first that says something is heard.
-_KINDS_OF_DOUBT = (_plain_numbers, _written_numbers, _dates, _times, _digits)
+_KINDS_OF_DOUBT = (
+  _plain_numbers, _units, _written_numbers, _dates, _times, _notations, _digits,
+)  # fmt: skip

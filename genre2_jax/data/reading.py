@@ -161,6 +161,12 @@ def path_of(path: str | os.PathLike) -> pathlib.Path:
     return path
 
 
+def user_cache() -> pathlib.Path:
+  """Where this user's files go that can be made again: by XDG, or ~/.cache."""
+  home = os.environ.get('XDG_CACHE_HOME') or path_of('~/.cache')
+  return pathlib.Path(home) / 'genre2_jax'
+
+
 def extension_of(path: pathlib.Path) -> str:
   """'.csv', '.csv.gz', ... as it stands. Raises InputError for others."""
   for extension in EXTENSIONS:
@@ -280,7 +286,6 @@ def _read_text(
     raise _UnreadableError(
       'the file is empty; a header and rows are needed'
     ) from None
-  cells = cells.astype(object)
   first = [] if reading.header == 'none' else cells.iloc[0].tolist()
   frame = cells.iloc[min(len(first), 1) :].reset_index(drop=True)
   frame.columns = _names(first, frame)
@@ -528,7 +533,20 @@ def _read_parquet(path: pathlib.Path) -> pd.DataFrame:
   from pyarrow import parquet
 
   # As objects, integers beside missing values stay what they are.
-  return parquet.read_table(path).to_pandas(integer_object_nulls=True)
+  frame = parquet.read_table(path).to_pandas(integer_object_nulls=True)
+  columns.say_index(
+    str(path), frame, 'save frame.reset_index() to make a column of it'
+  )
+  return frame
+
+
+def _record(items: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+  record = dict(items)
+  if len(record) < len(items):
+    names = [name for name, _ in items]
+    twice = [name for name in record if names.count(name) > 1]
+    raise _UnreadableError(f'{listed(twice)} comes twice; rename one of them')
+  return record
 
 
 def _read_json_lines(path: pathlib.Path) -> pd.DataFrame:
@@ -538,7 +556,9 @@ def _read_json_lines(path: pathlib.Path) -> pd.DataFrame:
     for number, line in enumerate(file, 1):
       if line.strip():
         try:
-          record = json.loads(line)
+          record = json.loads(line, object_pairs_hook=_record)
+        except _UnreadableError as error:
+          raise _UnreadableError(f'line {number}: {error}') from None
         except ValueError:
           raise _UnreadableError(
             f'line {number} is no JSON: {shortened(line.strip())!r}; each '
@@ -577,7 +597,9 @@ def _read_excel(path: pathlib.Path, reading: Reading) -> pd.DataFrame:
         f'{path}: sheet {sheet!r} is read, the first of '
         f'{listed(book.sheet_names)}; set data.reading="sheet=..." for another'
       )
-    cells = book.parse(sheet, header=None, dtype=object, keep_default_na=False)
+    cells = pd.read_excel(
+      book, sheet_name=sheet, header=None, dtype=object, keep_default_na=False
+    )
   cells = cells.iloc[reading.skip_lines :].replace('', None)
   cells = cells[cells.notna().any(axis=1)]
   if cells.empty:

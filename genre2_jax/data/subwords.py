@@ -5,12 +5,12 @@ is kept on disk, under a hash of texts and tokenizer, so that a set is tokenised
 once. `transformers` is imported where it is used.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import itertools
 import os
-import pathlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
@@ -18,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 
 from genre2_jax.data import tables
-from genre2_jax.data.reading import path_of
+from genre2_jax.data.reading import path_of, user_cache
 from genre2_jax.data.texts import TextRows, Texts
 from genre2_jax.errors import InputError
 
@@ -214,15 +214,25 @@ class TextFeatures:
   def _cache_path(self, texts):
     if self.cache == 'none':
       return None
-    folder = self.cache or os.path.join(
-      os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache',
-      'genre2_jax',
-    )
+    folder = self.cache or user_cache()
     digest = hashlib.sha256(self.fingerprint.encode())
     for text in texts:
       data = text.encode('utf-8', 'surrogatepass')
       digest.update(len(data).to_bytes(8, 'little') + data)
     return path_of(folder) / f'{digest.hexdigest()[:40]}.npz'
+
+
+@contextlib.contextmanager
+def _without_advice():
+  """`transformers` says on import that PyTorch is missing: it is not needed."""
+  name = 'TRANSFORMERS_NO_ADVISORY_WARNINGS'
+  before = os.environ.get(name)
+  os.environ[name] = before or '1'
+  try:
+    yield
+  finally:
+    if before is None:
+      del os.environ[name]
 
 
 @functools.lru_cache(maxsize=4)
@@ -233,7 +243,8 @@ def load_tokenizer(name: str) -> Any:
     InputError: there is none, or `transformers` is not installed.
   """
   try:
-    from transformers import AutoTokenizer
+    with _without_advice():
+      from transformers import AutoTokenizer
   except ImportError as error:
     raise InputError(f'texts need transformers: {_INSTALL}') from error
   is_path = name.startswith(('.', '/', '~')) or name.count('/') > 1

@@ -243,6 +243,7 @@ def read_rows(
   kinds: Sequence[str] = (),
   by_hand: Mapping[str, str] | str | None = None,
   reading: Reading | Mapping | str | None = None,
+  frame: pd.DataFrame | None = None,
 ) -> Rows:
   """Rows to predict from a file; columns match by name, others are ignored.
 
@@ -256,12 +257,13 @@ def read_rows(
     kinds: of the features, numeric first; () if the run did not keep them.
     by_hand: kinds that the user gave; others of their cells are missing.
     reading: how the file is written.
+    frame: what `read_frame` gave of it, or None to read it.
 
   Raises InputError: also where a column has another kind than in training.
   """
   path = path_of(path)
   reading = Reading.parse(reading)
-  frame = read_frame(path, reading)
+  frame = read_frame(path, reading) if frame is None else frame
   known = columns.of_features(numeric_names, category_names, kinds)
   names = [column.name for column in known]
   absent = [name for name in names if name not in frame]
@@ -279,6 +281,7 @@ def read_rows(
     reading,
     where=str(path),
     by_hand=columns.parse_kinds(by_hand),
+    are_new=True,
   )
   return _rows(
     str(path),
@@ -450,12 +453,10 @@ def _from_frame(
     raise no_column(where, target, list(frame))
   columns.check_kinds(where, kinds, list(frame))
   # Checked before the split, so that errors count rows as the file does.
-  y = target_column(
-    f'{where}: target {target!r}',
-    frame.pop(target),
-    formats,
-    kinds.pop(target, ''),
-  )
+  column, kind = frame.pop(target), kinds.pop(target, '')
+  y = target_column(f'{where}: target {target!r}', column, formats, kind)
+  if not kind:
+    columns.say_of_target(where, target, y)
   plan = columns.plan(frame, kinds, formats, where=where)
   n_array, c_array = columns.arrays(
     frame, plan, formats, where=where, by_hand=kinds

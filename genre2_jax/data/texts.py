@@ -192,12 +192,16 @@ def read_rows(
   prompt: str,
   target_name: str = '',
   reading: Reading | Mapping | str | None = None,
+  frame: pd.DataFrame | None = None,
 ) -> TextRows:
   """Rows to predict from a file; the target column is never read.
 
+  `frame` is what `read_frame` gave of it, or None to read it.
+
   Raises InputError.
   """
-  frame = tables.read_frame(path, Reading.parse(reading))
+  if frame is None:
+    frame = tables.read_frame(path, Reading.parse(reading))
   _check_columns(frame, prompt, f'{path}')
   bad = _is_empty(frame, prompt)
   if bad.any():

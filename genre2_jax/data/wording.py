@@ -1,5 +1,6 @@
 """How messages name rows, columns and errors, and how a doubt is said."""
 
+import collections
 import difflib
 import sys
 import types
@@ -47,15 +48,13 @@ def listed(names: Iterable, limit: int = 8) -> str:
 
 
 def counted(cells: Iterable, limit: int = 3) -> str:
-  """ "'a' (20), 'b' (3)": the most frequent cells with their counts."""
-  counts: dict = {}
-  for cell in cells:
-    counts[cell] = counts.get(cell, 0) + 1
-  order = sorted(counts, key=lambda cell: -counts[cell])
-  first = ', '.join(
-    f'{shortened(cell)!r} ({counts[cell]})' for cell in order[:limit]
-  )
-  return first + (', ...' if len(order) > limit else '')
+  """ "'a' (20), 'b' (3)": the most frequent cells with their counts.
+
+  cells: or their counts, {cell: count}.
+  """
+  most = collections.Counter(cells).most_common()
+  first = ', '.join(f'{shortened(cell)!r} ({n})' for cell, n in most[:limit])
+  return first + (', ...' if len(most) > limit else '')
 
 
 def shortened(text: object, limit: int = 40) -> str:

@@ -34,7 +34,8 @@ def check_values(config: ConfigDict) -> None:
     'text.buckets',
   )  # fmt: skip
   not_negative = (
-    'seed', 'model.encoder_layers', 'model.head_layers', 'model.dropout',
+    'seed', 'max_seconds', 'model.encoder_layers', 'model.head_layers',
+    'model.dropout',
     'pretrain.epochs', 'finetune.epochs', 'pretrain.max_steps',
     'finetune.max_steps', 'pretrain.patience', 'finetune.patience',
     'optimizer.warmup_steps', 'optimizer.weight_decay',
@@ -61,7 +62,7 @@ def check_values(config: ConfigDict) -> None:
   for field, choices in (
     ('rollouts.reward', REWARDS),
     ('trie.beyond', ('error', 'prefix', 'samples')),
-    ('model.head', ('decoder', 'histogram', 'pointwise')),
+    ('model.head', ('decoder', 'trie', 'histogram', 'pointwise')),
     ('model.numeric_embedding', ('none', 'piecewise_linear', 'periodic')),
     ('model.category_embedding', ('ordinal', 'one_hot', 'learned')),
     ('baseline.name', ('', *BASELINES)),

@@ -1,11 +1,59 @@
 """Every field of a run, with its unit and its values. Recipes change a few.
 
 Set a field on the command line with `--config.x.y=value`. A field that is not
-declared here is an error. The numbers are GenRe²'s (arXiv 2512.06533) unless a
-comment says otherwise.
+declared here is an error. A placeholder stands for the number of `size`; the
+others are GenRe²'s (arXiv 2512.06533) unless a comment says otherwise.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+# Size -> the fields that nobody has set.
+SIZES: Mapping[str, Mapping[str, Any]] = {
+  # A minute or two on 2 CPU cores. Fixed before any of the twenty tasks of
+  # `benchmark/protocols.py` was run at it.
+  'small': {
+    'batch_size': 64,
+    'model.width': 64,
+    'model.num_layers': 2,
+    'model.feedforward': 128,
+    'model.encoder_hidden': 256,
+    'model.encoder_layers': 2,
+    'model.head_hidden': 256,
+    'tokenizer.base': 4,
+    'tokenizer.digits': 4,
+    'pretrain.learning_rate': 1e-3,
+    'pretrain.max_steps': 1200,
+    'pretrain.patience': 15,
+    'finetune.learning_rate': 3e-4,
+    'finetune.epochs': 100,
+    'finetune.max_steps': 240,
+    'finetune.patience': 8,
+  },
+  # GenRe²'s, whose rates are searched in 1e-5 .. 1e-4 and whose base and digits
+  # are swept over (2, 8), (4, 4), (6, 4), (8, 3), (10, 3).
+  'paper': {
+    'batch_size': 128,
+    'model.width': 256,
+    'model.num_layers': 3,
+    'model.feedforward': 1024,
+    'model.encoder_hidden': 1024,
+    'model.encoder_layers': 3,
+    'model.head_hidden': 2048,
+    'tokenizer.base': 2,
+    'tokenizer.digits': 8,
+    'pretrain.learning_rate': 5e-5,
+    'pretrain.max_steps': 0,
+    'pretrain.patience': 20,
+    'finetune.learning_rate': 5e-5,
+    'finetune.epochs': 40,  # The paper: 100, at 1e-5 or the searched rate.
+    'finetune.max_steps': 0,
+    'finetune.patience': 20,
+  },
+}
 
 
 def get_config() -> ConfigDict:
@@ -15,7 +63,11 @@ def get_config() -> ConfigDict:
   config.num_seeds = 1  # seed, seed + 1, ... train side by side in one program
   config.stages = ('pretrain', 'finetune')  # or ('pretrain',) or ('finetune',)
   config.init_from = ''  # workdir to take weights from; replaces 'pretrain'
-  config.batch_size = 128  # rows per step, of each seed
+  config.size = 'small'  # or 'paper': of all fields that have two defaults
+  config.batch_size = placeholder(int)  # rows per step, of each seed
+  config.max_seconds = 0.0  # of a whole run, if not 0: its stages share what is
+  # left, stop in time and keep their best; compiling is never cut short, the
+  # test rows are always predicted
   config.hyperparameters = 'config'  # or 'official': the paper's, by data.name
 
   config.data = data = ConfigDict()  # first of path, openml, root that is set
@@ -83,10 +135,11 @@ def get_config() -> ConfigDict:
   lora.targets = ('query', 'key', 'value', 'out')  # gate, up, down
 
   config.tokenizer = tokenizer = ConfigDict()
-  tokenizer.name = 'normalized'  # normalized, p10, ieee, exponent_first,
-  # repetition, hamming, bins; in the target's own unit: strings, decimal
-  tokenizer.base = 2  # paper's sweep (base, digits): (2,8) (4,4) (6,4) (8,3)
-  tokenizer.digits = 8  # digits, or mantissa digits
+  tokenizer.name = 'normalized'  # normalized, adaptive (numbers where the
+  # training targets are), p10, ieee, exponent_first, repetition, hamming,
+  # bins; in the target's own unit: strings, decimal
+  tokenizer.base = placeholder(int)  # of the digits
+  tokenizer.digits = placeholder(int)  # digits, or mantissa digits
   tokenizer.rounding = 'round'  # normalized: round (GenRe²), truncate (DBR)
   tokenizer.edge = 'left'  # normalized: left or midpoint of the cell
   tokenizer.max_exponent = 10  # p10, exponent_first: E-10 .. E10
@@ -101,15 +154,16 @@ def get_config() -> ConfigDict:
   tokenizer.fraction_digits = 1  # decimal: after it
 
   config.model = model = ConfigDict()
-  model.head = 'decoder'  # writes digits; histogram: one of tokenizer bins;
+  model.head = 'decoder'  # writes digits; trie: writes them too, the logits of
+  # all prefixes at once from an MLP; histogram: one of tokenizer bins;
   # pointwise: a number, no distribution
-  model.width = 256  # D, of memory and decoder
-  model.num_layers = 3  # decoder layers
+  model.width = placeholder(int)  # D, of memory and decoder
+  model.num_layers = placeholder(int)  # decoder layers
   model.num_heads = 4  # divides width
-  model.feedforward = 1024  # in the decoder
-  model.encoder_hidden = 1024  # MLP encoder
-  model.encoder_layers = 3  # hidden layers of it
-  model.head_hidden = 2048  # MLP of histogram and pointwise
+  model.feedforward = placeholder(int)  # in the decoder
+  model.encoder_hidden = placeholder(int)  # MLP encoder
+  model.encoder_layers = placeholder(int)  # hidden layers of it
+  model.head_hidden = placeholder(int)  # MLP of trie, histogram and pointwise
   model.head_layers = 3  # hidden layers of it
   model.dropout = 0.1  # where a stage's `dropout` says so
   model.numeric_embedding = 'none'  # piecewise_linear (12 train quantiles),
@@ -129,17 +183,21 @@ def get_config() -> ConfigDict:
   config.pretrain = pretrain = ConfigDict()  # from scratch
   pretrain.objective = (('ce', 1.0, {}),)  # each (name, weight, options)
   pretrain.epochs = 200  # at most
-  pretrain.max_steps = 0  # if not 0, at most: rounded up to whole epochs
-  pretrain.learning_rate = 5e-5  # peak; the paper searches 1e-5 .. 1e-4
-  pretrain.patience = 20  # epochs without a better validation; 0: never stop
+  pretrain.max_steps = placeholder(int)  # if not 0, at most; cuts the last
+  # epoch short
+  pretrain.learning_rate = placeholder(float)  # peak
+  pretrain.patience = placeholder(int)  # epochs without a better validation; 0:
+  # never stop
   pretrain.dropout = True  # at the rate of model.dropout
 
   config.finetune = finetune = ConfigDict()  # from the best of 'pretrain'
   finetune.objective = (('remax', 1.0, {}),)  # each (name, weight, options)
-  finetune.epochs = 40  # at most; the paper: 100, at the rate of 1e-5
-  finetune.max_steps = 0  # if not 0, at most: rounded up to whole epochs
-  finetune.learning_rate = 5e-5  # peak; the paper: 1e-5, or the searched rate
-  finetune.patience = 20  # epochs without a better validation; 0: never stop
+  finetune.epochs = placeholder(int)  # at most
+  finetune.max_steps = placeholder(int)  # if not 0, at most; cuts the last
+  # epoch short
+  finetune.learning_rate = placeholder(float)  # peak
+  finetune.patience = placeholder(int)  # epochs without a better validation; 0:
+  # never stop
   finetune.dropout = False  # never with objectives at the sequence level
 
   config.rollouts = rollouts = ConfigDict()  # numbers that the policy writes
@@ -191,6 +249,28 @@ def get_config() -> ConfigDict:
   profile.steps = ''  # '10:13' traces steps 10 to 12 of each stage
 
   config.report = True  # report.html and figures
+  config.compilation_cache = ''  # folder of compiled programs, which JAX reads
+  # back; '': ~/.cache/genre2_jax/compiled; none
   config.steps_per_dispatch = 0  # 0: about half a second's worth
   config.lock()  # A recipe that misspells a field says so.
   return config
+
+
+def sized(config: ConfigDict) -> ConfigDict:
+  """A copy in which the fields that nobody has set are those of its size.
+
+  Raises:
+    KeyError: no such size.
+  """
+  config = config.copy_and_resolve_references()
+  fields = SIZES[config.size]
+  unset = {name: x for name, x in fields.items() if _is_unset(config, name)}
+  config.update_from_flattened_dict(unset)
+  return config
+
+
+def _is_unset(config, name):
+  *sections, field = name.split('.')
+  for section in sections:
+    config = config[section]
+  return config[field] is None

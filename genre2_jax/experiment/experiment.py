@@ -28,7 +28,7 @@ from genre2_jax.experiment.checks import (
   check_values,
   value_of,
 )
-from genre2_jax.experiment.defaults import get_config
+from genre2_jax.experiment.defaults import SIZES, get_config, sized
 from genre2_jax.experiment.meshes import build_mesh
 from genre2_jax.experiment.networks import build_model, model_of
 from genre2_jax.experiment.stages import all_stages, build_stages
@@ -94,6 +94,7 @@ class Experiment:
     report: whether report.html is written.
     steps_per_dispatch: steps between two looks of the host; 0: chosen as the
       run goes.
+    max_seconds: of the whole run; 0: no bound.
   """
 
   fields: dict[str, Any]
@@ -111,6 +112,7 @@ class Experiment:
   profile_steps: tuple[int, int] | None
   report: bool
   steps_per_dispatch: int
+  max_seconds: float
 
 
 class Source(Protocol):
@@ -154,14 +156,17 @@ class Prepared(Experiment):
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
-  """The config with official hyperparameters filled in, values checked.
+  """The config with all fields that its size and the paper set, checked.
 
   Raises:
     InputError: a value that no run could use.
   """
-  config = config.copy_and_resolve_references()
+  check_choice('size', config.size, tuple(SIZES))
   if config.hyperparameters == 'official':
     official = _official(config.data.name)
+    config = config.copy_and_resolve_references()
+    config.size = 'paper'
+    config = sized(config)
     config.update_from_flattened_dict(
       {
         field: type(value_of(config, field))(float(official[column]))
@@ -170,6 +175,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
     )
   else:
     check_choice('hyperparameters', config.hyperparameters, ('config',))
+    config = sized(config)
   check_values(config)
   return config
 
@@ -219,6 +225,7 @@ def reopened(
   features: Features | TextFeatures,
   scaler: Scaler,
   where: str = 'config.json',
+  numbers: Sequence[float] = (),
 ) -> Experiment:
   """The experiment of a finished run, without its data.
 
@@ -227,6 +234,7 @@ def reopened(
     features: that it saved.
     scaler: that it saved.
     where: begins the message of an error.
+    numbers: that it saved, of its tokenizer.
 
   Raises:
     InputError: a value that no run could have had, or a head that has another
@@ -235,7 +243,7 @@ def reopened(
   config = ConfigDict(with_defaults(fields, where))
   try:
     check_values(config)
-    model = model_of(config, features, scaler)
+    model = model_of(config, features, scaler, numbers)
     return Experiment(**_shared(config, model, all_stages(config)))
   except InputError as error:
     raise InputError(f'{where}: {error}') from error
@@ -249,7 +257,7 @@ def with_defaults(
   Raises:
     InputError: a field is not of its default's type.
   """
-  defaults = get_config().to_dict()
+  defaults = sized(get_config()).to_dict()
   check_types(fields, defaults, f'{where}: ')
   return _overlaid(defaults, _dated(fields))
 
@@ -279,6 +287,7 @@ def _shared(
     profile_steps=profiling.parse_steps(config.profile.steps),
     report=config.report,
     steps_per_dispatch=config.steps_per_dispatch,
+    max_seconds=config.max_seconds,
   )
 
 
@@ -319,6 +328,8 @@ def _as_json(value):
 
 def _dated(fields):
   """A saved config that says what was no choice yet when it was saved."""
+  if 'size' not in fields:  # Then all of its fields were set.
+    fields = {**fields, 'size': 'paper'}
   language = fields.get('language_model', {})
   if 'head_activation' in language:
     return fields

@@ -1,6 +1,6 @@
 """The model that a config describes, for the data at hand."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -14,9 +14,14 @@ from genre2_jax.data.targets import Scaler
 from genre2_jax.data.texts import Texts
 from genre2_jax.errors import InputError
 from genre2_jax.models import language_model
-from genre2_jax.models.heads import histogram_policy, pointwise_head
+from genre2_jax.models.heads import (
+  histogram_policy,
+  pointwise_head,
+  trie_policy,
+)
 from genre2_jax.models.model import Model
 from genre2_jax.models.tabular import tabular_policy
+from genre2_jax.policy import trie
 from genre2_jax.tokenizers import Tokenizer
 from genre2_jax.tokenizers.codec import Codec
 
@@ -42,8 +47,10 @@ def build_model(config: ConfigDict, table: Table | Texts) -> Model:
       table.category_names,
       kinds=table.kinds,
     )
-  scaler = targets.fit(config.data.transform, table.train.known_target)
-  return model_of(config, features, scaler)
+  target = table.train.known_target
+  scaler = targets.fit(config.data.transform, target)
+  tokenizer = build_tokenizer(config).fitted(scaler.standardize(target))
+  return model_of(config, features, scaler, tokenizer.numbers)
 
 
 def features_from_json(data: Mapping[str, Any]) -> Features | TextFeatures:
@@ -53,14 +60,23 @@ def features_from_json(data: Mapping[str, Any]) -> Features | TextFeatures:
 
 
 def model_of(
-  config: ConfigDict, features: Features | TextFeatures, scaler: Scaler
+  config: ConfigDict,
+  features: Features | TextFeatures,
+  scaler: Scaler,
+  numbers: Sequence[float] = (),
 ) -> Model:
   """The `Model` of given statistics.
+
+  Args:
+    config: of the run.
+    features: of its training rows.
+    scaler: of their targets.
+    numbers: that the tokenizer was fitted to, if it is one that is.
 
   Raises:
     InputError: parts that do not fit together.
   """
-  tokenizer = build_tokenizer(config)
+  tokenizer = build_tokenizer(config).with_numbers(numbers)
   model = config.model
   if tokenizer.domain == 'natural' and not scaler.is_linear:
     raise InputError(
@@ -76,6 +92,12 @@ def model_of(
     raise InputError(
       'model.head=histogram writes one token: set tokenizer.name=bins'
     )
+  nodes = trie.num_nodes(tokenizer)
+  if model.head == 'trie' and nodes > config.trie.max_nodes:
+    raise InputError(
+      f'model.head=trie gives logits of {nodes} nodes, more than '
+      f'trie.max_nodes={config.trie.max_nodes}: raise it, or take fewer digits'
+    )
   return Model(
     features=features,
     scaler=scaler,
@@ -87,7 +109,7 @@ def model_of(
 
 
 def build_tokenizer(config: ConfigDict) -> Tokenizer:
-  """The tokenizer that `config.tokenizer` describes."""
+  """The tokenizer that `config.tokenizer` describes, not fitted to targets."""
   fields = config.tokenizer
   options = tokenizers.OPTIONS.get(fields.name, ())
   return tokenizers.build(
@@ -123,4 +145,6 @@ def _network(config, tokenizer, features):
   fields |= {'hidden': hidden, 'num_layers': layers}
   if head == 'pointwise':
     return pointwise_head(**fields)
+  if head == 'trie':
+    return trie_policy(tokenizer, **fields)
   return histogram_policy(tokenizer, **fields)

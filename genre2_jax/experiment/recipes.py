@@ -272,6 +272,10 @@ TALENT = Family(
       ('mse', 1.0, {}),
       fields={'model.head': 'pointwise'},
     ),
+    'train_mean': _baseline('train_mean', 'The mean of the train targets.'),
+    'histogram_trees': _baseline(
+      'histogram_trees', 'Histogram gradient boosting of scikit-learn.'
+    ),
     'linear': _baseline('linear', 'Linear regression.'),
     'random_forest': _baseline(
       'random_forest', 'Random forest of scikit-learn.'
@@ -287,6 +291,7 @@ TALENT = Family(
 
 # What RAFT's runs of Gemma-2 share.
 _GEMMA = {
+  'size': 'paper',
   'language_model.name': 'gemma2',
   'language_model.pretrained': 'google/gemma-2-2b',
   'language_model.vocabulary': 'all',
@@ -516,6 +521,7 @@ def _after_ce_on_code(says: str, *terms: Term) -> Recipe:
 CODE_METRICS = Family(
   says='Metrics of programs by a frozen T5Gemma encoder and a decoder.',
   fields={
+    'size': 'paper',
     'text.prompt': '{input}',
     'text.target': 'target',
     'text.max_length': 2048,

@@ -132,7 +132,7 @@ def _check_head(field, objective, config):
     )
   raise InputError(
     f'{field}={names} does not fit model.head={head}: mse belongs to '
-    'pointwise, all others to decoder and histogram'
+    'pointwise, all others to decoder, trie and histogram'
   )
 
 

@@ -2,6 +2,7 @@
 
 import os
 
+import pandas as pd
 from ml_collections import ConfigDict
 
 from genre2_jax.data import (
@@ -77,6 +78,7 @@ def read_rows(
   *,
   kinds: str = '',
   reading: str = '',
+  frame: pd.DataFrame | None = None,
 ) -> Rows | TextRows:
   """Rows of a file for a finished run to predict.
 
@@ -86,6 +88,7 @@ def read_rows(
     path: of the file.
     kinds: `data.kinds` of the run.
     reading: `data.reading` of the run.
+    frame: what `read_frame` gave of the file, or None to read it.
 
   Raises:
     InputError: the file or its columns cannot be used.
@@ -96,6 +99,7 @@ def read_rows(
       prompt=features.prompt,
       target_name=target_name,
       reading=reading,
+      frame=frame,
     )
   rows = tables.read_rows(
     path,
@@ -105,6 +109,7 @@ def read_rows(
     kinds=features.kinds,
     by_hand=kinds,
     reading=reading,
+    frame=frame,
   )
   features.say_unseen(rows, str(path))
   return rows

@@ -2,7 +2,9 @@
 
 import contextlib
 import csv
+import datetime
 import io
+import json
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
@@ -13,11 +15,12 @@ import numpy as np
 from genre2_jax.errors import InputError
 from genre2_jax.files import atomic
 
-EXTENSIONS = ('.csv', '.tsv', '.parquet', '.pq', '.xlsx')
+EXTENSIONS = ('.csv', '.tsv', '.parquet', '.pq', '.xlsx', '.jsonl')
 # What a sheet holds, the header among it.
 _XLSX_ROWS = 2**20
 
-Columns = Mapping[str, np.ndarray]
+# Name -> numpy or arrow array [n].
+Columns = Mapping[str, Any]
 
 
 def check(path: str | os.PathLike[str], num_rows: int = 0) -> None:
@@ -61,6 +64,8 @@ def growing(
       yield _parquet(file, held)
     elif kind == '.xlsx':
       yield _xlsx(file, held)
+    elif kind == '.jsonl':
+      yield _json_lines(file, held)
     else:
       yield _text(file, held, '\t' if kind == '.tsv' else ',')
 
@@ -69,9 +74,14 @@ def _kind(path):
   return pathlib.Path(path).suffix.lower()
 
 
-def _text(file, held, separator):
+def _opened(file, held):
   text = io.TextIOWrapper(file, encoding='utf-8', newline='')
   held.callback(text.detach)  # Who opened the file closes it.
+  return text
+
+
+def _text(file, held, separator):
+  text = _opened(file, held)
   writer = csv.writer(text, delimiter=separator, lineterminator='\n')
   first = iter([True])
 
@@ -79,6 +89,17 @@ def _text(file, held, separator):
     if next(first, False):
       writer.writerow(columns)
     writer.writerows(_rows(columns))
+
+  return write
+
+
+def _json_lines(file, held):
+  text = _opened(file, held)
+
+  def write(columns):
+    for row in _rows(columns):
+      record = dict(zip(columns, row, strict=True))
+      text.write(json.dumps(record, ensure_ascii=False, default=str) + '\n')
 
   return write
 
@@ -112,12 +133,33 @@ def _xlsx(file, held):
     if next(first, False):
       sheet.append(list(columns))
     for row in _rows(columns):
-      sheet.append(row)
+      sheet.append([_sheet_cell(cell, sheet) for cell in row])
 
   return write
 
 
+def _sheet_cell(cell, sheet):
+  """As a sheet can hold it: a text is no formula, whatever it begins with."""
+  if cell is None or isinstance(cell, int | float):
+    return cell
+  if isinstance(cell, datetime.date | datetime.time) and not getattr(
+    cell, 'tzinfo', None
+  ):
+    return cell
+  from openpyxl.cell import WriteOnlyCell
+  from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE as ILLEGAL
+
+  text = ILLEGAL.sub('\N{REPLACEMENT CHARACTER}', str(cell))
+  found = WriteOnlyCell(sheet, text)
+  found.data_type = 's'
+  return found
+
+
 def _rows(columns):
   return zip(
-    *(np.asarray(column).tolist() for column in columns.values()), strict=True
+    *(
+      column.tolist() if isinstance(column, np.ndarray) else column.to_pylist()
+      for column in columns.values()
+    ),
+    strict=True,
   )

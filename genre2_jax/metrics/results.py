@@ -61,6 +61,10 @@ class Model(Protocol):
   def codec(self) -> Codec: ...
 
 
+# Numbers that a model gives by itself, where it has them: `<name>_z` [S, n].
+LEARNED_AND_RAIL = ('learned_mean', 'rail', 'rail_normalized')
+
+
 def pooled(predicted: Predicted) -> dict[str, np.ndarray]:
   """The ensemble of S seeds: their samples in one pool, the others' mean.
 
@@ -149,7 +153,7 @@ def rows(
     if 'grid_mass' in member:
       mass = float(np.mean(member['grid_mass'], dtype=np.float64))
       values.append(('sample', 'grid_mass', mass))
-    for name in ('learned_mean', 'rail', 'rail_normalized'):
+    for name in LEARNED_AND_RAIL:
       if f'{name}_z' in member:
         values += points.evaluate(name, member[f'{name}_z'], target_z, **unit)
     if 'log_p' in member:
@@ -225,23 +229,31 @@ def summary(
     for _, s, stage, split, estimator, metric, value in rows
     if s == seed and split == 'test'
   }
-  lines = [
-    f'Test rows, {of}; errors in {unit}; "sample" is of all samples',
-    f'{"":24}' + ''.join(f'{stage:>14}' for stage in stages),
-  ]
+  head = f'Test rows, {of}; errors in {unit}; "sample" is of all samples'
+  table = [['', *stages]]
   for estimator, metric in _SUMMARY:
     cells = [values.get((s, estimator, metric)) for s in stages]
     if any(cell is not None for cell in cells):
-      lines.append(
-        f'{estimator + " " + metric:24}'
-        + ''.join(f'{_shown(cell):>14}' for cell in cells)
-      )
-  return '\n'.join(lines)
+      table.append([f'{estimator} {metric}', *map(_shown, cells)])
+  first, *others = (
+    max(map(len, column)) for column in zip(*table, strict=True)
+  )
+  # Wider than the longest cell, so that no two of them touch.
+  widths = [max(12, width) + 2 for width in others]
+  return '\n'.join(
+    [head]
+    + [
+      name.ljust(max(24, first))
+      + ''.join(x.rjust(w) for x, w in zip(cells, widths, strict=True))
+      for name, *cells in table
+    ]
+  )
 
 
 def _shown(value):
   if value is None:
     return ''
+  # What is small beside these is nothing, of z-scores and shares alike.
   return f'{value:.4f}' if abs(value) < 1e6 else f'{value:.4e}'
 
 

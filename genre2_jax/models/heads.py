@@ -1,7 +1,9 @@
-"""Regressors that decode nothing, to compare decoding with.
+"""Regressors without a decoder.
 
-A histogram is a decoder of one token, so it is a `Policy` and every objective,
-estimator and metric works with it. A pointwise head predicts one number.
+A histogram is a decoder of one token, and an MLP that gives the logits of every
+node of the trie writes digits like any other: both are a `Policy`, and every
+objective, estimator and metric works with them. A pointwise head predicts one
+number.
 """
 
 from collections.abc import Callable
@@ -14,7 +16,15 @@ import numpy as np
 
 from genre2_jax.models.encoders import MLPEncoder, feature_embedding
 from genre2_jax.models.layers import MASKED
-from genre2_jax.policy import Cache, Inputs, Params, Pointwise, Policy
+from genre2_jax.policy import (
+  Cache,
+  Inputs,
+  Params,
+  Pointwise,
+  Policy,
+  tables,
+  trie,
+)
 from genre2_jax.tokenizers import Tokenizer
 
 
@@ -92,6 +102,69 @@ def histogram_policy(
     return jnp.broadcast_to(context[:, None, None], shape), ()
 
   return Policy(tokenizer, init, encode, decode)
+
+
+def trie_policy(
+  tokenizer: Tokenizer,
+  *,
+  hidden: int = 2048,
+  num_layers: int = 3,
+  dropout: float = 0.1,
+  ensemble_members: int = 1,
+  **features: Any,
+) -> Policy:
+  """An MLP to the logits of all nodes of the trie at once.
+
+  It writes the numbers that a decoder would, digit by digit, but no digit costs
+  a forward pass: all of them are one matrix product. With k members p is the
+  mean of the members' distributions over numbers.
+
+  Args:
+    tokenizer: the number vocabulary, N nodes.
+    hidden: width of the hidden layers.
+    num_layers: hidden layers, each linear, ReLU, dropout.
+    dropout: rate.
+    ensemble_members: k, members of an implicit ensemble (`MLPEncoder`).
+    **features: cardinalities and what else `feature_embedding` takes.
+
+  Returns:
+    A `Policy`; inputs are `{'numeric': [B, F], 'categories': [B, C]}`, the
+    context is the logits [B, N, V].
+
+  Raises:
+    ValueError: features that do not fit together.
+  """
+  allowed = tables.allowed_at_nodes(tokenizer)
+  init, apply = _functions(
+    MLPEncoder(
+      embedding=feature_embedding(**features),
+      width=allowed.size,
+      hidden=hidden,
+      num_layers=num_layers,
+      dropout=dropout,
+      num_members=ensemble_members,
+      out_axis='vocab',
+    )
+  )
+  one = Policy(
+    tokenizer, init, apply, tables.decode_of(tokenizer), is_table=True
+  )
+
+  def encode(
+    params: Params, inputs: Inputs, dropout_key: jax.Array | None = None
+  ) -> jax.Array:
+    logits = apply(params, inputs, dropout_key).astype(jnp.float32)
+    logits = logits.reshape(*logits.shape[:2], *allowed.shape)
+    logits = jnp.where(allowed, logits, MASKED)  # [B, k, N, V]
+    if ensemble_members == 1:
+      return logits[:, 0]
+    rows = logits.reshape(-1, *allowed.shape)
+    log_p = trie.log_probs(one, params, rows)
+    log_p = log_p.reshape(*logits.shape[:2], -1)
+    mixture = jax.nn.logsumexp(log_p, axis=1) - np.log(ensemble_members)
+    return tables.logits_of(tokenizer, mixture)
+
+  return one._replace(encode=encode)
 
 
 def pointwise_head(

@@ -54,6 +54,8 @@ class Policy(NamedTuple):
       not allowed, a language model's other subwords. Sampling leaves it out,
       so that numbers stay grammatical; cross-entropy has it in; p(number) is
       to be had both ways (`grammatical`).
+    is_table: whether the context is the logits [B, N, V] of all nodes of the
+      trie, level by level (`policy/tables.py`): `decode` only looks them up.
   """
 
   tokenizer: Tokenizer
@@ -62,6 +64,7 @@ class Policy(NamedTuple):
   decode: Callable[..., tuple[jax.Array, Cache]]
   frozen: Callable[[tuple[str, ...]], bool] | None = None
   open: bool = False
+  is_table: bool = False
 
 
 class Pointwise(NamedTuple):

@@ -8,6 +8,7 @@ tokens read from the left.
 A whole trie of (2, 8) has 255 nodes, of (4, 4) 85, of (10, 3) 111.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -121,11 +122,13 @@ def broadcast(tokens: np.ndarray, batch: int) -> jax.Array:
 
 def num_nodes(tokenizer: Tokenizer, depth: int | None = None) -> int:
   """Nodes with children among the first `depth` tokens, by default all T."""
-  choices = tokenizer.allowed.sum(axis=1)[:depth].tolist()
-  nodes, width = 0, 1
-  for count in choices:
-    nodes, width = nodes + width, width * count
-  return nodes
+  return sum(level_widths(tokenizer.allowed[:depth]))
+
+
+def level_widths(allowed: np.ndarray) -> list[int]:
+  """Nodes of each level of a grammar [T, V], the root's first: T integers."""
+  choices = allowed.sum(axis=1).tolist()
+  return [math.prod(choices[:position]) for position in range(len(choices))]
 
 
 def sequences(tokenizer: Tokenizer, depth: int | None = None) -> np.ndarray:
@@ -160,6 +163,13 @@ def log_probs(
   allowed = policy.tokenizer.allowed
   is_open = policy.open and not normalized
   batch = len(jax.tree.leaves(context)[0])
+  if policy.is_table:
+    log_p, start = jnp.zeros((batch, 1)), 0
+    for choices, width in zip(allowed, level_widths(allowed), strict=True):
+      logits = context[:, start : start + width]
+      log_p = _descend(log_p, logits, choices, temperature, is_open)
+      start += width
+    return log_p
   top = trunk(allowed, max_nodes=_DENSE_NODES)
   logits, cache = policy.decode(
     params, context, broadcast(top.tokens, batch), top.positions, top.visible

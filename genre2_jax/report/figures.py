@@ -502,7 +502,8 @@ def _examples(run: Run) -> Panels:
       f'{stage.name} {numbers.text(np.median(v), run.decimals("rmse_unit"))}'
       for stage, v in zip(run.stages, values, strict=True)
     )
-    caption = f'Test row {row}, at the {share:.0%} quantile of the target'
+    # As predictions.csv numbers it.
+    caption = f'Test row {row + 1}, at the {share:.0%} quantile of the target'
     yield (
       f'examples_{number}',
       f'{caption}.',

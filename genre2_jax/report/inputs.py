@@ -33,7 +33,8 @@ TERM_NAMES = {
   'dar': 'DAR',
   'dist2': 'DIST²',
   'dr_grpo': 'Dr. GRPO',
-  'dummy': 'train mean',
+  'train_mean': 'train mean',
+  'histogram_trees': 'histogram trees',
   'exact': 'exact gradient',
   'expert': 'expert',
   'grpo': 'GRPO',
@@ -313,6 +314,7 @@ def _read_info(path: pathlib.Path) -> dict[str, Any]:
     'constant_target': isinstance(info.get('constant_target'), bool),
     # Runs of earlier versions lack it.
     'num_results': _is_count(info.get('num_results', 0)),
+    'out_of_time': _are(info.get('out_of_time', []), _is_text),
   }
   _refuse(path, [name for name, is_sound in checks.items() if not is_sound])
   return info
@@ -536,11 +538,15 @@ def _is_dependence(value: Any) -> bool:
     and isinstance(value.get('kind'), str)
     and isinstance(grid, list)
     and isinstance(predictions, list)
-    and (_are(grid, _is_number) or _are(grid, lambda x: isinstance(x, str)))
+    and (_are(grid, _is_number) or _are(grid, _is_text))
     and _are(predictions, _is_number)
     and len(grid) == len(predictions) > 0
     and _are(value.get('quantiles'), _is_number)
   )
+
+
+def _is_text(value: Any) -> bool:
+  return isinstance(value, str)
 
 
 def _is_number(value: Any) -> bool:

@@ -221,6 +221,11 @@ def notes(run: Run) -> list[str]:
   if not run.references:
     sentences.append('No references were fitted beside this run.')
   sentences += kept(run)
+  for stage in run.stages:
+    if stage.key in run.info.get('out_of_time', ()):
+      sentences.append(
+        f'Stage {stage.name} was ended by max_seconds: more time may help.'
+      )
   if run.is_point:
     sentences.append(
       'One number is predicted per row: its CRPS is its absolute error, and '

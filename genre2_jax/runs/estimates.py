@@ -9,7 +9,7 @@ was fitted on validation rows when the run ended (`metrics/recalibration.py`).
 import json
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -24,6 +24,21 @@ from genre2_jax.policy import Pointwise
 COVERAGES = (*(np.arange(1, 100) / 100).tolist(), 0.995, 0.999)
 DEFAULT_COVERAGE = 0.9
 FILE = 'margins.json'
+
+_INTERVALS = ('lower90', 'upper90')
+# All that `columns` may have a column for.
+NAMES = (
+  'prediction',
+  *(
+    f'{kind}{name}'
+    for kind in ('', 'conformal_', 'model_')
+    for name in _INTERVALS
+  ),
+  *sampled.POINT_ESTIMATORS,
+  'exact_mean',
+  'exact_median',
+  *results.LEARNED_AND_RAIL,
+)
 
 Arrays = Mapping[str, np.ndarray]
 # Of each of `COVERAGES`: z-scores, or None where rows were too few.
@@ -55,12 +70,28 @@ def points(predicted: Arrays, model: Model) -> dict[str, np.ndarray]:
     # Row by row, so that its bits do not depend on the rows beside it.
     found['exact_mean'] = weighted.sum(axis=1) / p.sum(axis=1)
     found['exact_median'] = _quantiles(member, model, [0.5])[:, 0]
+  for name in results.LEARNED_AND_RAIL:
+    if f'{name}_z' in member:
+      found[name] = member[f'{name}_z'].astype(np.float64)
   return found
 
 
-def default_name(names: Mapping[str, np.ndarray] | Sequence[str]) -> str:
+def default_name(names: Collection[str]) -> str:
   """The estimator that is meant where none is named."""
   return 'exact_mean' if 'exact_mean' in names else 'mean'
+
+
+def in_words(names: Collection[str]) -> str:
+  """What a file's `prediction`, `lower90` and `upper90` are."""
+  said = f'prediction is {default_name(names)}'
+  if 'lower90' in names:
+    return said + ', lower90 and upper90 the conformal 90 % interval'
+  if 'model_lower90' in names:
+    return (
+      f"{said}; the run kept no margins for a conformal interval: the model's "
+      'own 90 % interval is model_lower90 and model_upper90'
+    )
+  return said + ', without an interval'
 
 
 def quantiles(predicted: Arrays, model: Model, levels: ArrayLike) -> np.ndarray:
@@ -129,7 +160,7 @@ def columns(
 
 
 def _ends(prefix, ends):
-  return {f'{prefix}lower90': ends[:, 0], f'{prefix}upper90': ends[:, 1]}
+  return {f'{prefix}{x}': ends[:, i] for i, x in enumerate(_INTERVALS)}
 
 
 # -------------------------------------------------------------------- margins

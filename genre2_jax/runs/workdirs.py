@@ -2,10 +2,11 @@
 
 .lock            held by the process that runs there
 config.json      the resolved config: the run's identity
-model.json       statistics of features and target, for new rows
+model.json       what was fitted to features and target, for new rows
 env.json         what it ran on
 metrics.jsonl    training and validation, as they go (`files/metrics_log.py`)
 evaluation/      predictions per stage and split, all seeds
+references.csv   the same of two baselines, on the same rows
 results.csv      every metric; rewritten after each stage
 predictions.csv  of the test rows, last stage, all seeds together
 columns.json     of a table, as they were read (`inspection.py`)
@@ -49,6 +50,8 @@ _LOCK = '.lock'
 # Fields that do not change what a run computes.
 _FREE_FIELDS = (
   'checkpoint',
+  'compilation_cache',
+  'max_seconds',
   'mesh',
   'profile',
   'report',
@@ -111,6 +114,7 @@ def create(workdir: pathlib.Path, experiment: Prepared) -> None:
         'target_name': table.target_name,
         'features': experiment.model.features.to_json(),
         'scaler': experiment.model.scaler.to_json(),
+        'numbers': list(experiment.model.codec.tokenizer.numbers),
         'data_digest': digest,
       },
     )
@@ -192,12 +196,18 @@ def write_results(workdir: pathlib.Path, rows: Sequence[Sequence]) -> None:
   atomic.write_csv(workdir / 'results.csv', results.COLUMNS, rows)
 
 
+def write_references(workdir: pathlib.Path, rows: Sequence[Sequence]) -> None:
+  """Writes references.csv, with the columns of results.csv."""
+  atomic.write_csv(workdir / 'references.csv', results.COLUMNS, rows)
+
+
 def write_run(
   workdir: pathlib.Path,
   experiment: Prepared,
   stages: Sequence[str],
   num_parameters: int,
   num_results: int,
+  out_of_time: Sequence[str] = (),
 ) -> None:
   """Writes run.json, which says that the run is finished.
 
@@ -207,6 +217,7 @@ def write_run(
     stages: names of what was evaluated, in order.
     num_parameters: of one seed's network.
     num_results: rows of results.csv: fewer are a torn file.
+    out_of_time: names of the stages that `max_seconds` ended.
   """
   table = experiment.table
   atomic.write_json(
@@ -222,6 +233,7 @@ def write_run(
       'parameters': num_parameters,
       'constant_target': experiment.model.scaler.is_constant,
       'num_results': num_results,
+      'out_of_time': list(out_of_time),
     },
   )
 

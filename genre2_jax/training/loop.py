@@ -7,16 +7,14 @@ Several processes run the loop side by side; process 0 alone writes and talks.
 
 import contextlib
 import dataclasses
-import io
 import logging
+import math
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import tqdm
 
 from genre2_jax.data.batches import Examples
 from genre2_jax.devices import memory, processes, profiling
@@ -32,6 +30,7 @@ from genre2_jax.training.programs import (
   abstract_state,
   compile_stage,
 )
+from genre2_jax.training.progress import Progress
 from genre2_jax.training.stages import Stage
 from genre2_jax.training.step import train_step
 from genre2_jax.training.train_state import Counters, TrainState
@@ -41,7 +40,6 @@ _logger = logging.getLogger('genre2_jax')
 # A dispatch aims at this long: short enough to leave within seconds of a
 # signal, long enough that the host's part in it does not show.
 _DISPATCH_SECONDS = 0.5
-_SHOWN = ('train/loss', 'train/reward', 'val/loss', 'val/reward')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,7 +58,7 @@ class Options:
     steps_per_dispatch: steps that the device takes before the host looks, at
       most those left of the epoch; 0: chosen as it goes, for half a second.
     interrupts: true once the run is asked to leave, in all processes.
-    verbose: 0: draws no progress bar.
+    verbose: 0: shows no progress.
     need: told what the programs need.
   """
 
@@ -85,10 +83,12 @@ class Trained:
   Attributes:
     params: the best parameters, stacked [S, ...]; None where one is frozen.
     frozen: the parameters that are never trained, or None.
+    out_of_time: whether the clock ended it.
   """
 
   params: StageParams
   frozen: Params
+  out_of_time: bool = False
 
   def merged(self) -> StageParams:
     """All parameters in one tree."""
@@ -101,6 +101,8 @@ def train(
   examples: Mapping[str, Examples],
   start: Callable[[], Params],
   options: Options,
+  *,
+  seconds: float = math.inf,
 ) -> Trained:
   """Trains a stage, or what is left of it.
 
@@ -111,6 +113,7 @@ def train(
     start: gives the network's stacked parameters, or None to draw them; asked
       before the first step only.
     options: of the run.
+    seconds: it may take, compiling included; then it is validated as it is.
 
   Raises:
     InputError: the state does not split over the mesh, or the frozen
@@ -118,15 +121,20 @@ def train(
     InterruptedRunError: progress is saved; the same call goes on.
     NonFiniteError: the last good checkpoint is kept.
   """
+  ends = time.monotonic() + seconds
+  out_of_time = False
   abstract = abstract_state(
     stage, model, seeds=options.seeds, mesh=options.mesh
   )
   options.need.of_state(abstract)
-  with StageCheckpoints(
-    (options.workdir / 'checkpoints' / stage.name).absolute(),
-    options.frozen_folder,
-    **options.checkpoint,
-  ) as checkpoints:
+  with (
+    StageCheckpoints(
+      (options.workdir / 'checkpoints' / stage.name).absolute(),
+      options.frozen_folder,
+      **options.checkpoint,
+    ) as checkpoints,
+    Progress(stage.name, verbose=options.verbose) as progress,
+  ):
     # Resuming: 1. the newest checkpoint that is whole, or the beginning;
     # 2. the log without what comes after it; 3. the same loop as ever.
     state = checkpoints.restore(abstract)
@@ -139,17 +147,23 @@ def train(
     if processes.is_first():
       metrics_log.truncate(options.workdir, stage.name, step)
     with processes.at_once(options.interrupts, f'compiling stage {stage.name}'):
+      progress.compiling()
       programs = _compile(stage, model, examples, options)
       if state is None:
         state = programs.init(start())
     with (
       _metric_writer(options) as writer,
-      _progress_bar(stage, programs, step, options.verbose) as progress,
       _profile(stage, programs, options) as profile,
     ):
+      at = _counters(state)
+      progress.start(
+        max(step, 0),
+        programs.num_steps,
+        stage.epochs - max(int(at.epoch[0]), 0),
+      )
       if step < 0:
         state = _validate(stage, programs, state, options, writer, progress)
-      at = _counters(state)
+        at = _counters(state)
       chunk = options.steps_per_dispatch or 1
       while not stage.is_finished(at):
         now = int(at.step[0])
@@ -158,7 +172,7 @@ def train(
           raise InterruptedRunError(
             f'interrupted at step {now} of stage {stage.name}, saved'
           )
-        left = (int(at.epoch[0]) + 1) * programs.epoch_steps - now
+        left = programs.end_of_epoch(int(at.epoch[0])) - now
         num_steps = min(chunk, left, profile.limit(now))
         profile.begin(now)
         began = time.monotonic()
@@ -167,10 +181,13 @@ def train(
         seconds = time.monotonic() - began
         profile.end(int(at.step[0]), programs.compiled.as_text)
         _check_finite(at, stage, options.seeds)
-        progress.update(num_steps)
-        if num_steps == left:
+        progress.advanced(num_steps)
+        out_of_time = _is_over(ends)
+        if num_steps == left or out_of_time:
           state = _validate(stage, programs, state, options, writer, progress)
           at = _counters(state)
+        if out_of_time:
+          break
         checkpoints.save_if_due(int(at.step[0]), state)
         if not options.steps_per_dispatch:
           chunk = processes.from_first(
@@ -179,7 +196,16 @@ def train(
       checkpoints.save(int(at.step[0]), state)
   if processes.is_first():
     _say_unmoved(options.workdir, stage.name)
-  return Trained(params=state.best_params, frozen=state.frozen)
+  return Trained(
+    params=state.best_params, frozen=state.frozen, out_of_time=out_of_time
+  )
+
+
+def _is_over(ends: float) -> bool:
+  """Whether the time is up, on the clock of process 0."""
+  if ends == math.inf:
+    return False
+  return bool(processes.from_first(int(time.monotonic() >= ends)))
 
 
 def _counters(state: TrainState) -> Counters:
@@ -192,7 +218,6 @@ def _compile(
   examples: Mapping[str, Examples],
   options: Options,
 ) -> Programs:
-  _logger.info('compiling stage %s', stage.name)
   began = time.monotonic()
   programs = compile_stage(
     train_step,
@@ -224,7 +249,7 @@ def _validate(stage, programs, state, options, writer, progress):
       seed=seed,
       epoch=int(at.epoch[index]),
       step=int(at.step[index]),
-      seconds=round(progress.format_dict['elapsed'], 3),
+      seconds=round(progress.seconds, 3),
       **{
         name: float(values[index])
         for name, values in metrics.items()
@@ -233,8 +258,10 @@ def _validate(stage, programs, state, options, writer, progress):
       },
       best_epoch=int(at.best_epoch[index]),
     )
-  progress.set_postfix(
-    {name: f'{metrics[name].mean():.4f}' for name in _SHOWN if name in metrics}
+  progress.validated(
+    int(at.epoch[0]),
+    at.best_epoch.tolist(),
+    {name: float(values.mean()) for name, values in metrics.items()},
   )
   return state
 
@@ -257,22 +284,8 @@ def _profile(stage, programs, options):
     options.profile_steps,
     options.workdir,
     stage.name,
-    stage.epochs * programs.epoch_steps,
+    programs.num_steps,
     processes.is_first(),
-  )
-
-
-def _progress_bar(stage, programs, step, verbose):
-  terminal = sys.stderr.isatty()
-  return tqdm.tqdm(
-    total=stage.epochs * programs.epoch_steps,
-    initial=max(step, 0),
-    desc=stage.name,
-    unit='step',
-    mininterval=0.2 if terminal else 10,
-    dynamic_ncols=terminal,
-    # One that is disabled would not count the seconds.
-    file=None if verbose else io.StringIO(),
   )
 
 

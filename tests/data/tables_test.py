@@ -529,6 +529,7 @@ def test_what_looks_like_numbers_is_said_and_read_by_hand(
     lambda i: f'{i}-',
     lambda i: f'{i}-{i + 5}',
     lambda i: f'<{i}',
+    lambda i: f'=""{i}""',
     lambda i: f'{i % 28 + 1}.1.2020' if i % 2 else f'2020-01-{i % 28 + 1:02d}',
   ],
 )
@@ -540,15 +541,175 @@ def test_other_notations_are_said(tmp_path, cell):
   assert not said
 
 
+@pytest.mark.parametrize(
+  'cell',
+  [
+    lambda i: f'0x{i:02x}',
+    lambda i: f'1_{i:03d}',
+    lambda i: f'{i}.5D+03',
+    lambda i: f'2020-W{i % 50 + 1:02d}',
+    lambda i: f'2020Q{i % 4 + 1}',
+    lambda i: f'Q{i % 4 + 1} 2020',
+    lambda i: f'Jan-{i:02d}',
+    lambda i: f'{i}h30m',
+    lambda i: f'{i} min 5 s',
+    lambda i: f'{i} days 03:04:05',
+    lambda i: f'PT{i}H',
+    lambda i: f'({i}+1j)',
+  ],
+)
+def test_notations_that_are_not_read_are_said(tmp_path, cell):
+  table, said = _with_column(tmp_path, cell)
+  assert table.category_names == ('size',)
+  assert 'not read' in said[0] and 'size=category' in said[0]
+
+
+def test_different_units_are_said(tmp_path):
+  _, (message,) = _with_column(
+    tmp_path, lambda i: f'{i} kg' if i % 3 else f'{1000 * i} g'
+  )
+  assert "'kg' (40), 'g' (20)" in message
+
+
+def test_points_that_may_be_of_thousands_are_said(tmp_path):
+  def cell(i):
+    return f'1.{i:03d}' if i % 2 else 850 + i
+
+  _, (message,) = _with_column(tmp_path, cell)
+  assert "'1.001'" in message and 'thousands=.' in message and '1001' in message
+  _, said = _with_column(
+    tmp_path, lambda i: f'"{cell(i)}"', reading='decimal=. '
+  )
+  assert len(said) == 1
+  table, said = _with_column(
+    tmp_path, cell, reading={'thousands': '.', 'decimal': ','}
+  )
+  assert _columns(table)['size'][1] == 1001 and not said
+  for other in (0.125, 1.5, 1250, 1.0625):
+    assert not _with_column(tmp_path, lambda i, o=other: cell(i) if i else o)[1]
+
+
+def test_lists_and_objects_are_said(tmp_path):
+  path = tmp_path / 't.jsonl'
+  lines = (f'{{"x": {{"u": {i}}}, "y": {i}}}' for i in range(9))
+  path.write_text('\n'.join(lines))
+  _, (message,) = _said(lambda: tables.read_file(path, 'y'))
+  assert "'x': 9 cells" in message and 'column of its own' in message
+
+
+def test_a_name_twice_in_a_line_of_json_is_refused(tmp_path):
+  path = _write(tmp_path / 't.jsonl', '{"x": 1, "y": 2}\n{"x": 1, "x": 2}\n')
+  assert_refused(lambda: tables.read_file(path, 'y'), 'line 2', "'x'", 'twice')
+
+
 def test_months_are_dates(tmp_path):
   _, said = _with_column(tmp_path, lambda i: f'2020-{i % 12 + 1:02d}')
   assert "size='date %Y-%m'" in said[0]
 
 
-def test_infinite_numbers_are_no_doubt(tmp_path):
-  with warnings.catch_warnings():
-    warnings.simplefilter('error')
-    _with_column(tmp_path, lambda i: 'inf' if i % 3 else i)
+@pytest.mark.parametrize('cell', ['inf', '-Infinity', '1e400', '9' * 400])
+def test_infinite_numbers_are_said(tmp_path, cell):
+  table, (message,) = _with_column(tmp_path, lambda i: cell if i == 7 else i)
+  assert np.isinf(_columns(table)['size'][7])
+  for word in ("'size'", cell[:20], '1 row: 8', 'missing'):
+    assert word in message
+
+
+def test_integers_beyond_float64_are_numbers(tmp_path):
+  path = tmp_path / 't.jsonl'
+  lines = (f'{{"x": 1{"0" * 400 * (i == 2)}, "y": {i}}}' for i in range(9))
+  path.write_text('\n'.join(lines))
+  table, (message,) = _said(lambda: tables.read_file(path, 'y'))
+  assert table.numeric_names == ('x',)
+  assert '1 row: 3' in message
+
+
+def test_numbers_below_float64_are_said(tmp_path):
+  _, (message,) = _with_column(
+    tmp_path, lambda i: '-3e-400' if i == 7 else i + 1
+  )
+  assert not _with_column(tmp_path, lambda i: '0e-9' if i == 7 else i)[1]
+  assert "'-3e-400' are too small" in message
+
+
+@pytest.mark.parametrize(
+  ('cell', 'how', 'second'),
+  [
+    (lambda i: f'202001{i % 31 + 1:02d}', '%Y%m%d', 1577923200),
+    (lambda i: 99991231 if i % 20 == 0 else 20200102, None, None),
+    (
+      lambda i: 99991231 if i % 20 == 0 else 20200101 + i % 28,
+      '%Y%m%d',
+      1577923200,
+    ),
+    (lambda i: f'2020{i % 12 + 1:02d}', '%Y%m', 1580515200),
+    (
+      lambda i: f'202001021030{i % 60:02d}',
+      '%Y%m%d%H%M%S',
+      1577961001,
+    ),
+    (lambda i: f'2020{i % 60:02d}15', None, None),
+    (lambda i: 20200000 + 97 * i, None, None),
+    (lambda i: 200000 + i, None, None),
+  ],
+)
+def test_dates_of_digits_alone_are_said_and_read_by_hand(
+  tmp_path, cell, how, second
+):
+  table, said = _with_column(tmp_path, cell)
+  assert table.kinds == ('number', 'number')
+  if how is None:
+    assert not said
+    return
+  assert f"size='date {how}'" in said[0] and 'numbers' in said[0]
+  for kind in ('date', f'date {how}'):
+    table, _ = _with_column(tmp_path, cell, kinds={'size': kind})
+    assert _columns(table)['size'][1] == second
+  # Typed, and with a gap that makes them floats, they are the same.
+  frame = pd.DataFrame({'x': [int(cell(i)) for i in range(60)]})
+  for dtype in ('int64', 'float64', 'Int64'):
+    path = tmp_path / 't.parquet'
+    typed = frame.astype(dtype).assign(y=range(60))
+    typed.to_parquet(path)
+    table, said = _said(lambda p=path: tables.read_file(p, 'y'))
+    assert table.kinds == ('number',) and how in said[0]
+    table = tables.read_file(path, 'y', kinds='x=date')
+    assert _columns(table)['x'][1] == second
+
+
+def test_a_target_of_dates_in_digits_is_said(tmp_path):
+  rows = ''.join(f'{i},{20200101 + i}\n' for i in range(9))
+  path = _write(tmp_path / 't.csv', f'x,y\n{rows}')
+  _, (message,) = _said(lambda: tables.read_file(path, 'y'))
+  assert "target 'y'" in message and '%Y%m%d' in message
+
+
+@pytest.mark.parametrize(
+  ('index', 'said'),
+  [
+    (pd.Index(range(9), name='day'), ["'day'"]),
+    (pd.date_range('2020-01-01', periods=9), ['2020-01-01']),
+    (pd.Index(list('abcdefghi')), ["'a'"]),
+    (
+      pd.MultiIndex.from_product([range(3), range(3)], names=['u', None]),
+      ["'u'", '0, 0'],
+    ),
+    (pd.Index([8, 2, 1, 0, 3, 4, 5, 6, 7]), []),
+    (pd.Index(range(9), name='x'), []),
+  ],
+)
+def test_an_index_is_no_feature_and_that_is_said(tmp_path, index, said):
+  path = tmp_path / 't.parquet'
+  frame = pd.DataFrame({'x': range(9), 'y': range(9)}).set_index(index)
+  if index.name == 'x':
+    frame.index.name = 'x'
+  else:
+    assert list(frame) == ['x', 'y']
+  frame.to_parquet(path)
+  _, messages = _said(lambda: tables.read_file(path, 'y'))
+  assert len(messages) == bool(said)
+  for word in (*said, 'reset_index') if said else ():
+    assert word in messages[0]
 
 
 def test_a_target_with_a_unit_is_read_by_hand(tmp_path):
@@ -575,11 +736,33 @@ def test_labels_are_no_doubt(tmp_path, cell):
 
 
 def test_gaps_among_numbers_are_missing_and_said(tmp_path):
-  for gap, doubts in (('-', 1), ('n.a.', 1), (' ', 0), ('#DIV/0!', 0)):
+  for gap in ('-', 'n.a.', ' ', 'NA', '#DIV/0!', ' #REF!', '#N/A'):
+    doubts = gap not in (' ', 'NA')
     table, said = _with_column(tmp_path, lambda i, g=gap: g if i % 5 else i)
     assert np.isnan(_columns(table)['size'][1])
     assert len(said) == doubts
-    assert all('missing' in message for message in said)
+    for message in said:
+      assert f'{gap.strip()!r} (48) among numbers' in message
+      assert 'missing' in message
+
+
+def test_errors_among_labels_and_dates_are_missing_and_said(tmp_path):
+  for cell, among in (('u', 'labels'), ('2020-01-02', 'dates')):
+    _, (message,) = _with_column(
+      tmp_path, lambda i, c=cell: '#REF!' if i < 3 else c
+    )
+    assert f"'#REF!' (3) among {among} are read as missing" in message
+
+
+def test_gaps_in_rows_to_predict_are_said(tmp_path):
+  path = _write(
+    tmp_path / 't.csv', 'n,d,b,c\n-,02.01.1970,1,#N/A\n1e999,,FALSE,x\n'
+  )
+  rows, said = _said(lambda: tables.read_rows(path, **KINDS))
+  assert np.isnan(rows.numeric[0, 0]) and np.isinf(rows.numeric[1, 0])
+  for words in (("'n'", "'-' (1)", "'1e999'", '1 row: 2'), ("'c'", "'#N/A'")):
+    (message,) = (m for m in said if words[0] in m)
+    assert all(word in message for word in words), message
 
 
 def test_an_ambiguous_order_of_dates_is_not_guessed(tmp_path):
@@ -799,7 +982,6 @@ def test_column_levels_are_refused(tmp_path):
 
 
 def test_a_workbook(tmp_path):
-  pytest.importorskip('openpyxl')
   frame = _frame(20).assign(when=pd.date_range('2020-01-01', periods=20))
   path = tmp_path / 't.xlsx'
   with pd.ExcelWriter(path) as book:

@@ -3,6 +3,8 @@
 import gzip
 import io
 import pathlib
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -387,6 +389,19 @@ def test_a_missing_tokenizer_says_what_to_give(tmp_path):
     lambda: subwords.load_tokenizer(str(tmp_path / 'none')), 'no such folder'
   )
   assert_refused(lambda: subwords.load_tokenizer(str(tmp_path)), 'not loaded')
+
+
+def test_nothing_is_said_of_a_missing_pytorch(tmp_path):
+  pytest.importorskip('transformers')
+  code = (
+    'import os; from genre2_jax.data import subwords; before = dict(os.environ)'
+    f'\ntry: subwords.load_tokenizer({str(tmp_path)!r})'
+    '\nexcept ValueError: assert before == dict(os.environ)'
+  )
+  process = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, check=True
+  )
+  assert process.stderr == ''
 
 
 # -------------------------------------------------------------------- targets

@@ -1,12 +1,14 @@
 """Configs: what they resolve to, and what no run could use."""
 
 import csv
+import inspect
 
 import pytest
 from checks import assert_refused
 
 from configs import base
-from genre2_jax.experiment import experiment, recipes
+from genre2_jax import DecodingRegressor, estimator
+from genre2_jax.experiment import checks, defaults, experiment, recipes
 from genre2_jax.experiment.stages import build_stages
 from genre2_jax.policy.enumeration import Enumeration
 
@@ -80,7 +82,8 @@ def test_the_official_hyperparameters_are_the_published_ones():
   config = experiment.resolve(before)
   assert config.tokenizer.base == int(row['base'])
   assert config.tokenizer.digits == int(row['digits'])
-  assert config.model.to_dict() == base.get_config().model.to_dict() | {
+  paper = defaults.sized(changed(size='paper'))
+  assert config.model.to_dict() == paper.model.to_dict() | {
     'width': int(row['d_model']),
     'num_layers': int(row['num_decoder_layers']),
     'num_heads': int(row['nhead']),
@@ -89,9 +92,31 @@ def test_the_official_hyperparameters_are_the_published_ones():
     'dropout': float(row['dropout']),
   }
   assert config.pretrain.learning_rate == float(row['learning_rate'])
-  assert config.finetune.to_dict() == base.get_config().finetune.to_dict()
+  assert config.finetune.to_dict() == paper.finetune.to_dict()
   # The config that was given stays as it is.
   assert before.model.to_dict() == base.get_config().model.to_dict()
+
+
+def test_a_size_sets_what_nobody_has_set():
+  small = experiment.resolve(changed())
+  paper = experiment.resolve(changed(size='paper', model__width=64))
+  assert (small.batch_size, small.model.width) == (64, 64)
+  assert (paper.batch_size, paper.model.width) == (128, 64)
+  for size, config in (('small', small), ('paper', paper)):
+    for name, value in defaults.SIZES[size].items():
+      if name != 'model.width':
+        assert checks.value_of(config, name) == value
+        assert type(checks.value_of(config, name)) is type(value)
+  assert_refused(lambda: experiment.resolve(changed(size='papr')), "'paper'")
+
+
+def test_the_estimator_is_of_the_small_size():
+  arguments = inspect.signature(DecodingRegressor).parameters
+  named = {field: name for name, field in estimator._FIELDS.items()}
+  for field, value in defaults.SIZES['small'].items():
+    if field in named:
+      assert arguments[named[field]].default == value, field
+  assert set(defaults.SIZES['small']) - set(named) == {'model.head_hidden'}
 
 
 def test_an_unknown_official_task_names_the_near_one():
@@ -114,7 +139,7 @@ def test_an_unknown_official_task_names_the_near_one():
     ({'baseline__name': 'catbost'}, "did you mean 'catboost'?"),
     ({'optimizer__name': 'adafacter'}, "did you mean 'adafactor'?"),
     ({'optimizer__schedule': 'linear'}, 'cosine, constant'),
-    ({'optimizer__accumulation': 3}, 'does not divide batch_size=128'),
+    ({'optimizer__accumulation': 3}, 'does not divide batch_size=64'),
     ({'optimizer__accumulation': 0}, 'accumulation=0 must be positive'),
     ({'seed': -1}, 'seed=-1'),
     ({'seed': 2**32 - 1, 'num_seeds': 2}, 'below 2^32'),
@@ -172,9 +197,11 @@ def test_objectives_that_make_no_sense_are_refused(parts, fields, words):
 
 def test_no_dropout_while_samples_are_scored():
   config = changed(finetune__dropout=True)
-  assert_refused(lambda: build_stages(config), 'finetune.dropout')
+  assert_refused(
+    lambda: build_stages(experiment.resolve(config)), 'finetune.dropout'
+  )
   config = finetune(('raft', 1.0, {}), finetune__dropout=True)
-  assert build_stages(config)[1].objective.dropout
+  assert build_stages(experiment.resolve(config))[1].objective.dropout
 
 
 @pytest.mark.parametrize(
@@ -231,7 +258,11 @@ def test_a_trie_beyond_the_limit_is_refused_by_its_size():
   # Trained numbers can't be sampled.
   config.trie.beyond = 'samples'
   config.finetune.objective = (('raft', 1.0, {'learnable': True}),)
-  assert_refused(lambda: build_stages(config), 'trains every number', '37449')
+  assert_refused(
+    lambda: build_stages(experiment.resolve(config)),
+    'trains every number',
+    '37449',
+  )
   # Where nothing enumerates, nothing is refused.
   config.finetune.objective = (('remax', 1.0, {}),)
   assert len(build_stages(config)) == 2
@@ -250,7 +281,8 @@ def test_a_trie_beyond_the_limit_is_refused_by_its_size():
 def test_weights_from_elsewhere_stand_in_for_pretraining(
   stages, init_from, expected
 ):
-  built = build_stages(changed(stages=stages, init_from=init_from))
+  config = changed(stages=stages, init_from=init_from)
+  built = build_stages(experiment.resolve(config))
   assert [stage.name for stage in built] == expected
 
 

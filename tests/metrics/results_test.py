@@ -146,6 +146,23 @@ def test_the_summary_keeps_large_numbers_apart():
   assert line.split() == ['mean', 'rmse', '6.6797e+08', '6.6797e+08']
 
 
+def test_the_columns_of_the_summary_never_touch():
+  stages = ['a_stage_of_a_sum_of_many_objectives', 'ce']
+  rows = [
+    ('tiny', 0, s, 'test', *key, -123456789e290)
+    for s in stages
+    for key in (('mean', 'rmse'), ('sample', 'coverage90'))
+  ]
+  rows[-1] = (*rows[-1][:-1], 3e-7)
+  _, head, *lines = results.summary(rows, stages).splitlines()
+  assert head.split() == stages
+  assert len({len(line) for line in (head, *lines)}) == 1
+  assert [line.split()[2:] for line in lines] == [
+    ['-1.2346e+298', '-1.2346e+298'],
+    ['-1.2346e+298', '0.0000'],
+  ]
+
+
 def test_the_summary_leaves_room_where_a_stage_has_no_such_row():
   target = np.linspace(-1, 2, 8)
   rows = result_rows(predicted_of(1), (7,), target)

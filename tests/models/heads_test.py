@@ -10,8 +10,12 @@ import pytest
 
 from genre2_jax import tokenizers
 from genre2_jax.devices import sharding
-from genre2_jax.models.heads import histogram_policy, pointwise_head
-from genre2_jax.policy import sampling, scoring, teacher_forced
+from genre2_jax.models.heads import (
+  histogram_policy,
+  pointwise_head,
+  trie_policy,
+)
+from genre2_jax.policy import sampling, scoring, tables, teacher_forced, trie
 
 FEATURES = {
   'cardinalities': (3, 2),
@@ -93,6 +97,55 @@ def mlp(params, inputs, member=0):
 def softmax(logits):
   p = np.exp(logits - logits.max(-1, keepdims=True))
   return p / p.sum(-1, keepdims=True)
+
+
+# --------------------------------------------------------------------- trie
+
+
+@functools.cache
+def trie_head(members=1, tokenizer=None):
+  """A policy and its parameters, moved away from the initial ones."""
+  tokenizer = tokenizer or tokenizers.build('normalized', base=3, digits=2)
+  policy = trie_policy(tokenizer, ensemble_members=members, **SIZES, **FEATURES)
+  return policy, scattered(policy.init)
+
+
+@pytest.mark.parametrize('members', [1, 3])
+def test_the_trie_head_is_the_mean_of_its_members_distributions(members):
+  policy, params = trie_head(members)
+  inputs = inputs_of(6)
+  context = jax.jit(policy.encode)(params, inputs)
+  assert context.shape == (6, 4, 3)
+  assert context.dtype == jnp.float32
+  expected = 0
+  for member in range(members):
+    p = softmax(mlp(params, inputs, member).reshape(6, 4, 3))
+    expected += p[:, 0, :, None] * p[:, 1:] / members
+  got = jnp.exp(trie.log_probs(policy, params, context))
+  np.testing.assert_allclose(got, expected.reshape(6, 9), atol=1e-5)
+  assert np.std(expected, axis=0).max() > 1e-2  # the inputs matter
+
+
+@pytest.mark.parametrize('members', [1, 2])
+def test_the_trie_head_writes_the_grammar_only(members):
+  tokenizer = tokenizers.build(
+    'ieee', base=2, digits=2, exponent_digits=1, specials=False
+  )
+  policy, params = trie_head(members, tokenizer)
+  context = policy.encode(params, inputs_of(2))
+  allowed = tables.allowed_at_nodes(tokenizer)
+  assert np.asarray(jax.nn.softmax(context))[:, ~allowed].max() == 0
+  log_p = trie.log_probs(policy, params, context)
+  np.testing.assert_allclose(jnp.exp(log_p).sum(-1), 1, rtol=1e-5)
+
+
+def test_the_trie_head_drops_out_with_a_key_only():
+  policy, params = trie_head()
+  inputs = inputs_of(4)
+  once, again = (policy.encode(params, inputs) for _ in range(2))
+  np.testing.assert_array_equal(once, again)
+  dropped = policy.encode(params, inputs, jax.random.key(1))
+  assert np.abs(np.asarray(dropped - once)).max() > 1e-3
 
 
 # ---------------------------------------------------------------- histogram

@@ -78,6 +78,19 @@ def test_columns_are_exact_where_the_distribution_is():
     np.testing.assert_allclose(columns[name], 100 + 10 * expected)
 
 
+def test_numbers_that_only_some_models_have_are_columns_too():
+  predicted = predicted_of(2)
+  assert set(estimates.columns(predicted, MODEL)) < set(estimates.NAMES)
+  names = ('learned_mean', 'rail', 'rail_normalized')
+  for place, name in enumerate(names):
+    predicted[f'{name}_z'] = predicted['greedy_z'] / (place + 2)
+  columns = estimates.columns(predicted, MODEL)
+  for place, name in enumerate(names):
+    expected = 100 + 10 * predicted['greedy_z'].mean(0) / (place + 2)
+    np.testing.assert_allclose(columns[name], expected)
+  np.testing.assert_array_equal(columns['prediction'], columns['exact_mean'])
+
+
 def test_margins_move_the_default_interval_and_its_namesake_alone():
   predicted = predicted_of(1)
   margins = tuple(np.linspace(0.01, 0.5, len(estimates.COVERAGES)))

@@ -10,8 +10,8 @@ from checks import assert_refused
 
 from genre2_jax import DecodingRegressor
 from genre2_jax.data import tables
+from genre2_jax.runs import estimates, prediction
 from genre2_jax.runs import finished as finished_run
-from genre2_jax.runs import prediction
 
 
 @pytest.fixture(scope='module')
@@ -45,7 +45,7 @@ def test_every_row_gets_a_prediction_in_the_original_unit(
     'median', 'clipped_mean', 'clipped_median', 'exact_mean', 'exact_median',
     'conformal_lower90', 'conformal_upper90', 'model_lower90', 'model_upper90',
   ]  # fmt: skip
-  assert list(table['row']) == list(range(len(rows)))
+  assert list(table['row']) == list(range(1, len(rows) + 1))
   assert (table['prediction'] == table['exact_mean']).all()
   assert (table['lower90'] <= table['exact_median']).all()
   assert (table['exact_median'] <= table['upper90']).all()
@@ -166,6 +166,84 @@ def test_blocks_of_rows_have_the_bits_of_one_go(forecast, rows, monkeypatch):
   monkeypatch.setattr(finished_run.evaluation, 'predict', counted)
   pd.testing.assert_frame_equal(forecast(rows), whole, check_exact=True)
   assert sizes == [32, 32, 32, 24]
+
+
+KINDS = {
+  '.csv': (pd.DataFrame.to_csv, lambda path: pd.read_csv(path, dtype=str)),
+  '.tsv': (
+    lambda frame, path, index: frame.to_csv(path, index=index, sep='\t'),
+    lambda path: pd.read_csv(path, dtype=str, sep='\t'),
+  ),
+  '.parquet': (pd.DataFrame.to_parquet, pd.read_parquet),
+  '.xlsx': (
+    pd.DataFrame.to_excel,
+    lambda path: pd.read_excel(path, dtype={'id': str}),
+  ),
+  '.jsonl': (
+    lambda frame, path, index: frame.to_json(
+      path, orient='records', lines=True
+    ),
+    lambda path: pd.read_json(path, lines=True, dtype={'id': str}),
+  ),
+}
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_kept_columns_go_along_from_every_kind_to_every_kind(
+  finished, rows, tmp_path, kind
+):
+  if kind == '.xlsx':
+    pytest.importorskip('openpyxl')
+  put, get = KINDS[kind]
+  ids = [f'00{i}' for i in range(len(rows))]
+  source, output = (tmp_path / f'{name}{kind}' for name in ('in', 'out'))
+  put(rows.assign(id=ids, note='a, "b"'), source, index=False)
+  prediction.predict_file(finished, source, output, ['id', 'note'])
+  table = get(output)
+  assert list(table)[:4] == ['row', 'id', 'note', 'prediction']
+  assert list(table['id']) == ids and set(table['note']) == {'a, "b"'}
+  assert table['row'].astype(int).tolist() == list(range(1, len(rows) + 1))
+
+
+def test_all_columns_go_along(finished, data_file, rows, tmp_path, capsys):
+  output = tmp_path / 'out.csv'
+  prediction.predict_file(finished, data_file, output, ['all'])
+  table = pd.read_csv(output, dtype=str, keep_default_na=False)
+  pd.testing.assert_frame_equal(
+    table[list(rows)], rows, check_dtype=False, check_like=True
+  )
+  assert list(table)[:7] == ['row', *rows, 'price', 'prediction']
+  out = capsys.readouterr().out
+  assert 'prediction is exact_mean' in out and 'conformal 90 %' in out
+
+
+@pytest.mark.parametrize(
+  ('keep', 'parts'),
+  [
+    (['roms'], ['--keep=roms', "did you mean 'rooms', 'row'?"]),
+    (['area', 'exact_mean'], ['--keep=area,exact_mean', "'exact_mean' too"]),
+    (['all'], ["'exact_mean' too", 'rename it']),
+    (['row'], ["'row' too"]),
+  ],
+)
+def test_what_cannot_be_kept_is_refused_before_the_work(
+  finished, rows, tmp_path, keep, parts
+):
+  source, output = tmp_path / 'in.csv', tmp_path / 'out.csv'
+  rows.assign(exact_mean=1, row=2).to_csv(source, index=False)
+  assert_refused(
+    lambda: prediction.predict_file(finished, source, output, keep), *parts
+  )
+  assert not output.exists()
+
+
+def test_every_column_of_predictions_has_a_name_that_is_known(forecast, rows):
+  assert set(forecast(rows.iloc[:1])) - {'row'} <= set(estimates.NAMES)
+
+
+def test_cells_of_several_types_are_kept_as_text():
+  found = prediction._cells(pd.Series([1, 'a', None, 2**70], dtype=object))
+  assert found.to_pylist() == ['1', 'a', None, str(2**70)]
 
 
 @pytest.mark.parametrize('kind', ['.parquet', '.xlsx'])
