@@ -135,8 +135,9 @@ def get_config() -> ConfigDict:
   lora.targets = ('query', 'key', 'value', 'out')  # gate, up, down
 
   config.tokenizer = tokenizer = ConfigDict()
-  tokenizer.name = 'normalized'  # normalized, p10, ieee, exponent_first,
-  # repetition, hamming, bins; in the target's own unit: strings, decimal
+  tokenizer.name = 'normalized'  # normalized, adaptive (numbers where the
+  # training targets are), p10, ieee, exponent_first, repetition, hamming,
+  # bins; in the target's own unit: strings, decimal
   tokenizer.base = placeholder(int)  # of the digits
   tokenizer.digits = placeholder(int)  # digits, or mantissa digits
   tokenizer.rounding = 'round'  # normalized: round (GenRe²), truncate (DBR)
@@ -248,6 +249,8 @@ def get_config() -> ConfigDict:
   profile.steps = ''  # '10:13' traces steps 10 to 12 of each stage
 
   config.report = True  # report.html and figures
+  config.compilation_cache = ''  # folder of compiled programs, which JAX reads
+  # back; '': ~/.cache/genre2_jax/compiled; none
   config.steps_per_dispatch = 0  # 0: about half a second's worth
   config.lock()  # A recipe that misspells a field says so.
   return config

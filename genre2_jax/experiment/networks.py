@@ -1,6 +1,6 @@
 """The model that a config describes, for the data at hand."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -47,8 +47,10 @@ def build_model(config: ConfigDict, table: Table | Texts) -> Model:
       table.category_names,
       kinds=table.kinds,
     )
-  scaler = targets.fit(config.data.transform, table.train.known_target)
-  return model_of(config, features, scaler)
+  target = table.train.known_target
+  scaler = targets.fit(config.data.transform, target)
+  tokenizer = build_tokenizer(config).fitted(scaler.standardize(target))
+  return model_of(config, features, scaler, tokenizer.numbers)
 
 
 def features_from_json(data: Mapping[str, Any]) -> Features | TextFeatures:
@@ -58,14 +60,23 @@ def features_from_json(data: Mapping[str, Any]) -> Features | TextFeatures:
 
 
 def model_of(
-  config: ConfigDict, features: Features | TextFeatures, scaler: Scaler
+  config: ConfigDict,
+  features: Features | TextFeatures,
+  scaler: Scaler,
+  numbers: Sequence[float] = (),
 ) -> Model:
   """The `Model` of given statistics.
+
+  Args:
+    config: of the run.
+    features: of its training rows.
+    scaler: of their targets.
+    numbers: that the tokenizer was fitted to, if it is one that is.
 
   Raises:
     InputError: parts that do not fit together.
   """
-  tokenizer = build_tokenizer(config)
+  tokenizer = build_tokenizer(config).with_numbers(numbers)
   model = config.model
   if tokenizer.domain == 'natural' and not scaler.is_linear:
     raise InputError(
@@ -98,7 +109,7 @@ def model_of(
 
 
 def build_tokenizer(config: ConfigDict) -> Tokenizer:
-  """The tokenizer that `config.tokenizer` describes."""
+  """The tokenizer that `config.tokenizer` describes, not fitted to targets."""
   fields = config.tokenizer
   options = tokenizers.OPTIONS.get(fields.name, ())
   return tokenizers.build(

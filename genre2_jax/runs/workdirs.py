@@ -2,7 +2,7 @@
 
 .lock            held by the process that runs there
 config.json      the resolved config: the run's identity
-model.json       statistics of features and target, for new rows
+model.json       what was fitted to features and target, for new rows
 env.json         what it ran on
 metrics.jsonl    training and validation, as they go (`files/metrics_log.py`)
 evaluation/      predictions per stage and split, all seeds
@@ -48,6 +48,7 @@ _LOCK = '.lock'
 # Fields that do not change what a run computes.
 _FREE_FIELDS = (
   'checkpoint',
+  'compilation_cache',
   'max_seconds',
   'mesh',
   'profile',
@@ -111,6 +112,7 @@ def create(workdir: pathlib.Path, experiment: Prepared) -> None:
         'target_name': table.target_name,
         'features': experiment.model.features.to_json(),
         'scaler': experiment.model.scaler.to_json(),
+        'numbers': list(experiment.model.codec.tokenizer.numbers),
         'data_digest': digest,
       },
     )
