@@ -122,7 +122,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     batch_size: rows per step.
     learning_rate: peak, from scratch.
     epochs: from scratch, at most.
-    max_steps: from scratch, at most, in whole epochs; 0: no bound.
+    max_steps: from scratch, at most; 0: no bound.
     patience: epochs without a better validation before it stops; 0: never.
     finetune_learning_rate: peak, in fine-tuning.
     finetune_epochs: as `epochs`.

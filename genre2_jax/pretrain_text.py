@@ -33,7 +33,7 @@ from absl import flags
 from genre2_jax import command_line
 from genre2_jax.data import corpora
 from genre2_jax.data.batches import Examples
-from genre2_jax.devices import memory, sharding
+from genre2_jax.devices import compilation, memory, sharding
 from genre2_jax.devices.interrupts import deferred
 from genre2_jax.errors import InputError
 from genre2_jax.files import atomic, metrics_log
@@ -44,6 +44,7 @@ from genre2_jax.objectives import point
 from genre2_jax.objectives.catalog import Term
 from genre2_jax.objectives.objective import Objective
 from genre2_jax.policy import Pointwise
+from genre2_jax.runs import workdirs
 from genre2_jax.training import loop
 from genre2_jax.training.stages import Stage
 
@@ -58,7 +59,7 @@ def main() -> None:
     raise InputError('give a recipe: --config=configs/pretrain_text.py')
   if not workdir:
     raise InputError('give the folder to write to: --workdir=FOLDER')
-  with deferred() as interrupts:
+  with deferred(leaves=True) as interrupts:
     pretrain(config.to_dict(), workdir, interrupts)
 
 
@@ -81,21 +82,28 @@ def pretrain(
     held-out texts in nats per subword.
 
   Raises:
-    InputError: texts or sizes that can't be used, or another run's workdir.
+    InputError: texts or sizes that can't be used, another run's workdir, or
+      another process runs in it.
     InterruptedRunError: progress is saved; the same call goes on.
     NonFiniteError: the loss is not finite.
   """
   workdir = pathlib.Path(workdir).absolute()
-  recipe = json.loads(json.dumps(config))
-  known = _read_json(workdir / _RECIPE)
-  if known not in (None, recipe):
-    raise InputError(
-      f'{workdir} was begun with another config: give another --workdir'
-    )
-  finished = _read_json(workdir / _STATED)
-  if finished is not None:
-    return finished
   _check(config)
+  with workdirs.held(workdir):
+    recipe = json.loads(json.dumps(config))
+    if _read_json(workdir / _RECIPE) not in (None, recipe):
+      raise InputError(
+        f'{workdir} was begun with another config: give another --workdir'
+      )
+    finished = _read_json(workdir / _STATED)
+    if finished is None:
+      finished = _pretrain(config, recipe, workdir, interrupts, verbose)
+  return finished
+
+
+def _pretrain(config, recipe, workdir, interrupts, verbose):
+  """What `pretrain` returns, of a workdir that is this process's alone."""
+  compilation.keep_programs()
   began = time.monotonic()
   documents = [d for s in config['texts'] for d in corpora.read_documents(s)]
   if not documents:

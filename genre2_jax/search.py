@@ -18,6 +18,7 @@ trials/<number>  the workdirs; of those that ended only the best one keeps its
 import contextlib
 import csv
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -33,7 +34,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from genre2_jax import command_line
-from genre2_jax.devices.interrupts import deferred
+from genre2_jax.devices.interrupts import deferred, leaving_with
 from genre2_jax.errors import InputError, InterruptedRunError, RunError
 from genre2_jax.experiment.checks import check_choice
 from genre2_jax.files import atomic, locks
@@ -142,11 +143,12 @@ def search(
         break
       value, reason = None, ''
       try:
-        value = _run_trial(
-          train_and_evaluate, config, workdir, trial, interrupts
-        )
+        with leaving_with(interrupts, functools.partial(_left, trial)):
+          value = _run_trial(
+            train_and_evaluate, config, workdir, trial, interrupts
+          )
       except InterruptedRunError as error:
-        trial.set_user_attr('deaths', 0)
+        _left(trial)
         raise InterruptedRunError(
           f'search interrupted in trial {trial.number}'
         ) from error
@@ -217,6 +219,11 @@ def _next_trial(optuna, study, workdir, num_trials, space, seed, held):
       trial.suggest_categorical(field, choices)
   trial.set_user_attr('deaths', 1)  # Until it ends or leaves.
   return trial
+
+
+def _left(trial):
+  """Notes that the trial's process was asked to leave: it did not die of it."""
+  trial.set_user_attr('deaths', 0)
 
 
 def _num_never_begun(study):
@@ -501,7 +508,7 @@ def main() -> None:
   if config.value is None:
     raise InputError('give a recipe, as in --config=configs/ce_talent.py')
   given = config_flags.get_override_values(flags.FLAGS[config.name])
-  with deferred() as interrupts:
+  with deferred(leaves=True) as interrupts:
     best = search(
       config.value,
       command_line.WORKDIR.value,

@@ -25,7 +25,7 @@ from genre2_jax.data import targets
 from genre2_jax.data.batches import Examples
 from genre2_jax.data.tables import SPLITS, Table
 from genre2_jax.data.texts import Texts
-from genre2_jax.devices import memory, processes, sharding
+from genre2_jax.devices import compilation, memory, processes, sharding
 from genre2_jax.errors import InputError
 from genre2_jax.experiment import tasks
 from genre2_jax.experiment.experiment import Prepared, build
@@ -108,6 +108,7 @@ def train_and_evaluate(
       'config and data', workdirs.identity(experiment.fields, experiment.table)
     )
     start = _given_weights(experiment)
+  compilation.keep_programs(experiment.fields['compilation_cache'])
   clock = _Clock(experiment.max_seconds or math.inf, began)
   model, mesh = experiment.model, experiment.mesh
   is_first = processes.is_first()

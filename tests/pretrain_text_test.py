@@ -2,18 +2,21 @@
 
 import importlib
 import json
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 from checks import assert_refused
+from ml_collections import ConfigDict
 
 from genre2_jax import pretrain_text
 from genre2_jax.data import corpora
 from genre2_jax.errors import InterruptedRunError
 from genre2_jax.models import pretrained
 from genre2_jax.models.gemma.causal import causal_language_model
+from genre2_jax.runs import workdirs
 
 pytestmark = pytest.mark.usefixtures('quick_compiles')
 
@@ -103,6 +106,30 @@ def test_packing_keeps_all_tokens_in_order():
   assert packed.ravel().tolist() == ids[: packed.size]
   assert len(ids) - packed.size < 3
   assert_refused(lambda: corpora.pack(tokenizer, ['b'], 9), 'do not fill')
+
+
+def test_the_command_leaves_at_once_where_nothing_is_lost(
+  monkeypatch, config, tmp_path
+):
+  given = SimpleNamespace(
+    CONFIG=SimpleNamespace(value=ConfigDict(config)),
+    WORKDIR=SimpleNamespace(value=str(tmp_path)),
+  )
+  seen = []
+  monkeypatch.setattr(pretrain_text, 'command_line', given)
+  monkeypatch.setattr(
+    pretrain_text, 'pretrain', lambda c, w, interrupts: seen.append(interrupts)
+  )
+  pretrain_text.main()
+  assert seen[0]._leaves
+
+
+def test_two_processes_do_not_share_a_folder(config, tmp_path):
+  with workdirs.held(tmp_path):
+    assert_refused(
+      lambda: pretrain_text.pretrain(config, tmp_path), 'another process runs'
+    )
+  assert not (tmp_path / 'recipe.json').exists()
 
 
 def test_what_it_leaves_is_the_model_that_it_measured(config, tmp_path):

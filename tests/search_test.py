@@ -596,3 +596,44 @@ def test_a_wrong_command_is_one_line_and_code_2(arguments, part):
   assert (code, out) == (2, '')
   assert err.count('\n') == 1 and err.startswith('genre2_jax: '), err
   assert part in err
+
+
+# The real command, whose trial compiles forever.
+COMPILING = """
+import pathlib, runpy, sys, time, types
+sys.path[:0] = [sys.argv[1], sys.argv[1] + '/tests']
+
+def train_and_evaluate(config, workdir, interrupts):
+  with interrupts.at_once('compiling'):
+    workdir = pathlib.Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / 'began').touch()
+    while True:
+      time.sleep(0.01)
+
+train = types.ModuleType('genre2_jax.train')
+train.train_and_evaluate = train_and_evaluate
+sys.modules['genre2_jax.train'] = train
+import genre2_jax
+genre2_jax.train = train
+sys.argv[:2] = ['search.py']
+runpy.run_module('genre2_jax.search', run_name='__main__', alter_sys=True)
+"""
+
+
+def test_a_signal_in_a_compilation_is_no_death_of_the_trial(tmp_path):
+  command = ['--config=configs/ce_talent.py', f'--workdir={tmp_path}']
+  process = subprocess.Popen(
+    [sys.executable, '-c', COMPILING, ROOT, *command],
+    cwd=ROOT,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  wait_for(tmp_path / 'trials/0/began', process)
+  process.send_signal(signal.SIGTERM)
+  _, err = process.communicate(timeout=60)
+  assert process.returncode == 75 and 'interrupted while compiling' in err
+  journal = (tmp_path / 'search.journal').read_text()
+  lines = [json.loads(line) for line in journal.splitlines()]
+  deaths = [line['user_attr'] for line in lines if 'user_attr' in line]
+  assert deaths == [{'deaths': 1}, {'deaths': 0}]

@@ -335,10 +335,12 @@ def test_a_constant_target_is_learnt_exactly_and_said(
     {
       'data.path': str(path),
       'finetune.objective': (('grpo', 1.0, {}),),
-      'pretrain.epochs': 2,
+      'pretrain.max_steps': 7,
     }
   )
   workdir = train.train_and_evaluate(config, tmp_path / 'run')
+  steps = [r['step'] for r in read_log(workdir) if r['stage'] == 'ce']
+  assert steps == [0, 5, 7]  # of five an epoch
   out = capsys.readouterr().out
   assert 'target is constant' in out
   assert out.splitlines()[-2:] == [

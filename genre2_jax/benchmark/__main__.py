@@ -64,7 +64,7 @@ def main() -> None:
       tasks=_TASKS.value,
       seeds=_SEEDS.value,
     )
-    with deferred() as interrupts:
+    with deferred(leaves=True) as interrupts:
       failures = suite.run(
         config,
         workdir,

@@ -30,6 +30,7 @@ from genre2_jax.benchmark.page import (
 )
 from genre2_jax.benchmark.statistics import BASE
 from genre2_jax.data import tables
+from genre2_jax.devices.interrupts import leaving_with
 from genre2_jax.errors import InputError, InterruptedRunError
 from genre2_jax.experiment import defaults, recipes
 from genre2_jax.files import atomic, locks
@@ -202,11 +203,19 @@ def _run_one(config, task, method, workdir, train_and_evaluate, interrupts):
   folder = workdir / task / method
   run_config = configure(config, task, method, workdir)
   spent, began = page.read_seconds(folder), time.monotonic()
+
+  def note_seconds():
+    # What an interrupted run took counts as well.
+    if folder.exists():
+      seconds = spent + time.monotonic() - began
+      atomic.write_json(folder / SECONDS_FILE, {'seconds': seconds})
+
   try:
     base = run_config.init_from
     if base and not pathlib.Path(base, 'run.json').exists():
       raise InputError(f'the run in {base}, its base, has not finished')
-    train_and_evaluate(run_config, str(folder), interrupts)
+    with leaving_with(interrupts, note_seconds):
+      train_and_evaluate(run_config, str(folder), interrupts)
   except InterruptedRunError:
     raise
   except Exception as error:  # Whatever it is, other tasks may do.
@@ -219,10 +228,7 @@ def _run_one(config, task, method, workdir, train_and_evaluate, interrupts):
       traceback=traceback.format_exc().splitlines(),
     )
   finally:
-    # What an interrupted run took counts as well.
-    if folder.exists():
-      seconds = spent + time.monotonic() - began
-      atomic.write_json(folder / SECONDS_FILE, {'seconds': seconds})
+    note_seconds()
   return None
 
 

@@ -259,6 +259,8 @@ def _doubt(column: Column, seen: Cells, formats: Formats) -> str:
       f'feature; set {doubts.setting(name, "ignore")} to leave it out'
     )
   said = doubts.of_compact(name, values)
+  if not said and seen.has_text:
+    said = doubts.of_points(list(seen.texts.distinct), formats)
   return f'column {name!r}: {said}' if said else ''
 
 

@@ -4,6 +4,7 @@ Nothing is guessed: a column of "1,234" or "31/12/2019" stays a category, and
 the user is told what would make it numbers.
 """
 
+import collections
 import dataclasses
 import re
 from collections.abc import Sequence
@@ -45,6 +46,19 @@ _LIKE_A_DATE = re.compile(
 )
 # Digits and marks, no letters: a quantity or a date in some notation.
 _DIGITS = re.compile(r'[\W\d]*\d[\W\d]*')
+# 0x1f; 1_000; 1D3; 2020-W05; 2020Q1, Q1 2020; Jan-20; 1h 30m; PT1H; (1+2j).
+_SPAN = (
+  r'\d+(\.\d+)? ?(d|days?|h|hrs?|hours?|m|mins?|minutes?|s|secs?|seconds?)'
+)
+_NOTATION = re.compile(
+  r'0x[\da-f]+|[+-]?\d{1,3}(_\d{3})+(\.\d+)?|[+-]?\d+(\.\d*)?d[+-]?\d+'
+  r'|\d{4}-?W\d\d(-?\d)?|\d{4}[ -]?Q[1-4]|Q[1-4][ /-]?\d{4}'
+  r'|[A-Z][a-z]{2,8}[ -]\d{2}(\d{2})?'
+  rf'|{_SPAN}([ ,]*{_SPAN})+|\d+ days?,? \d\d:\d\d:\d\d(\.\d+)?'
+  r'|P(?=.)(\d+[YMWD])*(T(\d+(\.\d+)?[HMS])+)?'
+  r'|\(?[+-]?[\d.]+([+-][\d.]+)?j\)?',
+  re.IGNORECASE,
+)
 _WORDS = {' ': 'space', "'": 'apostrophe'}
 
 
@@ -76,7 +90,19 @@ def of_column(
   name: of the column, whose cells are at least half numbers, dates or times if
   there is something to say.
   """
-  found = Cells.of(column).labels
+  column = Cells.of(column)
+  nested = [
+    cell
+    for cell in column.plain[column.texts.others]
+    if isinstance(cell, list | tuple | dict | set | np.ndarray)
+  ]
+  if nested:
+    return (
+      f'column {name!r}: {len(nested)} cells are lists or objects such as '
+      f'{shortened(nested[0])}: each is read as one label; give every element '
+      'a column of its own'
+    )
+  found = column.labels
   rows = np.flatnonzero(~pd.isna(found))
   text = found[rows]
   if not len(text):
@@ -142,6 +168,27 @@ def compact_format(values: np.ndarray) -> str:
   if not _are_moments(values) or len(pd.unique(values)) < 3:
     return ''
   return _COMPACT[_num_digits(values)]
+
+
+def of_points(text: Sequence[str], formats: Formats) -> str:
+  """What to say of numbers as 1.250 and 850, whose points may be thousands'.
+
+  A column of decimals has also other numbers of them, or a zero before them.
+  """
+  mark = re.escape(formats.decimal)
+  pattern = re.compile(rf'[+-]?[1-9]\d{{0,2}}({mark}\d{{3}})?|0')
+  if formats.thousands or not all(map(pattern.fullmatch, text)):
+    return ''
+  first = next((cell for cell in text if formats.decimal in cell), '')
+  if not first:
+    return ''
+  other = ',' if formats.decimal == '.' else '.'
+  way = Way(decimal=other, thousands=formats.decimal)
+  whole = first.replace(formats.decimal, '')
+  return (
+    f'numbers such as {first!r} are read with three decimals; set '
+    f'{way.setting} if it is {whole}'
+  )
 
 
 def of_compact(name: str, values: np.ndarray) -> str:
@@ -292,6 +339,35 @@ def _times(
   )
 
 
+def _units(
+  name: str, text: Sequence[str], rows: np.ndarray, n: int, formats: Formats
+) -> str:
+  units = collections.Counter(filter(None, map(cells.unit_of, text)))
+  num = units.total()
+  # A unit of every other cell, a letter of a code.
+  if 2 * num <= len(text) or not 2 <= len(units) <= min(8, num // 3):
+    return ''
+  return (
+    f'{_share(num, text)} cells are numbers with different units, '
+    f'{counted(units)}: read as categories; write them all in one unit, or set '
+    f'{setting(name, "category")} if they are labels'
+  )
+
+
+def _notations(
+  name: str, text: Sequence[str], rows: np.ndarray, n: int, formats: Formats
+) -> str:
+  num = sum(bool(_NOTATION.fullmatch(cell)) for cell in text)
+  if 2 * num <= len(text):
+    return ''
+  return (
+    f'{_share(num, text)} cells are numbers, dates or durations in a notation '
+    f'that is not read, such as {shortened(text[0])!r}: read as categories; '
+    f'write them as plain numbers or ISO dates, or set '
+    f'{setting(name, "category")} if they are labels'
+  )
+
+
 def _digits(
   name: str, text: Sequence[str], rows: np.ndarray, n: int, formats: Formats
 ) -> str:
@@ -308,4 +384,6 @@ def _digits(
 
 # (name, text of the present cells, their rows [len(text)], number of all rows,
 # formats) -> what is to be said, or ''. The first that says something is heard.
-_KINDS_OF_DOUBT = (_plain_numbers, _written_numbers, _dates, _times, _digits)
+_KINDS_OF_DOUBT = (
+  _plain_numbers, _units, _written_numbers, _dates, _times, _notations, _digits,
+)  # fmt: skip

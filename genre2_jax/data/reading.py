@@ -161,6 +161,12 @@ def path_of(path: str | os.PathLike) -> pathlib.Path:
     return path
 
 
+def user_cache() -> pathlib.Path:
+  """Where this user's files go that can be made again: by XDG, or ~/.cache."""
+  home = os.environ.get('XDG_CACHE_HOME') or path_of('~/.cache')
+  return pathlib.Path(home) / 'genre2_jax'
+
+
 def extension_of(path: pathlib.Path) -> str:
   """'.csv', '.csv.gz', ... as it stands. Raises InputError for others."""
   for extension in EXTENSIONS:
@@ -534,6 +540,15 @@ def _read_parquet(path: pathlib.Path) -> pd.DataFrame:
   return frame
 
 
+def _record(items: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+  record = dict(items)
+  if len(record) < len(items):
+    names = [name for name, _ in items]
+    twice = [name for name in record if names.count(name) > 1]
+    raise _UnreadableError(f'{listed(twice)} comes twice; rename one of them')
+  return record
+
+
 def _read_json_lines(path: pathlib.Path) -> pd.DataFrame:
   opened = gzip.open if path.name.lower().endswith('.gz') else open
   records = []
@@ -541,7 +556,9 @@ def _read_json_lines(path: pathlib.Path) -> pd.DataFrame:
     for number, line in enumerate(file, 1):
       if line.strip():
         try:
-          record = json.loads(line)
+          record = json.loads(line, object_pairs_hook=_record)
+        except _UnreadableError as error:
+          raise _UnreadableError(f'line {number}: {error}') from None
         except ValueError:
           raise _UnreadableError(
             f'line {number} is no JSON: {shortened(line.strip())!r}; each '

@@ -11,7 +11,6 @@ import functools
 import hashlib
 import itertools
 import os
-import pathlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
@@ -19,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 
 from genre2_jax.data import tables
-from genre2_jax.data.reading import path_of
+from genre2_jax.data.reading import path_of, user_cache
 from genre2_jax.data.texts import TextRows, Texts
 from genre2_jax.errors import InputError
 
@@ -215,10 +214,7 @@ class TextFeatures:
   def _cache_path(self, texts):
     if self.cache == 'none':
       return None
-    folder = self.cache or os.path.join(
-      os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache',
-      'genre2_jax',
-    )
+    folder = self.cache or user_cache()
     digest = hashlib.sha256(self.fingerprint.encode())
     for text in texts:
       data = text.encode('utf-8', 'surrogatepass')

@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 from genre2_jax import errors
@@ -19,6 +19,7 @@ class Interrupts:
     self.signal: int | None = None
     self._leaves = leaves
     self._doing = ''
+    self._last_acts: list[Callable[[], object]] = []
     self._leaving = threading.Lock()
 
   def __bool__(self) -> bool:
@@ -52,20 +53,46 @@ class Interrupts:
     finally:
       self._doing = ''
 
+  @contextlib.contextmanager
+  def leaving_with(self, act: Callable[[], object]) -> Iterator[None]:
+    """Within it the process does something before it ends by itself.
+
+    Args:
+      act: short; what it raises is passed over. It may be called by another
+        thread.
+    """
+    self._last_acts.append(act)
+    try:
+      yield
+    finally:
+      self._last_acts.pop()
+
   def leave_if_idle(self) -> None:
     """Ends the process inside of `at_once`."""
     doing = self._doing
     # The handler and the thread below: one of them says so.
     if doing and self._leaving.acquire(blocking=False):
+      for act in reversed(self._last_acts):
+        with contextlib.suppress(Exception):
+          act()
       errors.leave(errors.InterruptedRunError(f'interrupted while {doing}'))
+
+
+def leaving_with(
+  interrupts: object, act: Callable[[], object]
+) -> contextlib.AbstractContextManager[None]:
+  """`Interrupts.leaving_with`; nothing of what never leaves by itself."""
+  if isinstance(interrupts, Interrupts):
+    return interrupts.leaving_with(act)
+  return contextlib.nullcontext()
 
 
 @contextlib.contextmanager
 def deferred(*, leaves: bool = False) -> Iterator[Interrupts]:
   """Within it, SIGTERM and SIGINT are remembered instead of obeyed.
 
-  With `leaves`, for who has nothing to do after a run that leaves, they end the
-  process inside of `Interrupts.at_once`.
+  With `leaves` they end the process inside of `Interrupts.at_once`, after what
+  `Interrupts.leaving_with` names.
 
   Of several processes, SIGTERM is then no longer seen by jax's preemption
   service; `processes.Shared` tells the others.

@@ -188,8 +188,8 @@ def get_config() -> ConfigDict:
   config.pretrain = pretrain = ConfigDict()  # from scratch
   pretrain.objective = (('ce', 1.0, {}),)  # each (name, weight, options)
   pretrain.epochs = 200  # at most
-  pretrain.max_steps = placeholder(int)  # if not 0, at most: rounded up to
-  # whole epochs
+  pretrain.max_steps = placeholder(int)  # if not 0, at most; cuts the last
+  # epoch short
   pretrain.learning_rate = placeholder(float)  # peak
   pretrain.patience = placeholder(int)  # epochs without a better validation; 0:
   # never stop
@@ -198,8 +198,8 @@ def get_config() -> ConfigDict:
   config.finetune = finetune = ConfigDict()  # from the best of 'pretrain'
   finetune.objective = (('remax', 1.0, {}),)  # each (name, weight, options)
   finetune.epochs = placeholder(int)  # at most
-  finetune.max_steps = placeholder(int)  # if not 0, at most: rounded up to
-  # whole epochs
+  finetune.max_steps = placeholder(int)  # if not 0, at most; cuts the last
+  # epoch short
   finetune.learning_rate = placeholder(float)  # peak
   finetune.patience = placeholder(int)  # epochs without a better validation; 0:
   # never stop
@@ -254,6 +254,8 @@ def get_config() -> ConfigDict:
   profile.steps = ''  # '10:13' traces steps 10 to 12 of each stage
 
   config.report = True  # report.html and figures
+  config.compilation_cache = ''  # folder of compiled programs, which JAX reads
+  # back; '': ~/.cache/genre2_jax/compiled; none
   config.steps_per_dispatch = 0  # 0: about half a second's worth
   config.lock()  # A recipe that misspells a field says so.
   return config

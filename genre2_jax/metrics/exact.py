@@ -2,7 +2,9 @@
 
 Where `sampled.py` looks at samples, these functions know log p of every number:
 they have no sampling error. Arrays are numpy, sums are float64; numbers are
-z-scores in the order of the trie.
+z-scores in the order of the trie. Sequences that mean no finite number (NaN and
+±inf of IEEE tokenizers) are left out: all is said of p given that the number is
+finite.
 """
 
 from collections.abc import Callable
@@ -52,10 +54,11 @@ def mixture(log_p: ArrayLike) -> np.ndarray:
 def quantiles(log_p: ArrayLike, values: ArrayLike, q: ArrayLike) -> np.ndarray:
   """Least number whose distribution function reaches q [Q]: [n, Q]."""
   levels = np.atleast_1d(q)
-  order = np.argsort(values, kind='stable')
-  ordered = np.asarray(values, np.float64)[order]
+  finite, numbers, _ = _finite(log_p, np.asarray(values, np.float64))
+  order = np.argsort(numbers, kind='stable')
+  ordered = numbers[order]
   found = []
-  for rows in _chunks(log_p):
+  for rows in _chunks(finite):
     below = np.cumsum(_probabilities(rows)[:, order], axis=1)
     found.append(ordered[_reaches(below, levels)])
   return np.concatenate(found)
@@ -78,19 +81,21 @@ def summarize(
     target: [n], z-scores.
     index: int [n], the numbers that stand for the targets.
   """
-  values = np.asarray(grid.values, np.float64)
-  target, index = np.asarray(target, np.float64), np.asarray(index)
+  values, cells = (np.asarray(part, np.float64) for part in grid)
+  finite, values, places = _finite(log_p, values)
+  cells, own = cells[places >= 0], places[np.asarray(index)]
+  y_all = np.asarray(target, np.float64)
   order = np.argsort(values, kind='stable')
   ordered, gaps = values[order], np.diff(values[order])
   # Sequences that mean the same number pool their probabilities.
   twins = np.unique(values, return_inverse=True)[1]
-  widths = np.bincount(twins, np.asarray(grid.cells, np.float64))[twins]
+  widths = np.bincount(twins, cells)[twins]
   bottom, top = _span(values, widths)
   parts, start = [], 0
-  for rows in _chunks(log_p):
+  for rows in _chunks(finite):
     p = _probabilities(rows)
-    y = target[start : start + len(p), None]
-    here = index[start : start + len(p)]
+    y = y_all[start : start + len(p), None]
+    here = own[start : start + len(p)]
     below = np.cumsum(p[:, order], axis=1)
     ends = _reaches(
       below, np.array([0.5, (1 - NOMINAL) / 2, (1 + NOMINAL) / 2])
@@ -178,6 +183,22 @@ def _chunks(log_p):
   size = max(1, _CHUNK // log_p.shape[1])
   for start in range(0, len(log_p), size):
     yield log_p[start : start + size]
+
+
+def _finite(
+  log_p: ArrayLike, values: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """log p and values of the finite numbers; each number's place among them.
+
+  int [K], −1 for what is left out. Log p is that of the rest alone.
+  """
+  kept = np.isfinite(values)
+  places = np.where(kept, np.cumsum(kept) - 1, -1)
+  if kept.all():
+    return np.asarray(log_p), values, places
+  log_p = np.asarray(log_p, np.float64)[:, kept]
+  total = np.logaddexp.reduce(log_p, axis=1, keepdims=True)
+  return log_p - total, values[kept], places
 
 
 def _probabilities(log_p):

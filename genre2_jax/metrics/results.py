@@ -253,8 +253,8 @@ def summary(
 def _shown(value):
   if value is None:
     return ''
-  large = abs(value) >= 1e6 or 0 < abs(value) < 1e-3
-  return f'{value:.4e}' if large else f'{value:.4f}'
+  # What is small beside these is nothing, of z-scores and shares alike.
+  return f'{value:.4f}' if abs(value) < 1e6 else f'{value:.4e}'
 
 
 def _unit(scaler):

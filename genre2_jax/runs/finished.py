@@ -16,7 +16,7 @@ from genre2_jax.data.reading import path_of
 from genre2_jax.data.tables import Rows
 from genre2_jax.data.texts import TextRows
 from genre2_jax.data.wording import one_line, shortened
-from genre2_jax.devices import sharding
+from genre2_jax.devices import compilation, sharding
 from genre2_jax.errors import InputError
 from genre2_jax.experiment import experiment, networks
 from genre2_jax.experiment.experiment import Experiment
@@ -189,6 +189,7 @@ class FinishedRun:
   @functools.cached_property
   def _loaded(self):
     """(mesh, weights of the last stage): the devices at hand."""
+    compilation.keep_programs()
     mesh = sharding.mesh_at_hand()
     return mesh, self.weights(mesh=mesh)
 

@@ -48,6 +48,7 @@ _LOCK = '.lock'
 # Fields that do not change what a run computes.
 _FREE_FIELDS = (
   'checkpoint',
+  'compilation_cache',
   'max_seconds',
   'mesh',
   'profile',

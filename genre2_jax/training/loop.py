@@ -158,7 +158,7 @@ def train(
       at = _counters(state)
       progress.start(
         max(step, 0),
-        stage.epochs * programs.epoch_steps,
+        programs.num_steps,
         stage.epochs - max(int(at.epoch[0]), 0),
       )
       if step < 0:
@@ -172,7 +172,7 @@ def train(
           raise InterruptedRunError(
             f'interrupted at step {now} of stage {stage.name}, saved'
           )
-        left = (int(at.epoch[0]) + 1) * programs.epoch_steps - now
+        left = programs.end_of_epoch(int(at.epoch[0])) - now
         num_steps = min(chunk, left, profile.limit(now))
         profile.begin(now)
         began = time.monotonic()
@@ -284,7 +284,7 @@ def _profile(stage, programs, options):
     options.profile_steps,
     options.workdir,
     stage.name,
-    stage.epochs * programs.epoch_steps,
+    programs.num_steps,
     processes.is_first(),
   )
 

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -65,6 +66,7 @@ class Programs:
     validate: `state -> (state, metrics [S])` at the end of an epoch; donates
       the state.
     epoch_steps: steps in an epoch.
+    num_steps: of the stage, at most: its last epoch may be cut short.
     compiled: the program of `run`, for what it says of itself.
   """
 
@@ -73,7 +75,12 @@ class Programs:
   run: Callable[[TrainState, int], TrainState]
   validate: Callable[[TrainState], tuple[TrainState, dict[str, jax.Array]]]
   epoch_steps: int
+  num_steps: int
   compiled: jax.stages.Compiled
+
+  def end_of_epoch(self, epoch: int) -> int:
+    """The step that ends the epoch after so many finished ones."""
+    return min((epoch + 1) * self.epoch_steps, self.num_steps)
 
 
 def state_program(
@@ -282,7 +289,12 @@ def functions(
     return jax.lax.fori_loop(0, num_steps, body, state)
 
   def validate(state, rows, numbers):
-    means = jax.tree.map(lambda x: x / epoch_steps, state.totals)
+    # An epoch that is cut short has fewer.
+    count = state.step - state.epoch * epoch_steps
+    means = jax.tree.map(
+      lambda x: jnp.where(count == epoch_steps, x / epoch_steps, x / count),
+      state.totals,
+    )
     keys = jax.vmap(jax.random.wrap_key_data)(state.key)
     keys = jax.vmap(jax.random.fold_in, (0, None))(keys, _VALIDATION)
     score, values = jax.vmap(validation, (0, None, None, 0))(
@@ -382,6 +394,7 @@ def compile_stage(
     .lower(abstract, *block)
     .compile()
   )
+  epoch_steps = _count_steps(num_rows, batch_size, buckets)
   return Programs(
     abstract_state=abstract,
     init=init,
@@ -389,7 +402,8 @@ def compile_stage(
       state, train, np.int32(num_steps)
     ),
     validate=lambda state: compiled_validate(state, *block),
-    epoch_steps=_count_steps(num_rows, batch_size, buckets),
+    epoch_steps=epoch_steps,
+    num_steps=stage.num_steps(epoch_steps),
     compiled=compiled_run,
   )
 

@@ -26,7 +26,7 @@ class Stage:
     name: in files and tables: 'ce', 'remax', 'grpo', 'remax_expert', ...
     objective: what it minimises.
     epochs: at most.
-    max_steps: if not 0, a bound on the steps, rounded up to whole epochs.
+    max_steps: if not 0, at most; the epoch that passes it is cut short.
     learning_rate: peak, after a linear warm-up.
     patience: epochs without a better validation before it stops; 0: never.
     warmup_steps: updates until the learning rate is at its peak.
@@ -54,11 +54,22 @@ class Stage:
   fast_parameters: tuple[str, ...] = ()
 
   def bounded(self, epoch_steps: int) -> Self:
-    """The stage with `max_steps` turned into epochs of so many steps."""
+    """The stage with the epochs that it begins, of so many steps.
+
+    `max_steps` stays only where it cuts the last one short.
+    """
     if not self.max_steps:
       return self
     epochs = min(self.epochs, -(-self.max_steps // epoch_steps))
-    return dataclasses.replace(self, epochs=epochs, max_steps=0)
+    cuts = self.max_steps < epochs * epoch_steps
+    return dataclasses.replace(
+      self, epochs=epochs, max_steps=self.max_steps if cuts else 0
+    )
+
+  def num_steps(self, epoch_steps: int) -> int:
+    """Steps of a stage that never loses patience, epochs of so many."""
+    whole = self.epochs * epoch_steps
+    return min(whole, self.max_steps) if self.max_steps else whole
 
   def is_finished(self, state: TrainState | Counters) -> bool:
     """Whether no epoch is left, or no seed has patience; stacked, [S]."""
@@ -86,7 +97,7 @@ def optimizer_of(
     stage.schedule,
     stage.learning_rate,
     warmup_steps=stage.warmup_steps,
-    total_steps=stage.epochs * epoch_steps * stage.objective.num_updates,
+    total_steps=stage.num_steps(epoch_steps) * stage.objective.num_updates,
   )
   return optimizers.build(
     stage.optimizer,

@@ -2,6 +2,7 @@ import json
 import pathlib
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,8 @@ from configs import ablations, talent_twenty
 from genre2_jax import errors
 from genre2_jax.benchmark import __main__ as doors
 from genre2_jax.benchmark import figures, protocols, suite
+from genre2_jax.devices.interrupts import Interrupts
+from genre2_jax.errors import InterruptedRunError
 from genre2_jax.experiment.defaults import sized
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -240,6 +243,55 @@ def test_seconds_of_an_interrupted_run_add_up(config, tmp_path):
   suite.run(config, tmp_path / 'runs', training)
   seconds = json.loads((folder / 'seconds.json').read_text())['seconds']
   assert 100 < seconds < 110
+
+
+def test_seconds_of_a_run_that_ends_the_process_add_up(
+  config, tmp_path, monkeypatch
+):
+  """A signal in a compilation ends it; what a test can't bear is left out."""
+  config.tasks, config.methods = ('a',), ('ce',)
+  folder, left = tmp_path / 'runs/a/ce', []
+
+  def leave(error):
+    left.append(json.loads((folder / 'seconds.json').read_text()))
+    raise error
+
+  monkeypatch.setattr(errors, 'leave', leave)
+
+  def training(config, workdir, interrupts):
+    folder.mkdir(parents=True)
+    with interrupts.at_once('compiling'):
+      interrupts.leave_if_idle()
+
+  interrupts = Interrupts(leaves=True)
+  with pytest.raises(InterruptedRunError, match='while compiling'):
+    suite.run(config, tmp_path / 'runs', training, interrupts)
+  assert left[0]['seconds'] > 0
+
+
+def test_the_command_leaves_at_once_where_nothing_is_lost(
+  config, tmp_path, monkeypatch
+):
+  seen = []
+
+  def run(config, workdir, training, interrupts, **options):
+    seen.append(interrupts)
+    return []
+
+  values = {
+    '_METHODS': 'all', '_TASKS': 'all', '_SEEDS': '', '_INDEX': 0,
+    '_COUNT': 1, '_COLLECT': False, '_PUBLISHED': '',
+  }  # fmt: skip
+  for name, value in values.items():
+    monkeypatch.setattr(doors, name, SimpleNamespace(value=value))
+  given = SimpleNamespace(
+    CONFIG=SimpleNamespace(value=config),
+    WORKDIR=SimpleNamespace(value=str(tmp_path)),
+  )
+  monkeypatch.setattr(doors, 'command_line', given)
+  monkeypatch.setattr(suite, 'run', run)
+  doors.main()
+  assert seen[0]._leaves
 
 
 def test_checkpoints_left_by_a_crash_are_deleted(config, tmp_path):

@@ -529,6 +529,7 @@ def test_what_looks_like_numbers_is_said_and_read_by_hand(
     lambda i: f'{i}-',
     lambda i: f'{i}-{i + 5}',
     lambda i: f'<{i}',
+    lambda i: f'=""{i}""',
     lambda i: f'{i % 28 + 1}.1.2020' if i % 2 else f'2020-01-{i % 28 + 1:02d}',
   ],
 )
@@ -538,6 +539,67 @@ def test_other_notations_are_said(tmp_path, cell):
   assert 'numbers or dates' in said[0] and 'size=category' in said[0]
   _, said = _with_column(tmp_path, cell, kinds='size=category')
   assert not said
+
+
+@pytest.mark.parametrize(
+  'cell',
+  [
+    lambda i: f'0x{i:02x}',
+    lambda i: f'1_{i:03d}',
+    lambda i: f'{i}.5D+03',
+    lambda i: f'2020-W{i % 50 + 1:02d}',
+    lambda i: f'2020Q{i % 4 + 1}',
+    lambda i: f'Q{i % 4 + 1} 2020',
+    lambda i: f'Jan-{i:02d}',
+    lambda i: f'{i}h30m',
+    lambda i: f'{i} min 5 s',
+    lambda i: f'{i} days 03:04:05',
+    lambda i: f'PT{i}H',
+    lambda i: f'({i}+1j)',
+  ],
+)
+def test_notations_that_are_not_read_are_said(tmp_path, cell):
+  table, said = _with_column(tmp_path, cell)
+  assert table.category_names == ('size',)
+  assert 'not read' in said[0] and 'size=category' in said[0]
+
+
+def test_different_units_are_said(tmp_path):
+  _, (message,) = _with_column(
+    tmp_path, lambda i: f'{i} kg' if i % 3 else f'{1000 * i} g'
+  )
+  assert "'kg' (40), 'g' (20)" in message
+
+
+def test_points_that_may_be_of_thousands_are_said(tmp_path):
+  def cell(i):
+    return f'1.{i:03d}' if i % 2 else 850 + i
+
+  _, (message,) = _with_column(tmp_path, cell)
+  assert "'1.001'" in message and 'thousands=.' in message and '1001' in message
+  _, said = _with_column(
+    tmp_path, lambda i: f'"{cell(i)}"', reading='decimal=. '
+  )
+  assert len(said) == 1
+  table, said = _with_column(
+    tmp_path, cell, reading={'thousands': '.', 'decimal': ','}
+  )
+  assert _columns(table)['size'][1] == 1001 and not said
+  for other in (0.125, 1.5, 1250, 1.0625):
+    assert not _with_column(tmp_path, lambda i, o=other: cell(i) if i else o)[1]
+
+
+def test_lists_and_objects_are_said(tmp_path):
+  path = tmp_path / 't.jsonl'
+  lines = (f'{{"x": {{"u": {i}}}, "y": {i}}}' for i in range(9))
+  path.write_text('\n'.join(lines))
+  _, (message,) = _said(lambda: tables.read_file(path, 'y'))
+  assert "'x': 9 cells" in message and 'column of its own' in message
+
+
+def test_a_name_twice_in_a_line_of_json_is_refused(tmp_path):
+  path = _write(tmp_path / 't.jsonl', '{"x": 1, "y": 2}\n{"x": 1, "x": 2}\n')
+  assert_refused(lambda: tables.read_file(path, 'y'), 'line 2', "'x'", 'twice')
 
 
 def test_months_are_dates(tmp_path):

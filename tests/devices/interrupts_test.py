@@ -28,11 +28,18 @@ def test_signals_wait_for_the_loop_and_handlers_come_back():
 _COMPILING = """
 import ctypes, sys
 from genre2_jax import command_line
-from genre2_jax.devices.interrupts import deferred
+from genre2_jax.devices.interrupts import deferred, leaving_with
+
+def fail():
+  raise OSError
 
 def main():
   with deferred(leaves=LEAVES) as interrupts:
-    with interrupts.at_once('compiling'):
+    with (
+      leaving_with(interrupts, lambda: print('noted', flush=True)),
+      leaving_with(interrupts, fail),
+      interrupts.at_once('compiling'),
+    ):
       print('began', flush=True)
       left = ctypes.CDLL(None).sleep(20)
       while left:  # A signal ends it.
@@ -60,7 +67,7 @@ def test_a_signal_while_compiling_is_answered_at_once(number, leaves):
   assert process.returncode == 75
   doing = 'compiling' if leaves else 'predicting'
   assert (out, err) == (
-    '',
+    'noted\n' if leaves else '',
     f'genre2_jax: interrupted while {doing}: the same command goes on from '
     'here\n',
   )

@@ -113,6 +113,32 @@ def test_the_cells_of_every_tokenizer_have_an_end(tokenizer, inside, beyond):
     assert found.outside == (target in beyond), target
 
 
+def test_numbers_that_are_not_finite_have_no_part():
+  """However likely: what is said is said of the others."""
+  tokenizer = tokenizers.Scientific('ieee', 4, 1, specials=True)
+  codec = Codec(tokenizer, low=-2.0, high=2.0)
+  grid = Grid(codec.values(), codec.cells())
+  finite = np.isfinite(grid.values)
+  assert 0 < finite.sum() < len(finite)
+  log_p = RNG.normal(size=(7, len(finite)))
+  log_p[0, ~finite] = 1000
+  log_p = special.log_softmax(log_p, axis=1)
+  index = codec.index(TARGET)
+  found = summarize(log_p, grid, index=index)
+  places = np.cumsum(finite) - 1
+  alone = summarize(
+    special.log_softmax(log_p[:, finite], axis=1),
+    Grid(grid.values[finite], grid.cells[finite]),
+    index=places[index],
+  )
+  for one, two in zip(found, alone, strict=True):
+    assert np.isfinite(one).all()
+    np.testing.assert_allclose(one, two, rtol=1e-9)
+  np.testing.assert_array_equal(
+    exact.quantiles(log_p, grid.values, [0.5])[:, 0], alone.median
+  )
+
+
 def test_sequences_that_mean_one_number_pool_their_mass():
   values = np.repeat(VALUES, 2)
   log_p = np.repeat(LOG_P, 2, axis=1) + np.log(np.tile([0.3, 0.7], 16))

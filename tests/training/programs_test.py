@@ -132,6 +132,21 @@ def packed(name):
   return compiled(stage_of(name), SEEDS)
 
 
+def test_the_last_epoch_is_cut_short_and_its_means_are_of_its_steps():
+  stage = stage_of('ce', max_steps=7).bounded(3)
+  programs = compiled(stage, (3,))
+  assert (stage.epochs, programs.epoch_steps, programs.num_steps) == (3, 3, 7)
+  assert [programs.end_of_epoch(epoch) for epoch in range(3)] == [3, 6, 7]
+  state, _ = programs.validate(programs.init(None))
+  for epoch, steps in enumerate((3, 3, 1), start=1):
+    state = programs.run(state, steps)
+    total = float(state.totals['loss'][0])
+    state, metrics = programs.validate(state)
+    assert int(state.epoch[0]) == epoch
+    assert float(metrics['train/loss'][0]) == pytest.approx(total / steps)
+  assert stage.is_finished(state) and int(state.step[0]) == 7
+
+
 def copy(state):
   """To give to a program that takes its argument's memory."""
   return jax.tree.map(jnp.copy, state)

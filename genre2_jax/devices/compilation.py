@@ -1,0 +1,59 @@
+"""Programs that are compiled once: JAX's persistent compilation cache."""
+
+import hashlib
+import logging
+import pathlib
+import platform
+
+import jax
+import jaxlib
+
+from genre2_jax.data.reading import path_of, user_cache
+
+_logger = logging.getLogger('genre2_jax')
+
+NONE = 'none'
+_CPU = pathlib.Path('/proc/cpuinfo')
+_MAX_BYTES = 2 * 2**30
+# Programs that compile faster are not worth their files.
+_MIN_SECONDS = 0.5
+
+
+def keep_programs(folder: str = '') -> None:
+  """Compiled programs are kept in a folder, and taken from there.
+
+  Where the caller has set `jax_compilation_cache_dir`, that stays. The least
+  recently used programs make room for new ones beyond 2 GiB.
+
+  Args:
+    folder: '' for the user's cache, `$XDG_CACHE_HOME` or ~/.cache; 'none': no
+      program is kept. Whoever can write there can run code here.
+  """
+  if folder == NONE or getattr(jax.config, 'jax_compilation_cache_dir', None):
+    return
+  path = path_of(folder or user_cache() / 'compiled') / _machine()
+  try:
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+  except OSError as error:
+    _logger.warning('compiled programs are not kept: %s', error)
+    return
+  jax.config.update('jax_compilation_cache_dir', str(path))
+  jax.config.update('jax_compilation_cache_max_size', _MAX_BYTES)
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', _MIN_SECONDS)
+
+
+def _machine() -> str:
+  """A name for what a CPU program depends on, which JAX's keys leave out.
+
+  A program for one processor's instructions may crash on another's.
+  """
+  parts = [platform.machine(), platform.system(), jaxlib.__version__]
+  try:
+    lines = _CPU.read_text().splitlines()
+  except OSError:
+    parts.append(platform.processor())
+  else:
+    parts += sorted(
+      {x for x in lines if x.startswith(('model name', 'flags', 'Features'))}
+    )
+  return hashlib.sha256('\n'.join(parts).encode()).hexdigest()[:16]
