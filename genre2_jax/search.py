@@ -1,4 +1,4 @@
-"""Hyperparameter search: Optuna trials of a recipe, each one a whole run.
+r"""Hyperparameter search: Optuna trials of a recipe, each one a whole run.
 
     python -m genre2_jax.search --config=configs/ce_talent.py --trials=25 \
       --workdir=runs/search_abalone --config.data.name=Abalone_reg ...

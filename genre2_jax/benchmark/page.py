@@ -1,7 +1,7 @@
 """The report of a benchmark: which method is best, in words and figures.
 
 `write(workdir)` reads the finished runs in `<workdir>/<task>/<method>` and
-writes results.csv, table.md, figures/*.png and report.html, which carries its
+writes results.csv, table.md, figures/*.svg and report.html, which carries its
 figures inside and asks the network for nothing. Runs that are still missing
 or have failed are named; the same call later takes them in.
 """
@@ -21,7 +21,7 @@ from genre2_jax.data import targets
 from genre2_jax.files import atomic, reading
 from genre2_jax.files.atomic import PathLike
 from genre2_jax.report import inputs
-from genre2_jax.report.page import template, write_figures
+from genre2_jax.report.page import template, with_contents, write_figures
 
 BENCHMARK_FILE = 'benchmark.json'
 SECONDS_FILE = 'seconds.json'
@@ -60,7 +60,7 @@ def write(workdir: PathLike) -> pathlib.Path:
     command=benchmark.command,
   )
   path = workdir / 'report.html'
-  atomic.write_text(path, html)
+  atomic.write_text(path, with_contents(html))
   return path
 
 

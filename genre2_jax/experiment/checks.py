@@ -33,7 +33,7 @@ def check_values(config: ConfigDict) -> None:
   )  # fmt: skip
   not_negative = (
     'seed', 'max_seconds', 'model.encoder_layers', 'model.head_layers',
-    'model.dropout',
+    'model.dropout', 'model.least_category_rows',
     'pretrain.epochs', 'finetune.epochs', 'pretrain.max_steps',
     'finetune.max_steps', 'pretrain.patience', 'finetune.patience',
     'optimizer.warmup_steps', 'optimizer.weight_decay',

@@ -224,6 +224,7 @@ def reopened(
   features: Features | TextFeatures,
   scaler: Scaler,
   where: str = 'config.json',
+  numbers: Sequence[float] = (),
 ) -> Experiment:
   """The experiment of a finished run, without its data.
 
@@ -232,6 +233,7 @@ def reopened(
     features: that it saved.
     scaler: that it saved.
     where: begins the message of an error.
+    numbers: that it saved, of its tokenizer.
 
   Raises:
     InputError: a value that no run could have had, or a head that has another
@@ -240,7 +242,7 @@ def reopened(
   config = ConfigDict(with_defaults(fields, where))
   try:
     check_values(config)
-    model = model_of(config, features, scaler)
+    model = model_of(config, features, scaler, numbers)
     return Experiment(**_shared(config, model, all_stages(config)))
   except InputError as error:
     raise InputError(f'{where}: {error}') from error

@@ -1,6 +1,6 @@
 """The model that a config describes, for the data at hand."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -46,9 +46,13 @@ def build_model(config: ConfigDict, table: Table | Texts) -> Model:
       table.numeric_names,
       table.category_names,
       kinds=table.kinds,
+      with_ranks=config.model.rank_features,
+      with_missing=config.model.missing_features,
     )
-  scaler = targets.fit(config.data.transform, table.train.known_target)
-  return model_of(config, features, scaler)
+  target = table.train.known_target
+  scaler = targets.fit(config.data.transform, target)
+  tokenizer = build_tokenizer(config).fitted(scaler.standardize(target))
+  return model_of(config, features, scaler, tokenizer.numbers)
 
 
 def features_from_json(data: Mapping[str, Any]) -> Features | TextFeatures:
@@ -58,14 +62,23 @@ def features_from_json(data: Mapping[str, Any]) -> Features | TextFeatures:
 
 
 def model_of(
-  config: ConfigDict, features: Features | TextFeatures, scaler: Scaler
+  config: ConfigDict,
+  features: Features | TextFeatures,
+  scaler: Scaler,
+  numbers: Sequence[float] = (),
 ) -> Model:
   """The `Model` of given statistics.
+
+  Args:
+    config: of the run.
+    features: of its training rows.
+    scaler: of their targets.
+    numbers: that the tokenizer was fitted to, if it is one that is.
 
   Raises:
     InputError: parts that do not fit together.
   """
-  tokenizer = build_tokenizer(config)
+  tokenizer = build_tokenizer(config).with_numbers(numbers)
   model = config.model
   if tokenizer.domain == 'natural' and not scaler.is_linear:
     raise InputError(
@@ -98,7 +111,7 @@ def model_of(
 
 
 def build_tokenizer(config: ConfigDict) -> Tokenizer:
-  """The tokenizer that `config.tokenizer` describes."""
+  """The tokenizer that `config.tokenizer` describes, not fitted to targets."""
   fields = config.tokenizer
   options = tokenizers.OPTIONS.get(fields.name, ())
   return tokenizers.build(
@@ -123,7 +136,11 @@ def _network(config, tokenizer, features):
   fields |= {
     'cardinalities': features.cardinalities,
     'quantiles': features.quantiles,
+    'indicators': features.frequent(fields.pop('least_category_rows')),
+    'scaled': fields.pop('feature_scale'),
   }
+  for name in ('rank_features', 'missing_features'):
+    fields.pop(name)  # What the features are fitted with.
   if head == 'decoder':
     return tabular_policy(tokenizer, **fields)
   for name in (

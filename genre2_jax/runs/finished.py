@@ -226,6 +226,7 @@ def open_run(workdir: str | os.PathLike[str]) -> FinishedRun:
       networks.features_from_json(saved['features']),
       targets.from_json(saved['scaler']),
       str(workdir / 'config.json'),
+      saved.get('numbers', ()),  # Older runs had none.
     )
     _check_written(workdir / 'run.json', run, reopened.seeds)
     if not isinstance(saved['target_name'], str):

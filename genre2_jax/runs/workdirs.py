@@ -2,13 +2,15 @@
 
 .lock            held by the process that runs there
 config.json      the resolved config: the run's identity
-model.json       statistics of features and target, for new rows
+model.json       what was fitted to features and target, for new rows
 env.json         what it ran on
 metrics.jsonl    training and validation, as they go (`files/metrics_log.py`)
 evaluation/      predictions per stage and split, all seeds
 references.csv   the same of two baselines, on the same rows
 results.csv      every metric; rewritten after each stage
 predictions.csv  of the test rows, last stage, all seeds together
+columns.json     of a table, as they were read (`inspection.py`)
+importances.json of its columns, on validation rows (`inspection.py`)
 margins.json     of conformal intervals, last stage (`estimates.py`)
 run.json         what was run; its presence says that the run is finished
 weights/         of each stage, enough to predict (`weights.py`)
@@ -112,6 +114,7 @@ def create(workdir: pathlib.Path, experiment: Prepared) -> None:
         'target_name': table.target_name,
         'features': experiment.model.features.to_json(),
         'scaler': experiment.model.scaler.to_json(),
+        'numbers': list(experiment.model.codec.tokenizer.numbers),
         'data_digest': digest,
       },
     )

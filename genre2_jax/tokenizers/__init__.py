@@ -2,7 +2,8 @@
 
 A tokenizer says which tokens may stand at each position, which number a
 sequence means, and which next token leads nearest to a target. It is a frozen
-dataclass of plain values, so that it is hashable and static for `jax.jit`.
+dataclass of plain values, so that it is hashable and static for `jax.jit`; what
+one of them takes from training targets is among these.
 
 Letters: T tokens per number, V vocabulary, K or D digits, N exponents.
 Digit tokens come first in every vocabulary: token v < base is the digit v.
@@ -10,6 +11,7 @@ Digit tokens come first in every vocabulary: token v < base is the digit v.
 
 from typing import Any
 
+from genre2_jax.tokenizers.adaptive import Adaptive
 from genre2_jax.tokenizers.base import Tokenizer, check_choice
 from genre2_jax.tokenizers.bins import Bins
 from genre2_jax.tokenizers.error_correcting import Hamming, Repetition
@@ -19,6 +21,7 @@ from genre2_jax.tokenizers.strings import Decimal, Strings, grid
 
 __all__ = [
   'OPTIONS',
+  'Adaptive',
   'Bins',
   'Decimal',
   'Hamming',
@@ -32,6 +35,7 @@ __all__ = [
 
 OPTIONS = {
   'normalized': ('rounding', 'edge'),
+  'adaptive': (),
   'p10': ('max_exponent',),
   'ieee': ('exponent_digits', 'specials'),
   'exponent_first': ('max_exponent',),
@@ -60,6 +64,8 @@ def build(name: str, *, base: int, digits: int, **options: Any) -> Tokenizer:
     return grid(**options)
   if name == 'decimal':
     return Decimal(**options)
+  if name == 'adaptive':
+    return Adaptive(base, digits)
   if name == 'normalized':
     return Normalized(base, digits, **options)
   if name == 'hamming':

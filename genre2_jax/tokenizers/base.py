@@ -4,7 +4,7 @@ import abc
 import math
 import string
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -81,6 +81,28 @@ class Tokenizer(abc.ABC):
     """
     return np.arange(self.vocab_size, dtype=np.float64)
 
+  @property
+  def numbers(self) -> tuple[float, ...]:
+    """What was fitted to training targets; () of a tokenizer without."""
+    return ()
+
+  def fitted(self, values: np.ndarray) -> Self:
+    """The tokenizer for training targets [n], in the unit of its values.
+
+    Most are the same whatever the targets.
+    """
+    return self
+
+  def with_numbers(self, numbers: Sequence[float]) -> Self:
+    """The tokenizer with `numbers` that another of its kind was fitted to.
+
+    Raises:
+      InputError: not as many as it takes, or not ascending.
+    """
+    if numbers:
+      raise InputError(f'{type(self).__name__} has no fitted numbers')
+    return self
+
   @abc.abstractmethod
   def encode(self, values: ArrayLike) -> np.ndarray:
     """Writes `values` [...] as tokens, int32 [..., T], with float64 arithmetic.
@@ -143,6 +165,23 @@ def number_of(xp: Any, digits: Any, base: int) -> Any:
   """The inverse of `digits_of`, in the array library `xp`: integers [...]."""
   places = xp.asarray(place_values(base, digits.shape[-1]))
   return (digits * places).sum(axis=-1)
+
+
+def nearest_completion(xp: Any, tokens: Any, target: Any, base: int) -> Any:
+  """`best_tokens` off the target's prefix, of numbers that ascend as digits do.
+
+  Prefixes order as their numbers do: above the target the lowest completion is
+  the nearest, below it the highest.
+
+  Args:
+    xp: the array library.
+    tokens: digits [..., T].
+    target: digits [..., T].
+    base: of the digits.
+  """
+  ahead = (tokens - target) * xp.asarray(place_values(base, tokens.shape[-1]))
+  ahead = xp.cumsum(ahead, axis=-1) - ahead
+  return xp.where(ahead > 0, 0, base - 1)
 
 
 def float_type(xp: Any) -> type[np.floating]:

@@ -15,8 +15,8 @@ from genre2_jax.tokenizers.base import (
   check_finite,
   digits_of,
   float_type,
+  nearest_completion,
   number_of,
-  place_values,
 )
 
 
@@ -79,8 +79,4 @@ class Normalized(Tokenizer):
     return cell / count
 
   def _nearest(self, xp, tokens, target):
-    # Prefixes order as their numbers do: above the target the lowest
-    # completion is the nearest, below it the highest.
-    ahead = (tokens - target) * xp.asarray(place_values(self.base, self.digits))
-    ahead = xp.cumsum(ahead, axis=-1) - ahead
-    return xp.where(ahead > 0, 0, self.base - 1)
+    return nearest_completion(xp, tokens, target, self.base)

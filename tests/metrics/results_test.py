@@ -159,7 +159,7 @@ def test_the_columns_of_the_summary_never_touch():
   assert len({len(line) for line in (head, *lines)}) == 1
   assert [line.split()[2:] for line in lines] == [
     ['-1.2346e+298', '-1.2346e+298'],
-    ['-1.2346e+298', '3.0000e-07'],
+    ['-1.2346e+298', '0.0000'],
   ]
 
 

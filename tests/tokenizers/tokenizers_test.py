@@ -52,6 +52,9 @@ CODES = [
 SMALL = [
   tokenizers.build('normalized', base=2, digits=4),
   tokenizers.build('normalized', base=3, digits=3),
+  tokenizers.build('adaptive', base=3, digits=2).fitted(
+    np.array([-1.5, -1.4, 0.0, 0.25, 6.0])
+  ),
   tokenizers.build('p10', base=10, digits=2, max_exponent=2),
   tokenizers.build('p10', base=3, digits=3, max_exponent=1),
   tokenizers.build('ieee', base=10, digits=2),
@@ -418,7 +421,7 @@ def test_best_tokens_in_float32_is_near_float64(layout):
   ('arguments', 'message'),
   [
     ({'name': 'normalised'}, "unknown tokenizer 'normalised': did you mean "),
-    ({'name': 'zz'}, "'zz': choose from normalized, p10, ieee, exponent_fi"),
+    ({'name': 'zz'}, "'zz': choose from normalized, adaptive, p10, ieee, ex"),
     ({'base': 1}, 'base=1: give an integer from 2 to 36'),
     ({'base': 2.0}, 'base=2.0: give an integer'),
     ({'digits': 0}, 'digits=0: give an integer from 1 to 9'),
