@@ -6,11 +6,12 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+from drawn_runs import write_benchmark, write_run
 
 from genre2_jax import errors
 from genre2_jax.benchmark import comparison_tables, figures, page, statistics
 from genre2_jax.files import atomic
-from genre2_jax.metrics import points, results, sampled
+from genre2_jax.metrics import results
 from genre2_jax.report.__main__ import main
 
 FIGURES = {
@@ -26,114 +27,6 @@ FIGURES = {
   'sharpening_coverage90',
   'sharpening_width90',
 }
-POINT_METHODS = ('pointwise', 'catboost', 'xgboost', 'random_forest')
-
-
-def write_run(
-  folder,
-  *,
-  task='sensory',
-  method='ce',
-  seeds=(0, 1),
-  error=0.4,
-  spread=0.4,
-  n=24,
-  G=16,
-  seconds=12.5,
-):
-  """What a finished run leaves that a comparison reads."""
-  is_point = method.partition('@')[0] in POINT_METHODS
-  stages = ['pretrain']
-  if method in ('remax', 'grpo', 'crps'):
-    stages.append('finetune')
-  truth = np.random.default_rng(len(task)).normal(size=n)  # of the task alone
-  noise = np.random.default_rng(sum(map(ord, task + method)))
-  mean, std = 35.0, 16.0
-  rows = []
-  for stage in stages:
-    centre = truth + error * noise.normal(size=(len(seeds), n))
-    draws = centre[..., None] + (
-      0 if is_point else spread * noise.normal(size=(len(seeds), n, G))
-    )
-    arrays = {
-      'target': truth * std + mean,
-      'target_z': truth,
-      'mean': np.float64(mean),
-      'std': np.float64(std),
-      'low': np.float64(-4),
-      'high': np.float64(4),
-      'greedy_z': centre.astype(np.float32),
-    }
-    if not is_point:
-      arrays['samples_z'] = draws.astype(np.float32)
-    atomic.write_npz(folder / 'evaluation' / f'{stage}_test.npz', **arrays)
-    for i, seed in enumerate(seeds):
-      if is_point:
-        values = [
-          ('mean', 'r2', points.r2(centre[i], truth)),
-          ('mean', 'rmse', points.rmse(centre[i], truth)),
-          ('mean', 'spearman', points.spearman(centre[i], truth)),
-          ('mean', 'rmse_unit', std * points.rmse(centre[i], truth)),
-        ]
-      else:
-        values = sampled.evaluate(
-          draws[i], centre[i], np.ones(n), truth, low=-4, high=4, std=std
-        )
-        if method in ('crps', 'raft'):
-          values += [
-            ('exact_mean', 'r2', points.r2(centre[i], truth)),
-            ('exact_mean', 'rmse', points.rmse(centre[i], truth)),
-            ('exact_mean', 'spearman', points.spearman(centre[i], truth)),
-            ('exact_mean', 'rmse_unit', std * points.rmse(centre[i], truth)),
-          ]
-      rows += [(task, seed, stage, 'test', *value) for value in values]
-      rows += [(task, seed, stage, 'val', *value) for value in values]
-  atomic.write_csv(
-    folder / 'results.csv', results.COLUMNS, results.over_seeds(rows)
-  )
-  atomic.write_json(
-    folder / 'env.json',
-    {
-      'processor': 'AMD EPYC',
-      'jax': '0.10.2',
-      'git_commit': '8f3c2e1',
-      'num_devices': 1,
-      'device_kind': 'cpu',
-    },
-  )
-  atomic.write_json(folder / 'seconds.json', {'seconds': seconds})
-  atomic.write_json(
-    folder / 'run.json', {'task': task, 'stages': stages, 'seeds': seeds}
-  )
-  return folder
-
-
-def write_benchmark(
-  workdir, methods, tasks, *, missing=(), seeds=(0, 1), n=24, G=16
-):
-  """A benchmark whose later methods are better."""
-  for i, task in enumerate(tasks):
-    for j, method in enumerate(methods):
-      if (task, method) not in missing:
-        write_run(
-          workdir / task / method,
-          task=task,
-          method=method,
-          seeds=seeds,
-          n=n,
-          G=G,
-          error=(0.3 + 0.1 * (i % 5)) * (1.2 - 0.5 * j / len(methods)),
-          spread=0.5 - 0.3 * j / len(methods),
-        )
-  atomic.write_json(
-    workdir / 'benchmark.json',
-    {
-      'command': 'python -m genre2_jax.benchmark --workdir=x',
-      'tasks': tasks,
-      'methods': methods,
-    },
-  )
-  return workdir
 
 
 def render(workdir):

@@ -8,11 +8,16 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from drawn_runs import (
+  TOKENIZER,
+  make_workdir,
+  write_inspection,
+  write_references,
+)
 
 from genre2_jax import errors
 from genre2_jax.baselines.points import BASELINES
 from genre2_jax.files import atomic, metrics_log, reading
-from genre2_jax.metrics import exact as exact_metrics
 from genre2_jax.metrics import results, sampled
 from genre2_jax.objectives import catalog
 from genre2_jax.report import drawing, page, result_tables, words
@@ -29,137 +34,6 @@ FIGURES = [
   'sampling_efficiency_best_of_k',
   'sampling_efficiency_mean_of_k',
 ]
-LOW, HIGH = -2.5, 2.5
-TOKENIZER = {'name': 'normalized', 'base': 2, 'digits': 8}
-
-
-def make_workdir(
-  folder,
-  *,
-  stages=('ce', 'remax'),
-  seeds=(0,),
-  n=24,
-  G=16,
-  num_epochs=5,
-  constant=False,
-  task='concrete',
-  target='strength',
-  exact=(),
-):
-  """What a run leaves behind: ReMax is made sharper and a little better.
-
-  Stages in `exact` have rows of exact distributions as well; with G = 1 stages
-  are point masses, as regression heads and trees leave them.
-  """
-  generator = np.random.default_rng(0)
-  mean, std = (7.0, 1.0) if constant else (35.8, 16.7)
-  truth = generator.uniform(-2, 2, n)
-  y = np.zeros(n) if constant else truth + 0.35 * generator.normal(size=n)
-  rows, records = [], []
-  for stage in stages:
-    error, spread = (0.28, 0.35) if stage == 'ce' else (0.18, 0.14)
-    samples = []
-    for _ in seeds:
-      centre = 0 if constant else truth + error * generator.normal(size=n)
-      scale = spread * generator.uniform(0.5, 1.5, n)
-      z = centre + scale * generator.standard_t(4, (G, n))
-      samples.append((np.round(z.T * 51) / 51).clip(LOW, HIGH))
-    samples = np.array(samples, np.float32)  # [S, n, G]
-    greedy = samples[..., -1]
-    nats = 0 if G == 1 else 3.1 if stage == 'ce' else 1.9
-    entropy = np.full((len(seeds), n), nats)
-    atomic.write_npz(
-      folder / 'evaluation' / f'{stage}_test.npz',
-      target_z=y,
-      target=y * std + mean,
-      samples_z=samples,
-      greedy_z=greedy,
-      entropy=entropy,
-      mean=np.float64(mean),
-      std=np.float64(std),
-      low=np.float64(LOW),
-      high=np.float64(HIGH),
-    )
-    for i, seed in enumerate(seeds):
-      values = sampled.evaluate(
-        samples[i], greedy[i], entropy[i], y, low=LOW, high=HIGH, std=std
-      )
-      if stage in exact:
-        values += exact_values(samples[i], y, std)
-      rows += [(task, seed, stage, 'test', *value) for value in values]
-      for epoch in range(num_epochs):
-        fade = np.exp(-4 * epoch / num_epochs)
-        noise = 0.02 * generator.normal(size=4)
-        if not {'remax', 'grpo'} & set(stage.split('_')):
-          curves = {
-            'train/loss': 0.9 + fade + noise[0],
-            'val/loss': 1.0 + fade + 0.1 * epoch / num_epochs + noise[1],
-          }
-        else:
-          curves = {
-            'train/loss': noise[0],
-            'train/reward': -0.2 - 0.1 * fade + noise[2] / 4,
-            'val/reward': -0.22 - 0.1 * fade + noise[3] / 4,
-          }
-        if epoch == 0:  # before the first step there is only validation
-          curves = {k: v for k, v in curves.items() if k.startswith('val/')}
-        place = {'stage': stage, 'seed': seed, 'epoch': epoch}
-        records.append(place | {'step': 8 * epoch, 'seconds': 0.5} | curves)
-  rows = results.over_seeds(rows)
-  atomic.write_csv(folder / 'results.csv', results.COLUMNS, rows)
-  atomic.write_text(
-    folder / metrics_log.METRICS_FILE,
-    ''.join(json.dumps(record) + '\n' for record in records),
-  )
-  atomic.write_json(
-    folder / 'run.json',
-    {
-      'task': task,
-      'target': target,
-      'stages': stages,
-      'seeds': seeds,
-      'num_train': 721,
-      'num_val': 103,
-      'num_test': n,
-      'parameters': 5_462_018,
-      'constant_target': constant,
-    },
-  )
-  atomic.write_json(
-    folder / 'config.json',
-    {'seed': 0, 'model': {'width': 256}, 'tokenizer': TOKENIZER},
-  )
-  atomic.write_json(
-    folder / 'env.json',
-    {
-      'python': '3.11.9',
-      'jax': '0.10.2',
-      'git_commit': '8f3c2e1',
-      'num_devices': 1,
-      'mesh': {'data': 1, 'model': 1},
-      'command': "python -m genre2_jax.main '--config=a b'",
-    },
-  )
-  return folder
-
-
-def exact_values(samples, y, std):
-  """Metrics of a grid that is known exactly, and of its recalibration."""
-  values = np.linspace(LOW, HIGH, 17)
-  centre = samples.mean(axis=1, keepdims=True)
-  summary = exact_metrics.summarize(
-    -np.square(values - centre),
-    exact_metrics.Grid(values, np.full(17, values[1] - values[0])),
-    y,
-    np.abs(values - y[:, None]).argmin(axis=1),
-  )
-  return [
-    *exact_metrics.evaluate(summary, y, std=std),
-    *exact_metrics.evaluate(summary, y, std=std, name='tempered'),
-    ('tempered', 'temperature', 1.25),
-    ('conformal', 'coverage90', 0.875),
-    ('conformal', 'width90', 1.5),
-  ]
 
 
 def embedded_figures(html):
@@ -359,15 +233,6 @@ def test_learning_curves_show_what_the_best_is_chosen_by(
   assert f'CRPS loss + CE: {expected} by epoch' in html
 
 
-def write_references(workdir, **rmse):
-  rows = [
-    ('concrete', 0, stage, split, 'greedy', 'rmse', value)
-    for stage, value in rmse.items()
-    for split in ('val', 'test')
-  ]
-  atomic.write_csv(workdir / 'references.csv', results.COLUMNS, rows)
-
-
 def test_the_verdict_is_in_the_unit_of_the_target_beside_references(tmp_path):
   make_workdir(tmp_path, n=200, G=32)
   write_references(tmp_path, train_mean=1.0, histogram_trees=0.3)
@@ -470,33 +335,7 @@ def test_columns_and_importances_are_shown_where_the_run_kept_them(tmp_path):
   make_workdir(tmp_path)
   html = page.write(tmp_path).read_text(encoding='utf-8')
   assert 'depends on' not in html and 'as they were read' not in html
-  column = {'kind': 'number', 'distinct': 9, 'range': '1 to 9', 'unseen': {}}
-  names = ['area', 'city']
-  atomic.write_json(
-    tmp_path / 'columns.json',
-    {
-      'columns': [
-        column | {'name': name, 'missing': {'train': 3, 'test': 0}}
-        for name in names
-      ]
-    },
-  )
-  dependence = {'kind': 'number', 'predictions': [1.0, 2.0]}
-  atomic.write_json(
-    tmp_path / 'importances.json',
-    {
-      'rows': 20,
-      'repeats': 3,
-      'importances': [
-        {'column': 'area', 'mean': 4.0, 'std': 0.5},
-        {'column': 'city', 'mean': -0.1, 'std': 0.1},
-      ],
-      'dependences': [
-        dependence | {'column': 'area', 'grid': [1, 2], 'quantiles': [1, 2]},
-        dependence | {'column': 'city', 'grid': ['a', 'b'], 'quantiles': []},
-      ],
-    },
-  )
+  write_inspection(tmp_path)
   html = page.write(tmp_path).read_text(encoding='utf-8')
   assert '<td class="number">3 train</td>' in html
   assert 'area matters most of 2 columns' in html
