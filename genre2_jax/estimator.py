@@ -1,8 +1,8 @@
 """Decoding-based regression as a scikit-learn estimator.
 
 The same run as the command line's, by `train.train_and_evaluate`: this module
-turns arguments into a config, and what the run leaves
-into predictions; `data/frames.py` makes a table of X and y.
+turns arguments into a config, and what the run leaves into predictions;
+`data/frames.py` makes a table of X and y.
 """
 
 import contextlib

@@ -726,7 +726,9 @@ def test_home_is_home_in_paths(fitted, rows, tmp_path, monkeypatch):
   X.assign(new=X['new'].astype(int)).to_csv(tmp_path / 'home' / 'in.csv')
   loaded = DecodingRegressor.load(pathlib.Path('~/model'))
   prediction.predict_file('~/model', '~/in.csv', '~/out.csv')
-  table = pd.read_csv(tmp_path / 'home' / 'out.csv')
+  table = pd.read_csv(
+    tmp_path / 'home' / 'out.csv', float_precision='round_trip'
+  )
   np.testing.assert_array_equal(loaded.predict(X), table['prediction'])
   path = tmp_path / 'home' / 'in.csv'
   before = path.read_bytes()
