@@ -36,6 +36,7 @@ def method_name(method: str) -> str:
 
 def draw(compared: Comparison) -> list[Section]:
   """Draws every figure that the results have numbers for."""
+  unit = compared.benchmark.unit.name
   tasks = f'{len(compared.tasks)} task' + 's' * (len(compared.tasks) != 1)
   sections = (
     (
@@ -54,7 +55,8 @@ def draw(compared: Comparison) -> list[Section]:
     ),
     (
       'Sampling efficiency',
-      'RMSE (z) of the best (an oracle picks it) and of the mean of the first '
+      f'RMSE ({unit}) of the best (an oracle picks it) and of the mean of the '
+      'first '
       f'k samples; means over seeds and {tasks}.',
       _sampling_efficiency,
     ),
@@ -256,6 +258,7 @@ def _sampling_efficiency(compared: Comparison) -> Panels:
   samples = compared.samples
   if not samples:
     return
+  unit = compared.benchmark.unit.name
   for kind in ('best', 'mean'):
     figure, ax = _with_legend(len(samples))
     for method in compared.methods:
@@ -281,11 +284,11 @@ def _sampling_efficiency(compared: Comparison) -> Panels:
       top = min(curves.max(), 4 * np.median(curves)) or 1
       ax.set_ylim(0, 1.05 * top)
     ax.set_xlabel('samples k')
-    ax.set_ylabel(f'RMSE of the {kind} of k (z)')
+    ax.set_ylabel(f'RMSE of the {kind} of k ({unit})')
     _legend_below(figure, ax)
     last = {m: float(getattr(s, kind)[-1]) for m, s in samples.items()}
     least = min(last, key=last.__getitem__)
-    caption = f'RMSE of the {kind} of k samples, z'
+    caption = f'RMSE of the {kind} of k samples, {unit}'
     yield (
       f'sampling_efficiency_{kind}_of_k',
       f'{caption}.',
@@ -355,15 +358,15 @@ def _sharpening(compared: Comparison) -> Panels:
   methods = [m for m in compared.samples if frame.loc[m].notna().all()][::-1]
   if not methods:
     return
-  look = looks(compared)
+  look, unit = looks(compared), compared.benchmark.unit.name
   base = frame.loc[BASE] if BASE in methods else None
   places = np.arange(len(methods))
   for column, label in zip(
     frame,
     (
-      'CRPS (z)',
+      f'CRPS ({unit})',
       'coverage of the central 90%',
-      'width of the 90% interval (z)',
+      f'width of the 90% interval ({unit})',
     ),
     strict=True,
   ):

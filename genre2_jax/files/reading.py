@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from genre2_jax.errors import InputError
+from genre2_jax.errors import InputError, one_line
 from genre2_jax.files.atomic import PathLike
 
 
@@ -114,8 +114,3 @@ def number(path: PathLike, text: str) -> float:
     return float(text)
   except ValueError as error:
     raise InputError(f'{path} is damaged: {text!r:.40} is no number') from error
-
-
-def one_line(error: BaseException) -> str:
-  """What an error says, without line breaks; its name if it says nothing."""
-  return ' '.join(str(error).split()) or type(error).__name__

@@ -53,10 +53,10 @@ def mixture(log_p: ArrayLike) -> np.ndarray:
 
 def quantiles(log_p: ArrayLike, values: ArrayLike, q: ArrayLike) -> np.ndarray:
   """Least number whose distribution function reaches q [Q]: [n, Q]."""
-  levels, values = np.atleast_1d(q), np.asarray(values, np.float64)
-  log_p, values = _finite(log_p, values)[:2]
-  order = np.argsort(values, kind='stable')
-  ordered = values[order]
+  levels = np.atleast_1d(q)
+  log_p, numbers, _ = _finite(log_p, values)
+  order = np.argsort(numbers, kind='stable')
+  ordered = numbers[order]
   found = []
   for rows in _chunks(log_p):
     below = np.cumsum(_probabilities(rows)[:, order], axis=1)
@@ -81,10 +81,10 @@ def summarize(
     target: [n], z-scores.
     index: int [n], the numbers that stand for the targets.
   """
-  values, cells = (np.asarray(part, np.float64) for part in grid)
-  target, index = np.asarray(target, np.float64), np.asarray(index)
-  log_p, values, places = _finite(log_p, values)
-  cells, index = cells[places >= 0], places[index]
+  target = np.asarray(target, np.float64)
+  log_p, values, places = _finite(log_p, grid.values)
+  cells = np.asarray(grid.cells, np.float64)[places >= 0]
+  nearest = places[np.asarray(index)]
   order = np.argsort(values, kind='stable')
   ordered, gaps = values[order], np.diff(values[order])
   # Sequences that mean the same number pool their probabilities.
@@ -95,7 +95,7 @@ def summarize(
   for rows in _chunks(log_p):
     p = _probabilities(rows)
     y = target[start : start + len(p), None]
-    here = index[start : start + len(p)]
+    here = nearest[start : start + len(p)]
     below = np.cumsum(p[:, order], axis=1)
     ends = _reaches(
       below, np.array([0.5, (1 - NOMINAL) / 2, (1 + NOMINAL) / 2])
@@ -186,17 +186,18 @@ def _chunks(log_p):
 
 
 def _finite(
-  log_p: ArrayLike, values: np.ndarray
+  log_p: ArrayLike, values: ArrayLike
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """log p and values of the finite numbers; each number's place among them.
 
   int [K], −1 for what is left out. Log p is that of the rest alone.
   """
+  log_p, values = np.asarray(log_p), np.asarray(values, np.float64)
   kept = np.isfinite(values)
   places = np.where(kept, np.cumsum(kept) - 1, -1)
   if kept.all():
-    return np.asarray(log_p), values, places
-  log_p = np.asarray(log_p, np.float64)[:, kept]
+    return log_p, values, places
+  log_p = log_p.astype(np.float64)[:, kept]
   total = np.logaddexp.reduce(log_p, axis=1, keepdims=True)
   return log_p - total, values[kept], places
 

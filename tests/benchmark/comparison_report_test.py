@@ -265,3 +265,29 @@ def test_no_device_and_no_figures_on_import():
     'assert not {"jax", "flax", "matplotlib"} & set(sys.modules)'
   )
   subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def test_errors_are_in_the_unit_of_the_transform(tmp_path):
+  write_benchmark(tmp_path, ['ce', 'crps'], ['a', 'b'])
+  for transform, words, others in (
+    (None, '(z)', ['original', 'rank)']),
+    ('none', '(original unit)', ['(z)', 'z-score', 'standard deviations']),
+    ('quantile', '(rank)', ['(z)', 'z-score', 'standard deviations']),
+  ):
+    for folder in tmp_path.glob('*/*/run.json'):
+      if transform:
+        config = {'data': {'transform': transform}}
+        atomic.write_json(folder.parent / 'config.json', config)
+    compared = statistics.compare(page.load(tmp_path))
+    text = comparison_tables.markdown(compared, '', page.notes(compared))
+    for metric in ('RMSE', 'CRPS', 'width 90%', 'Width of the central 90%'):
+      assert f'{metric} {words}' in text
+    sections = figures.draw(compared)
+    said = repr([(s.text, [p.caption for p in s.panels]) for s in sections])
+    assert f'RMSE {words}' in said
+    for other in others:
+      assert other not in text + said
+  atomic.write_json(folder.parent / 'config.json', {'data': {}})
+  compared = statistics.compare(page.load(tmp_path))
+  assert compared.benchmark.unit == statistics.MIXED
+  assert any('do not compare' in note for note in page.notes(compared))
