@@ -221,7 +221,7 @@ def notes(run: Run) -> list[str]:
         'The change in the error between stages is less than two standard '
         'errors of the paired differences between seeds.'
       )
-  if not run.references:
+  if not run.references and not run.config.get('baseline', {}).get('name'):
     sentences.append('No references were fitted beside this run.')
   sentences += kept(run)
   for stage in run.stages:
