@@ -18,6 +18,11 @@ FIELDS = {
   'report': False,
   'model.head': 'trie',
   'tokenizer.name': 'adaptive',
+  'model.category_embedding': 'one_hot',
+  'model.least_category_rows': 5,
+  'model.rank_features': True,
+  'model.missing_features': True,
+  'model.feature_scale': True,
   'pretrain.objective': (('crps', 1.0, {}),),
   'pretrain.epochs': 3,
   'finetune.epochs': 1,
@@ -70,3 +75,15 @@ def test_the_numbers_are_those_of_the_training_targets(run, data_file):
   z = finished.open_run(run).model.scaler.standardize(table.train.target)
   assert len(saved['numbers']) == 4**2
   assert np.isin([z.min(), z.max()], saved['numbers']).all()
+
+
+def test_the_scale_of_features_is_trained_and_saved(run):
+  params = finished.open_run(run).weights()['policy']
+  (scale,) = [
+    x
+    for path, x in jax.tree_util.tree_leaves_with_path(params)
+    if 'feature_scale' in jax.tree_util.keystr(path)
+  ]
+  # Three numbers, three labels and the missing one; ranks; two with gaps.
+  assert scale.shape == (1, 3 + 4 + 3 + 2)
+  assert np.abs(np.asarray(scale) - 1).min() > 0

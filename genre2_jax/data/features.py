@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from genre2_jax.data import cells
 from genre2_jax.data.tables import Rows
-from genre2_jax.data.wording import counted, say, shortened
-from genre2_jax.errors import InputError
+from genre2_jax.data.wording import counted, say
+from genre2_jax.errors import InputError, shortened
 
 # Standardised features beyond this are as good as infinite, and float32
 # holds their squares.
@@ -19,6 +19,9 @@ LIMIT = 1e6
 # Quantiles nearer than this are one: (z − edge) / (next edge − edge) is at most
 # 2e12 then, and float32 holds its square.
 LEAST_BIN = 1e-6
+# Of a rank made normal, on both sides: the ends of a column are no outliers.
+RANK_LIMIT = 3.0
+_NUM_RANKS = 128
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,6 +36,12 @@ class Features:
     so no bin, where all values are equal.
   kinds: of the columns, numeric first, as in `cells`; () of runs that did not
     keep them.
+  counts: train rows of each code of each category column, the missing last; ()
+    of runs that did not keep them.
+  ranks: ascending quantiles of each numeric column, standardised, if numbers
+    get a copy by their rank; () if not.
+  missing: places of the numeric columns that get an indicator of what is
+    missing: those where train lacks some but not all values.
   """
 
   numeric_names: tuple[str, ...]
@@ -43,6 +52,9 @@ class Features:
   most_frequent: tuple[int, ...]
   quantiles: tuple[tuple[float, ...], ...]
   kinds: tuple[str, ...] = ()
+  counts: tuple[tuple[int, ...], ...] = ()
+  ranks: tuple[tuple[float, ...], ...] = ()
+  missing: tuple[int, ...] = ()
 
   @classmethod
   def fit(
@@ -52,6 +64,9 @@ class Features:
     category_names: Sequence[str],
     num_quantiles: int = 12,
     kinds: Sequence[str] = (),
+    *,
+    with_ranks: bool = False,
+    with_missing: bool = False,
   ) -> Self:
     """Features of train rows.
 
@@ -65,6 +80,8 @@ class Features:
       category_names: of the category columns.
       num_quantiles: Q, bins of a numeric column at most.
       kinds: of all columns, numeric first; (): not known.
+      with_ranks: whether numbers get a copy by their rank.
+      with_missing: whether missing numbers are said.
 
     Raises:
       InputError: other columns than named, or num_quantiles below 1.
@@ -74,8 +91,8 @@ class Features:
       raise InputError(
         f'num_quantiles={num_quantiles!r}: give a positive integer'
       )
-    means, stds, quantiles = [], [], []
-    for column in rows.numeric.T:
+    means, stds, quantiles, ranks, missing = [], [], [], [], []
+    for place, column in enumerate(rows.numeric.T):
       finite = np.isfinite(column)
       mean = _moments(column[finite])[0] if finite.any() else 0.0
       filled = np.where(finite, column, mean)
@@ -84,7 +101,12 @@ class Features:
       stds.append(std)
       z = np.clip(_standardized(filled, mean, std), -LIMIT, LIMIT)
       quantiles.append(_edges(z, num_quantiles))
-    categories, most_frequent = [], []
+      if with_ranks:
+        levels = np.linspace(0, 1, max(2, min(_NUM_RANKS, len(z))))
+        ranks.append(tuple(np.quantile(z, levels).tolist()))
+      if with_missing and 0 < finite.sum() < len(finite):
+        missing.append(place)
+    categories, most_frequent, frequency = [], [], []
     for column in rows.categories.T:
       present = [label for label in column if label is not None]
       labels, counts = np.unique(
@@ -92,6 +114,7 @@ class Features:
       )
       categories.append(tuple(labels))
       most_frequent.append(int(counts.argmax()) if present else 0)
+      frequency.append((*counts.tolist(), len(column) - len(present)))
     return cls(
       numeric_names=tuple(numeric_names),
       category_names=tuple(category_names),
@@ -101,12 +124,27 @@ class Features:
       most_frequent=tuple(most_frequent),
       quantiles=tuple(quantiles),
       kinds=tuple(kinds),
+      counts=tuple(frequency),
+      ranks=tuple(ranks),
+      missing=tuple(missing),
     )
 
   @property
   def cardinalities(self) -> tuple[int, ...]:
     """Codes of each category column; the last one stands for missing."""
     return tuple(len(labels) + 1 for labels in self.categories)
+
+  def frequent(self, least_rows: int) -> tuple[tuple[int, ...], ...]:
+    """Codes of each category column with so many train rows or more.
+
+    All of them, of runs that did not keep counts.
+    """
+    if not self.counts:
+      return tuple(tuple(range(n)) for n in self.cardinalities)
+    return tuple(
+      tuple(code for code, n in enumerate(counts) if n >= least_rows)
+      for counts in self.counts
+    )
 
   @property
   def num_features(self) -> int:
@@ -122,13 +160,21 @@ class Features:
 
   def example_inputs(self) -> dict[str, np.ndarray]:
     """Inputs of one row, all zero: for shapes."""
-    return {
+    inputs = {
       'numeric': np.zeros((1, len(self.numeric_names)), np.float32),
       'categories': np.zeros((1, len(self.category_names)), np.int32),
     }
+    if self.ranks or self.missing:
+      width = len(self.ranks) + len(self.missing)
+      inputs['beside'] = np.zeros((1, width), np.float32)
+    return inputs
 
   def transform(self, rows: Rows) -> dict[str, np.ndarray]:
-    """'numeric': float32 [n, F_num], 'categories': int32 [n, F_cat]."""
+    """'numeric': float32 [n, F_num], 'categories': int32 [n, F_cat].
+
+    And 'beside', float32 [n, E], where there are ranks, Φ⁻¹(F(x)) within
+    ±`RANK_LIMIT` with F that of train, or indicators of what is missing.
+    """
     _check_widths(rows, len(self.means), len(self.categories))
     means = np.array(self.means, np.float64)
     filled = np.where(np.isfinite(rows.numeric), rows.numeric, means)
@@ -140,8 +186,16 @@ class Features:
       codes[:, place] = [
         lookup.get(label, unknown) for label in rows.categories[:, place]
       ]
-    numeric = np.clip(z, -LIMIT, LIMIT).astype(np.float32)
-    return {'numeric': numeric, 'categories': codes}
+    z = np.clip(z, -LIMIT, LIMIT)
+    inputs = {'numeric': z.astype(np.float32), 'categories': codes}
+    if self.ranks or self.missing:
+      columns = [
+        _normal_ranks(z[:, place], edges)
+        for place, edges in enumerate(self.ranks)
+      ]
+      columns += [~np.isfinite(rows.numeric[:, i]) for i in self.missing]
+      inputs['beside'] = np.stack(columns, axis=1).astype(np.float32)
+    return inputs
 
   def _codes(self, place: int) -> dict[str | None, int]:
     """{label: code} of a category column."""
@@ -190,13 +244,18 @@ class Features:
       'kinds': list(self.kinds),
       'categories': [list(labels) for labels in self.categories],
       'quantiles': [list(edges) for edges in self.quantiles],
+      'counts': [list(counts) for counts in self.counts],
+      'ranks': [list(edges) for edges in self.ranks],
+      'missing': list(self.missing),
     }
 
   @classmethod
   def from_json(cls, data: Mapping[str, Any]) -> Self:
     """Inverse of `to_json`. Raises InputError for anything else."""
     if isinstance(data, Mapping):
-      data = {'kinds': [], **data}  # Older runs did not keep them.
+      # Older runs did not keep them.
+      later = ('kinds', 'counts', 'ranks', 'missing')
+      data = {**{name: [] for name in later}, **data}
     _check_keys(cls, data)
     for key, value in data.items():
       _require(isinstance(value, list | tuple), cls, f'{key} must be a list')
@@ -254,6 +313,33 @@ class Features:
         f'quantiles must ascend within ±{LIMIT:g} by more than {LEAST_BIN:g} '
         'and be exact in float32',
       )
+    _require(
+      data['counts'] in ([], ())
+      or [len(counts) for counts in data['counts']]
+      == [len(labels) + 1 for labels in data['categories']],
+      cls,
+      'counts must have one of each code',
+    )
+    _require(
+      len(data['ranks']) in (0, len(data['numeric_names']))
+      and all(
+        isinstance(edges, list | tuple)
+        and len(edges) > 1
+        and all(map(_is_number, edges))
+        and (np.diff(edges) >= 0).all()
+        for edges in data['ranks']
+      ),
+      cls,
+      'ranks must be ascending numbers of each numeric column',
+    )
+    _require(
+      all(
+        type(place) is int and 0 <= place < len(data['numeric_names'])
+        for place in data['missing']
+      ),
+      cls,
+      'missing must index numeric_names',
+    )
     return cls(
       numeric_names=tuple(data['numeric_names']),
       category_names=tuple(data['category_names']),
@@ -263,6 +349,9 @@ class Features:
       most_frequent=tuple(data['most_frequent']),
       quantiles=tuple(tuple(map(float, q)) for q in data['quantiles']),
       kinds=tuple(data['kinds']),
+      counts=tuple(map(tuple, data['counts'])),
+      ranks=tuple(tuple(map(float, q)) for q in data['ranks']),
+      missing=tuple(data['missing']),
     )
 
 
@@ -371,6 +460,28 @@ def _standardized(
   # quotient that is infinite even so is meant.
   with np.errstate(over='ignore'):
     return (values / 2 - np.asarray(mean) / 2) / (np.asarray(std) / 2)
+
+
+def mid_ranks(values: npt.ArrayLike, edges: npt.ArrayLike) -> np.ndarray:
+  """F(x) in [0, 1] of values [...], linear between its quantiles [Q].
+
+  At a value that many rows share, the middle of its step.
+  """
+  values, edges = np.asarray(values), np.asarray(edges)
+  levels = np.linspace(0, 1, len(edges))
+  # From both sides: a step of F is met at its middle.
+  below = np.interp(values, edges, levels)
+  above = -np.interp(-values, -edges[::-1], -levels[::-1])
+  return (below + above) / 2
+
+
+def _normal_ranks(z: np.ndarray, edges: npt.ArrayLike) -> np.ndarray:
+  """Φ⁻¹(F(z)) of z [n], within ±`RANK_LIMIT`."""
+  from scipy import special
+
+  with np.errstate(divide='ignore'):
+    normal = special.ndtri(mid_ranks(z, edges))
+  return np.clip(normal, -RANK_LIMIT, RANK_LIMIT)
 
 
 def _edges(z: np.ndarray, num_bins: int) -> tuple[float, ...]:

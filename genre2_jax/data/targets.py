@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from genre2_jax.data.features import TargetScaler
+from genre2_jax.data.features import TargetScaler, mid_ranks
 from genre2_jax.data.wording import say
 from genre2_jax.errors import InputError
 
@@ -112,11 +112,7 @@ class QuantileScaler:
     """z of targets y [...]."""
     y = np.asarray(y, np.float64)
     edges = np.array(self.quantiles)
-    ranks = _ranks(len(edges))
-    # From both sides: a step of F is met at its middle.
-    below = np.interp(y, edges, ranks)
-    above = -np.interp(-y, -edges[::-1], -ranks[::-1])
-    rank = (below + above) / 2
+    rank = mid_ranks(y, edges)
     if not self.is_constant:
       rank = np.where(y <= edges[0], 0.0, np.where(y >= edges[-1], 1.0, rank))
     if not self.normal:

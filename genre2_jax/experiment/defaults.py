@@ -172,6 +172,11 @@ def get_config() -> ConfigDict:
   model.frequency_scale = 0.1  # periodic: of the first frequencies
   model.category_embedding = 'ordinal'  # one_hot, learned
   model.embedding_width = 8  # periodic and learned: per feature
+  model.least_category_rows = 0  # one_hot: labels with fewer training rows have
+  # no indicator
+  model.rank_features = False  # beside numbers their ranks, made normal
+  model.missing_features = False  # and whether they are missing
+  model.feature_scale = False  # a learned factor per feature: RealMLP's
   model.ensemble_members = 1  # TabM-style: members that share their weights
 
   # An objective is a sum of (name, weight, options):

@@ -46,6 +46,8 @@ def build_model(config: ConfigDict, table: Table | Texts) -> Model:
       table.numeric_names,
       table.category_names,
       kinds=table.kinds,
+      with_ranks=config.model.rank_features,
+      with_missing=config.model.missing_features,
     )
   target = table.train.known_target
   scaler = targets.fit(config.data.transform, target)
@@ -134,7 +136,11 @@ def _network(config, tokenizer, features):
   fields |= {
     'cardinalities': features.cardinalities,
     'quantiles': features.quantiles,
+    'indicators': features.frequent(fields.pop('least_category_rows')),
+    'scaled': fields.pop('feature_scale'),
   }
+  for name in ('rank_features', 'missing_features'):
+    fields.pop(name)  # What the features are fitted with.
   if head == 'decoder':
     return tabular_policy(tokenizer, **fields)
   for name in (

@@ -4,6 +4,7 @@ from ml_collections import ConfigDict
 
 from genre2_jax.errors import InputError
 from genre2_jax.experiment.networks import build_tokenizer
+from genre2_jax.models.encoders import FAST_PARAMETERS
 from genre2_jax.objectives.catalog import build_term
 from genre2_jax.objectives.objective import (
   Objective,
@@ -79,7 +80,12 @@ def _optimizer(config):
   """The fields of a `Stage` that `config.optimizer` sets."""
   fields = config.optimizer.to_dict()
   # A run of before there was a choice has no name.
-  return {'optimizer': fields.pop('name', 'adamw'), **fields}
+  fast = FAST_PARAMETERS if config.model.feature_scale else ()
+  return {
+    'optimizer': fields.pop('name', 'adamw'),
+    'fast_parameters': fast,
+    **fields,
+  }
 
 
 def _terms_name(fields):

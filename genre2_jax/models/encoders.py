@@ -13,6 +13,8 @@ from genre2_jax.policy import Inputs
 
 NUMERIC_EMBEDDINGS = ('none', 'piecewise_linear', 'periodic')
 CATEGORY_EMBEDDINGS = ('ordinal', 'one_hot', 'learned')
+# Names of parameters that want a greater rate, and no decay.
+FAST_PARAMETERS = ('feature_scale',)
 
 
 class FeatureEmbedding(nn.Module):
@@ -30,6 +32,11 @@ class FeatureEmbedding(nn.Module):
   'one_hot': an indicator per code; a code out of range is all zeros.
   'learned': a row of a learned table per code; out of range, zeros.
 
+  What else a row has, `beside`, comes behind them. With `scaled` every number
+  of the vector is multiplied by a learned one, 1 at the start: the scaling
+  layer of RealMLP (Holzmüller et al. 2024, arXiv 2407.04491), which finds out
+  which columns matter. It has a greater rate and no decay (`FAST_PARAMETERS`).
+
   `feature_embedding` builds it, with defaults and checks.
 
   Attributes:
@@ -41,6 +48,9 @@ class FeatureEmbedding(nn.Module):
     num_frequencies: K.
     frequency_scale: σ, in cycles per standard deviation of the column.
     embedding_width: numbers per column that is 'periodic' or 'learned'.
+    indicators: codes of each categorical column that 'one_hot' knows; None:
+      all.
+    scaled: whether numbers are multiplied by learned ones.
   """
 
   cardinalities: tuple[int, ...]
@@ -50,10 +60,12 @@ class FeatureEmbedding(nn.Module):
   num_frequencies: int
   frequency_scale: float
   embedding_width: int
+  indicators: tuple[tuple[int, ...], ...] | None = None
+  scaled: bool = False
 
   @nn.compact
   def __call__(self, inputs: Inputs) -> jax.Array:
-    """Maps `numeric` [B, F] and `categories` [B, C] to [B, E]."""
+    """Maps `numeric` [B, F], `categories` [B, C] to [B, E]."""
     numeric, codes = inputs['numeric'], inputs['categories']
     if codes.shape[-1] != len(self.cardinalities):
       raise ValueError(
@@ -66,7 +78,7 @@ class FeatureEmbedding(nn.Module):
     elif self.numeric_embedding == 'periodic' and numeric.shape[-1]:
       numeric = self._periodic(numeric)
     if self.category_embedding == 'one_hot':
-      codes = self._one_hot(codes)
+      codes = self._one_hot(codes, self.indicators)
     elif self.category_embedding == 'learned' and self.cardinalities:
       codes = self._learned(codes)
     else:
@@ -74,7 +86,14 @@ class FeatureEmbedding(nn.Module):
       # drown the standardised numbers beside it.
       last = jnp.maximum(jnp.array(self.cardinalities, jnp.float32) - 1, 1)
       codes = 2 * codes.astype(jnp.float32) / last - 1
-    return jnp.concatenate([numeric, codes], axis=-1)
+    parts = [numeric, codes]
+    if 'beside' in inputs:
+      parts.append(inputs['beside'])
+    x = jnp.concatenate(parts, axis=-1)
+    if self.scaled:
+      ones = nn.initializers.ones_init()
+      x = x * self._table('feature_scale', ones, x.shape[-1:])
+    return x
 
   def _periodic(self, x: jax.Array) -> jax.Array:
     num_columns = x.shape[-1]
@@ -96,11 +115,19 @@ class FeatureEmbedding(nn.Module):
     x = jax.nn.relu(jnp.einsum('bfk,fke->bfe', waves, kernel) + bias)
     return x.reshape(len(x), -1)
 
-  def _one_hot(self, codes: jax.Array) -> jax.Array:
-    """Indicators of all columns side by side: [B, sum of cardinalities]."""
-    counts = np.array(self.cardinalities, int)
-    column = np.repeat(np.arange(len(counts)), counts)
-    code = np.concatenate([np.arange(n) for n in (*counts, 0)])
+  def _one_hot(
+    self,
+    codes: jax.Array,
+    indicators: Sequence[Sequence[int]] | None = None,
+  ) -> jax.Array:
+    """Indicators of all columns side by side: [B, sum of cardinalities].
+
+    Or of the codes in `indicators` only.
+    """
+    if indicators is None:
+      indicators = [range(n) for n in self.cardinalities]
+    column = np.repeat(np.arange(len(indicators)), [*map(len, indicators)])
+    code = np.concatenate([np.array(n, int) for n in (*indicators, ())])
     return (codes[:, column] == code).astype(jnp.float32)
 
   def _learned(self, codes: jax.Array) -> jax.Array:
@@ -135,6 +162,8 @@ def feature_embedding(
   num_frequencies: int = 48,
   frequency_scale: float = 0.01,
   embedding_width: int = 24,
+  indicators: Sequence[Sequence[int]] | None = None,
+  scaled: bool = False,
 ) -> FeatureEmbedding:
   """A `FeatureEmbedding`; its attributes say what the arguments are.
 
@@ -171,6 +200,8 @@ def feature_embedding(
     num_frequencies=num_frequencies,
     frequency_scale=frequency_scale,
     embedding_width=embedding_width,
+    indicators=None if indicators is None else tuple(map(tuple, indicators)),
+    scaled=scaled,
   )
 
 

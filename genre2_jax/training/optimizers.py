@@ -1,10 +1,14 @@
 """Optimizers and learning-rate schedules, from optax."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import jax
 import optax
 
 NAMES = ('adamw', 'adafactor')
+# Times the rate, of parameters that are to be fast: RealMLP's.
+_FAST = 6.0
 SCHEDULES = ('cosine', 'constant')
 
 
@@ -59,9 +63,13 @@ def adamw(
   *,
   weight_decay: float,
   max_grad_norm: float,
+  mask: Callable[[Any], Any] | None = None,
 ) -> optax.GradientTransformation:
-  """AdamW; gradients clipped to a global norm unless that is 0."""
-  optimizer = optax.adamw(learning_rate, weight_decay=weight_decay)
+  """AdamW; gradients clipped to a global norm unless that is 0.
+
+  Of a tree of parameters `mask` gives which of them decay; None: all.
+  """
+  optimizer = optax.adamw(learning_rate, weight_decay=weight_decay, mask=mask)
   return _clipped(optimizer, max_grad_norm)
 
 
@@ -101,13 +109,58 @@ def build(
   *,
   weight_decay: float,
   max_grad_norm: float,
+  fast_parameters: Sequence[str] = (),
 ) -> optax.GradientTransformation:
-  """An optimizer by name, one of `NAMES`; Adafactor decays no weights."""
+  """An optimizer by name, one of `NAMES`; Adafactor decays no weights.
+
+  Args:
+    name: of the optimizer.
+    learning_rate: or a schedule of it.
+    weight_decay: of AdamW.
+    max_grad_norm: gradients are clipped to it; 0: not.
+    fast_parameters: names of parameters, the last of their paths, that have six
+      times the rate and no decay (RealMLP's scaling layer, arXiv 2407.04491).
+  """
+  fast = frozenset(fast_parameters)
   if name == 'adafactor':
-    return adafactor(learning_rate, max_grad_norm=max_grad_norm)
-  return adamw(
-    learning_rate, weight_decay=weight_decay, max_grad_norm=max_grad_norm
-  )
+    optimizer = adafactor(learning_rate, max_grad_norm=max_grad_norm)
+  else:
+    optimizer = adamw(
+      learning_rate,
+      weight_decay=weight_decay,
+      max_grad_norm=max_grad_norm,
+      mask=_but(fast) if fast else None,
+    )
+  if not fast:
+    return optimizer
+  return optax.chain(optimizer, _times(_FAST, fast))
+
+
+def _but(names):
+  """Parameters -> whether each has another name than these."""
+
+  def mask(params):
+    return jax.tree_util.tree_map_with_path(
+      lambda path, _: _name(path) not in names, params
+    )
+
+  return mask
+
+
+def _times(factor, names):
+  """Updates of parameters with these names times a factor."""
+
+  def scale(updates, params):
+    del params
+    return jax.tree_util.tree_map_with_path(
+      lambda path, x: x * factor if _name(path) in names else x, updates
+    )
+
+  return optax.stateless(scale)
+
+
+def _name(path):
+  return jax.tree_util.keystr(path[-1:], simple=True)
 
 
 def _clipped(optimizer, max_grad_norm):

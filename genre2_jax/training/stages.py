@@ -35,6 +35,7 @@ class Stage:
     optimizer: a name of `optimizers.NAMES`.
     schedule: of the learning rate, of `optimizers.SCHEDULES`.
     accumulation: micro-batches of a step; divides the batch.
+    fast_parameters: names of those with a greater rate and no decay.
   """
 
   section: str
@@ -50,6 +51,7 @@ class Stage:
   optimizer: str = 'adamw'
   schedule: str = 'cosine'
   accumulation: int = 1
+  fast_parameters: tuple[str, ...] = ()
 
   def bounded(self, epoch_steps: int) -> Self:
     """The stage with the epochs that it begins, of so many steps.
@@ -102,4 +104,5 @@ def optimizer_of(
     schedule,
     weight_decay=stage.weight_decay,
     max_grad_norm=stage.max_grad_norm,
+    fast_parameters=stage.fast_parameters,
   )

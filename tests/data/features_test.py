@@ -91,6 +91,74 @@ def test_numeric_is_always_finite_and_bounded(train, test):
     assert (np.abs(out) <= LIMIT).all()
 
 
+_SKEWED = [[x] for x in np.random.default_rng(0).lognormal(0, 2, 400)]
+
+
+def _beside(train, test, **options):
+  names = [f'N_{i}' for i in range(len(train[0]))]
+  features = Features.fit(_rows(train), names, [], **options)
+  return features, features.transform(_rows(test)).get('beside')
+
+
+def test_ranks_of_any_increasing_map_are_the_same_and_normal():
+  _, a = _beside(_SKEWED, _SKEWED, with_ranks=True)
+  logs = [[math.log(x)] for (x,) in _SKEWED]
+  _, b = _beside(logs, logs, with_ranks=True)
+  assert a.dtype == np.float32 and a.shape == (400, 1)
+  inner = np.abs(b) < 2  # Beyond, quantiles lie far apart.
+  np.testing.assert_allclose(a[inner], b[inner], atol=0.05)
+  assert abs(a.mean()) < 0.02 and abs(a.std() - 1) < 0.05
+  order = np.argsort(np.ravel(_SKEWED))
+  assert (np.diff(a[order, 0]) >= 0).all()
+  # Beyond train, and where all values are one, there is an end, or the middle.
+  _, ends = _beside(_SKEWED, [[-1e9], [1e9]], with_ranks=True)
+  assert ends.tolist() == [[-3], [3]]
+  _, constant = _beside([[5.0]] * 4, [[5.0], [np.nan]], with_ranks=True)
+  assert constant.tolist() == [[0], [0]]
+
+
+def test_what_is_missing_is_said_of_columns_where_train_lacks_some():
+  nan = np.nan
+  train = [[1, nan, 3], [nan, nan, 4], [np.inf, nan, 5]]
+  features, beside = _beside(train, [[nan, 1, nan], [2, nan, 2]])
+  assert beside is None
+  features, beside = _beside(
+    train, [[nan, 1, nan], [2, nan, 2]], with_missing=True
+  )
+  assert features.missing == (0,)
+  assert beside.tolist() == [[1], [0]]
+  assert features.example_inputs()['beside'].shape == (1, 1)
+
+
+def test_frequent_labels_are_counted_on_train():
+  train = [['b', None], ['a', None], ['b', None], [None, 'x']]
+  features = _fit(_rows(categories=train))
+  assert features.counts == ((1, 2, 1), (1, 3))
+  assert features.frequent(0) == ((0, 1, 2), (0, 1))
+  assert features.frequent(2) == ((1,), (1,))
+  older = Features.from_json(
+    {k: v for k, v in features.to_json().items() if k != 'counts'}
+  )
+  assert older.frequent(2) == ((0, 1, 2), (0, 1))
+
+
+def test_what_is_beside_survives_json():
+  rows = _rows([[1, np.nan], [2, 3], [9, 4]], [['a'], ['b'], ['b']])
+  features = Features.fit(
+    rows, ['x', 'y'], ['c'], with_ranks=True, with_missing=True
+  )
+  saved = json.loads(json.dumps(features.to_json()))
+  assert Features.from_json(saved) == features
+  for damage in (
+    {'counts': [[1]]},
+    {'ranks': [[1, 2]]},
+    {'ranks': [[1, 0], [1, 2]]},
+    {'missing': [2]},
+    {'missing': [True]},
+  ):
+    assert_refused(lambda d=damage: Features.from_json(saved | d), 'save it')
+
+
 def test_no_statistic_of_other_rows():
   train = _rows([[1.0], [2.0]], [['a'], ['b']])
   features = _fit(train)

@@ -16,6 +16,7 @@ from genre2_jax.data.features import LIMIT, Features
 from genre2_jax.data.tables import Rows
 from genre2_jax.devices import sharding
 from genre2_jax.models.encoders import (
+  FAST_PARAMETERS,
   MLPEncoder,
   feature_embedding,
   piecewise_linear,
@@ -315,6 +316,30 @@ def test_members_by_hand():
       y = y @ kernel + p['bias'][m]
       y = np.maximum(y, 0) if layer < 2 else y
     np.testing.assert_allclose(memory[:, m], y, atol=2e-5)
+
+
+def test_what_is_beside_comes_last_and_a_scale_begins_at_one():
+  inputs = inputs_of(5)
+  beside = np.arange(10, dtype=np.float32).reshape(5, 2)
+  plain, _ = embed(inputs)
+  model = embedding_of(scaled=True)
+  inputs['beside'] = beside
+  params = nn.unbox(model.init(jax.random.key(0), inputs))['params']
+  assert set(params) == set(FAST_PARAMETERS)
+  x = model.apply({'params': params}, inputs)
+  np.testing.assert_array_equal(x, np.concatenate([plain, beside], axis=1))
+  scale = jnp.arange(x.shape[1], dtype=jnp.float32)
+  scaled = model.apply({'params': {'feature_scale': scale}}, inputs)
+  np.testing.assert_allclose(scaled, x * scale, rtol=1e-6)
+
+
+def test_a_rare_label_has_no_indicator():
+  inputs = inputs_of(6)
+  whole, _ = embed(inputs, category_embedding='one_hot')
+  some, _ = embed(
+    inputs, category_embedding='one_hot', indicators=((0, 2), (), (1, 2, 3))
+  )
+  np.testing.assert_array_equal(some, whole[:, [0, 1, 2, 3, 4, 6, 9, 10, 11]])
 
 
 def test_members_begin_apart_by_signs_of_the_first_layer_only():

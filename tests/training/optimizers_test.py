@@ -125,3 +125,21 @@ def test_adafactor_is_the_papers_factored_or_not():
     expected = adafactor_by_hand(x, [g[name] for g in gradients], 0.1)
     np.testing.assert_allclose(ours[name], expected, rtol=2e-4, atol=1e-7)
   assert max(x.size for x in jax.tree.leaves(state[0].v['matrix'])) == 1
+
+
+@pytest.mark.parametrize('name', optimizers.NAMES)
+def test_fast_parameters_have_six_times_the_rate_and_no_decay(name):
+  params = {'layer': {'fast': jnp.full(3, 2.0), 'slow': jnp.full(3, 2.0)}}
+  grads = jax.tree.map(lambda x: jnp.array([1.0, -1.0, 0.5]), params)
+  options = {'weight_decay': 0.5, 'max_grad_norm': 1.0}
+  optimizer = optimizers.build(name, 0.1, fast_parameters=('fast',), **options)
+  updates, _ = optimizer.update(grads, optimizer.init(params), params)
+  plain = optimizers.build(name, 0.1, **options | {'weight_decay': 0.0})
+  expected, _ = plain.update(grads, plain.init(params), params)
+  decay = 0.1 * 0.5 * 2.0 if name == 'adamw' else 0.0
+  np.testing.assert_allclose(
+    updates['layer']['fast'], 6 * expected['layer']['fast'], rtol=1e-6
+  )
+  np.testing.assert_allclose(
+    updates['layer']['slow'], expected['layer']['slow'] - decay, atol=1e-6
+  )
