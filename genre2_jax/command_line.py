@@ -33,6 +33,23 @@ _NAMED = {
 } | dict(protocols.PROTOCOLS)
 
 
+def _recipes_in_words():
+  """Help of `--config`: the names of all recipes, and where fields are."""
+  lines = [
+    'A recipe: FILE.py, FILE.py:NAME or, without a file, FAMILY:NAME, as in '
+    'talent:crps. Its fields are set by --config.FIELD=VALUE; docs/config.md '
+    'has them all.'
+  ]
+  before: set[str] = set()
+  for name, family in recipes.FAMILIES.items():
+    is_new = not family.recipes.keys() <= before
+    before = set(family.recipes)
+    names = ', '.join(family.recipes) if is_new else 'the same'
+    lines.append(f'{name}:NAME. {family.says} NAME: {names}.')
+  lines.append(f'Benchmarks: {", ".join(protocols.PROTOCOLS)}.')
+  return '\n'.join(lines)
+
+
 class _RecipeParser(flags.ArgumentParser):
   """Reads a file that has `get_config`, or knows a name of the package."""
 
@@ -66,9 +83,7 @@ class _PathParser(flags.ArgumentParser):
 
 
 # Defined once, for programs that import each other.
-CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'A recipe: FILE.py, FILE.py:NAME or, as in talent:crps, NAME.'
-)
+CONFIG = config_flags.DEFINE_config_file('config', None, _recipes_in_words())
 _FLAG = flags.FLAGS[CONFIG.name]
 _FLAG.parser = _RecipeParser(_FLAG.parser)
 WORKDIR = flags.DEFINE(

@@ -1,7 +1,12 @@
-"""Exceptions that users are meant to see: one line, no traceback."""
+"""Exceptions that users are meant to see: one line, no traceback.
 
+And how these lines name things: what may have been meant, lists, other errors.
+"""
+
+import difflib
 import os
 import sys
+from collections.abc import Iterable
 from typing import NoReturn
 
 
@@ -63,3 +68,56 @@ def leave(error: RunError) -> NoReturn:
   say(error)
   sys.stdout.flush()
   os._exit(error.exit_code)
+
+
+# ---------------------------------------------------------------------- words
+
+
+def near_names(
+  name: object, names: Iterable[str], limit: int = 3, cutoff: float = 0.5
+) -> list[str]:
+  """The known names that one may have meant, the nearest first.
+
+  Args:
+    name: that is none of them.
+    names: that are known; upper and lower case do not matter.
+    limit: how many at most.
+    cutoff: how near, 0 .. 1.
+  """
+  lower = {known.lower(): known for known in names}
+  near = difflib.get_close_matches(
+    str(name).lower(), lower, n=limit, cutoff=cutoff
+  )
+  return [lower[match] for match in near]
+
+
+def suggestion(name: object, names: Iterable[str]) -> str:
+  """'did you mean ...?' for near names, otherwise what there is."""
+  names = list(names)
+  if near := near_names(name, names):
+    return f'did you mean {listed(near)}?'
+  return f'there is {listed(names) or "none"}'
+
+
+def near_hint(name: object, names: Iterable[str]) -> str:
+  """ "; did you mean 'remax'?" to end an error; '' without a near name."""
+  near = near_names(name, names, limit=1, cutoff=0.6)
+  return f'; did you mean {near[0]!r}?' if near else ''
+
+
+def listed(names: Iterable, limit: int = 8) -> str:
+  """Names in quotes, of many the first."""
+  names = list(names)
+  more = f' and {len(names) - limit} more' if len(names) > limit else ''
+  return ', '.join(repr(name) for name in names[:limit]) + more
+
+
+def shortened(text: object, limit: int = 40) -> str:
+  """Text of at most so many characters."""
+  text = str(text)
+  return text if len(text) <= limit else f'{text[: limit - 1]}…'
+
+
+def one_line(error: BaseException) -> str:
+  """What an error says, in one line; its name if it says nothing."""
+  return shortened(' '.join(str(error).split()) or type(error).__name__, 200)

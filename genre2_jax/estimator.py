@@ -30,8 +30,7 @@ from genre2_jax.data import columns as data_columns
 from genre2_jax.data.columns import Column
 from genre2_jax.data.features import Features
 from genre2_jax.data.reading import Reading, path_of
-from genre2_jax.data.wording import listed, suggestion
-from genre2_jax.errors import InputError
+from genre2_jax.errors import InputError, listed, suggestion
 from genre2_jax.experiment import defaults, recipes
 from genre2_jax.experiment.fields import near_field
 from genre2_jax.files import atomic

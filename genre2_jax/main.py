@@ -1,4 +1,4 @@
-"""Command line: trains and evaluates a config, or predicts with a run.
+r"""Command line: trains and evaluates a config, or predicts with a run.
 
     python -m genre2_jax.main --config=configs/remax_talent.py
     python -m genre2_jax.main --mode=predict --workdir=DIR \
@@ -7,8 +7,9 @@
     python -m genre2_jax.main --mode=compile --topology=v5e:2x4 \
       --config=configs/remax_talent.py
 
-The work is in `train.py`, `runs/` and `ahead_of_time.py`, where it can be
-imported and tested.
+docs/running.md has every command, docs/config.md every field of a config. The
+work is in `train.py`, `runs/` and `ahead_of_time.py`, where it can be imported
+and tested.
 """
 
 from absl import flags

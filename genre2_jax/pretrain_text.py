@@ -1,4 +1,4 @@
-"""Command line: pretrains a small Gemma-2 on plain texts, from nothing.
+r"""Command line: pretrains a small Gemma-2 on plain texts, from nothing.
 
     python -m genre2_jax.pretrain_text --config=configs/pretrain_text.py \
       --config.texts="('train.csv:sentence1,sentence2',)" --workdir=runs/small

@@ -1,4 +1,4 @@
-"""Hyperparameter search: Optuna trials of a recipe, each one a whole run.
+r"""Hyperparameter search: Optuna trials of a recipe, each one a whole run.
 
     python -m genre2_jax.search --config=configs/ce_talent.py --trials=25 \
       --workdir=runs/search_abalone --config.data.name=Abalone_reg ...
@@ -35,7 +35,12 @@ from ml_collections import ConfigDict, config_flags
 
 from genre2_jax import command_line
 from genre2_jax.devices.interrupts import deferred, leaving_with
-from genre2_jax.errors import InputError, InterruptedRunError, RunError
+from genre2_jax.errors import (
+  InputError,
+  InterruptedRunError,
+  RunError,
+  one_line,
+)
 from genre2_jax.experiment.checks import check_choice
 from genre2_jax.files import atomic, locks
 
@@ -153,12 +158,12 @@ def search(
           f'search interrupted in trial {trial.number}'
         ) from error
       except (RunError, MemoryError) as error:
-        reason = _one_line(error)
+        reason = one_line(error)
       except RuntimeError as error:
         # What XLA says of a model that does not fit the device.
         if 'RESOURCE_EXHAUSTED' not in str(error):
           raise
-        reason = _one_line(error)
+        reason = one_line(error)
       with _alone(workdir):
         _finish(optuna, study, trial, value, reason)
         _write_summary(optuna, study, workdir, space)
@@ -273,7 +278,7 @@ def validation_r2(workdir: pathlib.Path) -> float:
       }
   except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
     raise InputError(
-      f'{workdir}: no readable results ({_one_line(error)}); train again'
+      f'{workdir}: no readable results ({one_line(error)}); train again'
     ) from error
   if 'mean' in values:
     value = values['mean']
@@ -420,7 +425,7 @@ def _open_study(optuna, workdir):
     )
   except (ValueError, KeyError, TypeError) as error:
     raise InputError(
-      f'{path} is damaged ({_one_line(error)}): give another --workdir'
+      f'{path} is damaged ({one_line(error)}): give another --workdir'
     ) from error
 
 
@@ -485,11 +490,6 @@ def _flat(nested, prefix=''):
 
 def _assignments(fields):
   return ' '.join(f'{field}={value}' for field, value in fields.items())
-
-
-def _one_line(error):
-  text = ' '.join(str(error).split()) or type(error).__name__
-  return text if len(text) <= 200 else f'{text[:199]}…'
 
 
 # ------------------------------------------------------------- command line

@@ -37,6 +37,7 @@ from genre2_jax.runs import (
   environment,
   estimates,
   finished,
+  inspection,
   weights,
   workdirs,
 )
@@ -148,6 +149,10 @@ def train_and_evaluate(
     need, settings = run.options.need, _settings(run)
     with memory.shortage_in_words(need, settings, mesh, workdir):
       names, rows, params, out_of_time = _run_stages(run, start, clock)
+      if experiment.report:
+        inspection.write(
+          workdir, experiment, params, run.predict_block, run.options.interrupts
+        )
     # --------------------------------------------------------------- report
     num_parameters = _num_parameters(params) // len(experiment.seeds)
     with processes.together():

@@ -214,6 +214,7 @@ def figures(name):
   """What a case compiles to: {figure: number}. Needs libtpu."""
   recipe, topology, fields, broken = CASES[name]
   config = recipes.get_config(*recipe.split(':'))
+  config.size = 'paper'
   config.update_from_flattened_dict(fields)
   if 'finetune' in config.stages:  # Compiles the one stage, from nothing.
     config.stages = ('pretrain',)

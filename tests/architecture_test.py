@@ -193,7 +193,8 @@ def test_losses_know_only_losses():
   }  # fmt: skip
   for name in TREES:
     if room_of(name) == 'objectives' and name not in whole:
-      assert {room_of(target) for target in siblings(name)} <= {'objectives'}
+      rooms = {room_of(target) for target in siblings(name)}
+      assert rooms <= {'errors', 'objectives'}
 
 
 def test_only_commands_read_flags():
@@ -288,3 +289,7 @@ def test_nothing_points_out_of_the_repository():
       text = path.read_text(encoding='utf-8')
       for folder in ('shared/', '/shared', '/work/', '../'):
         assert folder not in text, f'{path}: {folder}'
+
+
+def test_near_names_are_found_in_one_place():
+  assert importers_of('difflib') == {'errors'}

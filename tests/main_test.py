@@ -3,7 +3,9 @@
 import pytest
 
 from genre2_jax import command_line
+from genre2_jax.benchmark import protocols
 from genre2_jax.data import wording
+from genre2_jax.experiment import recipes
 
 
 def run_main(start_main, *arguments, **options):
@@ -153,6 +155,18 @@ def test_prediction_by_command(start_main, finished, data_file, tmp_path):
   assert '120 rows' in out
   assert output.read_text().startswith('row,prediction,')
   assert output.read_text().count('\n') == 121
+
+
+def test_help_names_recipes_fields_and_where_to_read(start_main):
+  code, out, err = run_main(start_main, '--help', tiny_config=False)
+  assert err == '' and code in (0, 1)  # absl: 1
+  said = ' '.join(out.split())
+  for family in recipes.FAMILIES:
+    assert f'{family}:NAME' in said
+  for name in (*recipes.TALENT.recipes, *protocols.PROTOCOLS, 'remax, genre2'):
+    assert name in said
+  assert 'docs/config.md' in said and 'docs/running.md' in said
+  assert '--input=new_rows.csv' in out and '\\\n' in out
 
 
 def test_warnings_of_data_are_one_line(capsys):

@@ -577,6 +577,7 @@ def test_the_command(tmp_path):
   )
   given = json.loads(process.stdout)
   assert given == fields | {
+    'size': 'paper',
     'model.width': 128,
     'data.path': "my 'big' houses.csv",
     'stages': ['pretrain'],

@@ -106,7 +106,7 @@ def test_a_run_leaves_every_file(finished):
   assert files - events - figures == {
     'config.json', 'model.json', 'env.json', 'run.json', 'metrics.jsonl',
     'results.csv', 'references.csv', 'predictions.csv', 'report.html',
-    'margins.json', '.lock',
+    'margins.json', 'columns.json', 'importances.json', '.lock',
     *(
       f'evaluation/{stage}_{split}.npz'
       for stage in ('ce', 'remax')
@@ -114,7 +114,7 @@ def test_a_run_leaves_every_file(finished):
     ),
   }  # fmt: skip
   assert len(events) == 1
-  assert figures and all(name.endswith('.png') for name in figures)
+  assert figures and all(name.endswith('.svg') for name in figures)
   for stage, step in (('ce', 12 * 5), ('remax', 3 * 5)):
     assert (finished / 'checkpoints' / stage / str(step)).is_dir()
     assert (finished / 'weights' / stage / '0').is_dir()
@@ -124,7 +124,7 @@ def test_a_run_leaves_every_file(finished):
   assert {'python', 'jax', 'git_commit', 'mesh', 'command'} <= env.keys()
   assert run_info(finished)['stages'] == ['ce', 'remax']
   page = (finished / 'report.html').read_text(encoding='utf-8')
-  assert 'data:image/png;base64,' in page and '</html>' in page
+  assert '<svg viewBox=' in page and '</html>' in page
 
 
 def test_two_baselines_stand_beside_a_run(finished, make_config):

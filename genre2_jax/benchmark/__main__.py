@@ -1,4 +1,4 @@
-"""Many methods on many tasks: runs them all, then compares them.
+r"""Many methods on many tasks: runs them all, then compares them.
 
     python -m genre2_jax.benchmark --config=configs/talent_twenty.py \
       --config.root=TALENT --methods=ce,remax --tasks=all --seeds=0,1 \

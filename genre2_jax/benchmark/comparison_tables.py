@@ -31,6 +31,7 @@ class Table:
 
 def tables(comparison: Comparison) -> list[Table]:
   """In order of importance: means, ranks, tests, samples, tasks, published."""
+  unit = comparison.benchmark.unit
   made = [_means(comparison), *_ranks(comparison), *_tests(comparison)]
   if comparison.samples:
     made += [_sampling(comparison), *_distributions(comparison)]
@@ -38,7 +39,7 @@ def tables(comparison: Comparison) -> list[Table]:
     estimators = _estimators_in_words(comparison.estimators)
     made.append(
       _by_task(
-        f'{metric.name} per task',
+        f'{metric.name(unit)} per task',
         f'Means over seeds. Estimator: {estimators}.',
         comparison.values[metric.key][
           [*comparison.methods, *comparison.left_out]
@@ -63,7 +64,7 @@ def tables(comparison: Comparison) -> list[Table]:
 
 def estimator_tables(comparison: Comparison) -> list[Table]:
   """Every estimator: means over the common tasks, then every task."""
-  results = comparison.benchmark.results
+  results, unit = comparison.benchmark.results, comparison.benchmark.unit
   names = list(dict.fromkeys(results['estimator']))
   means, details = [], []
   for metric in METRICS:
@@ -80,7 +81,7 @@ def estimator_tables(comparison: Comparison) -> list[Table]:
       ).mean(skipna=False)
       details.append(
         _by_task(
-          f'{metric.name} of {name} per task',
+          f'{metric.name(unit)} of {name} per task',
           'Means over seeds.',
           frame,
           metric.higher_is_better,
@@ -89,7 +90,7 @@ def estimator_tables(comparison: Comparison) -> list[Table]:
       )
     means.append(
       _grid(
-        f'{metric.name} by estimator',
+        f'{metric.name(unit)} by estimator',
         f'Means over seeds and {_count(comparison.tasks, "common task")}.',
         pd.DataFrame(columns),
         'method',
@@ -135,15 +136,18 @@ def p_value(p: float) -> str:
 
 
 def _means(comparison: Comparison) -> Table:
-  distributions = comparison.distributions
+  distributions, unit = comparison.distributions, comparison.benchmark.unit
   columns = [  # title, values, 1 if higher is better or -1, decimals
     ('average rank', comparison.ranks['r2'], -1, 2),
-    *((m.name, comparison.common(m.key).mean(), m.sign, 3) for m in METRICS),
+    *(
+      (m.name(unit), comparison.common(m.key).mean(), m.sign, 3)
+      for m in METRICS
+    ),
     ('± seeds', comparison.spread, 0, 3),
     ('R² ensemble', _ensemble(comparison), 1, 3),
-    ('CRPS (z)', distributions['crps'], -1, 3),
+    (f'CRPS ({unit.name})', distributions['crps'], -1, 3),
     ('coverage 90%', distributions['coverage90'], 0, 3),
-    ('width 90% (z)', distributions['width90'], 0, 3),
+    (f'width 90% ({unit.name})', distributions['width90'], 0, 3),
     ('seconds', _seconds(comparison), 0, 0),
   ]
   # What no method has is no column.
@@ -161,7 +165,7 @@ def _means(comparison: Comparison) -> Table:
   return Table(
     'Mean over tasks',
     f'Means over seeds and {_count(comparison.tasks, "common task")}, in '
-    'z-scores of the train target; ranks are by R². R², RMSE and Spearman are '
+    f'{unit.says}; ranks are by R². R², RMSE and Spearman are '
     'of the estimator named; ± seeds is the standard deviation of R² over '
     'seeds, mean over tasks; ensemble: the seeds taken together. CRPS, '
     'coverage and width of the central 90% interval are of all samples; the '
@@ -200,7 +204,10 @@ def _ranks(comparison: Comparison) -> list[Table]:
       f" By R²: Friedman's test, p {p_value(p)}; Nemenyi's critical difference "
       f'at {SIGNIFICANCE:g}: {difference:.2f} ranks.'
     )
-  ranks = comparison.ranks.rename(columns={m.key: m.name for m in METRICS})
+  unit = comparison.benchmark.unit
+  ranks = comparison.ranks.rename(
+    columns={m.key: m.name(unit) for m in METRICS}
+  )
   return [_grid('Average ranks', text, ranks, 'method', False, by_column=True)]
 
 
@@ -256,7 +263,7 @@ def _sampling(comparison: Comparison) -> Table:
         for method, samples in comparison.samples.items()
       }
   return _grid(
-    'RMSE (z) of k samples',
+    f'RMSE ({comparison.benchmark.unit.name}) of k samples',
     'The best of the first k samples, which an oracle picks, and their mean; '
     f'means over seeds and {_count(comparison.tasks, "common task")}.',
     pd.DataFrame(columns),
@@ -268,7 +275,8 @@ def _sampling(comparison: Comparison) -> Table:
 
 def _distributions(comparison: Comparison) -> list[Table]:
   """Methods with a distribution, by the estimators that describe it."""
-  results, made = comparison.benchmark.results, []
+  results, unit = comparison.benchmark.results, comparison.benchmark.unit
+  made = []
   methods = [m for m in comparison.methods if m in comparison.samples]
   for metric, title, sign in DISTRIBUTION_METRICS:
     names = dict.fromkeys(results['estimator'][results['metric'] == metric])
@@ -284,7 +292,7 @@ def _distributions(comparison: Comparison) -> list[Table]:
     if frame.empty:
       continue
     table = _grid(
-      f'{title} by estimator',
+      f'{title.format(z=unit.name)} by estimator',
       f'Means over seeds and {_count(comparison.tasks, "common task")}. '
       'sample: of all samples; exact: of every number that the tokenizer can '
       'write; tempered and conformal: recalibrated on validation rows.',

@@ -9,9 +9,10 @@ import pandas as pd
 
 from genre2_jax.benchmark import comparison_tables, statistics
 from genre2_jax.benchmark.statistics import BASE, Comparison
-from genre2_jax.report import drawing
+from genre2_jax.report import drawing, numbers
 from genre2_jax.report.drawing import Panels, Section
-from genre2_jax.report.inputs import COLORS, NOMINAL, TERM_NAMES
+from genre2_jax.report.inputs import NOMINAL, TERM_NAMES
+from genre2_jax.report.palette import COLORS, FAINT, INK
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 # Of recipes; one that is named after its objective is called as that.
 _RECIPES = {'best': 'best recipe', 'genre2': 'GenRe²', 'riemann': 'Riemann'}
-WIDE = 10.0  # inches
+_ROW = 0.27  # inches, of a method or a task
 NUM_HIGHLIGHTED = 3  # of the best methods, beside the references
 FLOOR = -0.5  # of the axes of R² and skill: below, how far does not matter
 _LINES = ('-', '--', ':', '-.')
@@ -35,13 +36,14 @@ def method_name(method: str) -> str:
 
 def draw(compared: Comparison) -> list[Section]:
   """Draws every figure that the results have numbers for."""
+  unit = compared.benchmark.unit.name
   tasks = f'{len(compared.tasks)} task' + 's' * (len(compared.tasks) != 1)
   sections = (
     (
       'Ranks',
-      'Average rank by R² over tasks, 1 is best. A thick line joins methods '
-      'that differ by less than the critical difference of the Nemenyi test '
-      f'(p = {statistics.SIGNIFICANCE:g}).',
+      'Average rank by R² over tasks, 1 is best. A bar at the right joins '
+      'methods that differ by less than the critical difference of the '
+      f'Nemenyi test (p = {statistics.SIGNIFICANCE:g}).',
       _critical_difference,
     ),
     (
@@ -53,7 +55,8 @@ def draw(compared: Comparison) -> list[Section]:
     ),
     (
       'Sampling efficiency',
-      'RMSE (z) of the best (an oracle picks it) and of the mean of the first '
+      f'RMSE ({unit}) of the best (an oracle picks it) and of the mean of the '
+      'first '
       f'k samples; means over seeds and {tasks}.',
       _sampling_efficiency,
     ),
@@ -82,7 +85,7 @@ def looks(compared: Comparison) -> dict[str, dict[str, Any]]:
   """Colour, line and marker of each method, in the benchmark's order."""
   fixed = {
     'ce': {'color': COLORS[0], 'linestyle': '-', 'marker': 'o'},
-    'catboost': {'color': drawing.INK, 'linestyle': '-', 'marker': 'X'},
+    'catboost': {'color': INK, 'linestyle': '-', 'marker': 'X'},
   }
   colors, chosen, number = COLORS[1:], {}, 0
   for method in compared.estimators:
@@ -101,61 +104,49 @@ def looks(compared: Comparison) -> dict[str, dict[str, Any]]:
 
 
 def _critical_difference(compared: Comparison) -> Panels:
-  """Demšar's diagram (JMLR 2006, figure 1)."""
+  """Demšar's diagram (JMLR 2006, figure 1), turned: a row per method."""
   if compared.critical_difference is None:
     return
   methods, cd = list(compared.methods), compared.critical_difference
   ranks = compared.ranks['r2'].to_numpy()  # ascending
   k = len(methods)
   groups = _cliques(ranks, cd)
-  num_left = math.ceil(k / 2)
-  step, first = 0.32, 0.3 + 0.16 * len(groups)
-  height = first + step * num_left
-  figure, ax = _wide(height + 1.0)
-  ax.set_axis_off()
-  margin = 0.42 * (k - 1)
-  ax.set(xlim=(1 - margin, k + margin), ylim=(height, -0.75))
-  line: dict[str, Any] = {
-    'color': drawing.INK,
-    'linewidth': 1,
-    'solid_capstyle': 'butt',
-  }
-  ax.plot([1, k], [0, 0], **line)
-  for tick in range(1, k + 1):
-    ax.plot([tick, tick], [0, -0.08], **line)
-    ax.text(tick, -0.12, str(tick), ha='center', va='bottom')
-  ax.plot([1, 1 + cd], [-0.5, -0.5], **line | {'linewidth': 2})
-  ax.text(
-    1 + cd / 2,
-    -0.54,
-    f'critical difference {cd:.2f}',
-    ha='center',
-    va='bottom',
-  )
-  for level, (i, j) in enumerate(groups):
-    y = 0.16 * (level + 1)
-    ends = [ranks[i] - 0.012 * k, ranks[j] + 0.012 * k]
-    ax.plot(ends, [y, y], **line | {'linewidth': 3.5})
+  figure, ax = _tall(k + 1.5)
   look = looks(compared)
-  for place, (method, rank) in enumerate(zip(methods, ranks, strict=True)):
-    is_left = place < num_left
-    y = first + step * (place if is_left else k - 1 - place)
-    side = 1 - 0.03 * (k - 1) if is_left else k + 0.03 * (k - 1)
-    ax.plot([rank, rank, side], [0, y, y], **line | {'linewidth': 0.8})
-    ax.text(
-      side - 0.01 * (k - 1) if is_left else side + 0.01 * (k - 1),
-      y,
-      f'{method_name(method)}  {rank:.2f}',
-      ha='right' if is_left else 'left',
-      va='center',
-      color=look[method]['color'] if method in statistics.REFERENCES else None,
-      fontweight='bold' if method in statistics.REFERENCES else None,
-    )
-  yield (
-    'critical_difference',
-    f'Average rank of {k} methods on {len(compared.tasks)} tasks, by R²',
-    figure,
+  places = np.arange(k)[::-1]
+  for place, method, rank in zip(places, methods, ranks, strict=True):
+    color = look[method]['color']
+    ax.plot([1, rank], [place, place], color=FAINT, linewidth=0.8)
+    ax.plot(rank, place, 'o', color=color, markersize=6)
+  bar: dict[str, Any] = {'color': INK, 'solid_capstyle': 'butt'}
+  ax.plot([1, 1 + cd], [k - 0.1] * 2, linewidth=2, **bar)
+  ax.text(1, k + 0.1, f'critical difference {cd:.2f}', ha='left', va='bottom')
+  step = 0.03 * (k - 1)
+  for level, (i, j) in enumerate(groups):
+    x = k + step * (level + 1)
+    ends = [places[i] + 0.25, places[j] - 0.25]
+    ax.plot([x, x], ends, linewidth=3.5, **bar)
+  labels = [
+    f'{method_name(method)}  {rank:.2f}'
+    for method, rank in zip(methods, ranks, strict=True)
+  ]
+  _rows(ax, places, labels)
+  for label, method in zip(ax.get_yticklabels(), methods, strict=True):
+    if method in statistics.REFERENCES:
+      label.set(color=look[method]['color'], fontweight='bold')
+  ax.set(
+    xlim=(0.9, k + step * (len(groups) + 1)),
+    ylim=(-0.6, k + 0.9),
+    xlabel='average rank',
   )
+  ax.locator_params(axis='x', integer=True)
+  ax.spines['left'].set_visible(False)
+  best = ', '.join(
+    f'{method_name(method)} {rank:.2f}'
+    for method, rank in zip(methods[:3], ranks[:3], strict=True)
+  )
+  caption = f'Average rank of {k} methods on {len(compared.tasks)} tasks, by R²'
+  yield 'critical_difference', f'{caption}.', f'{caption}; best {best}', figure
 
 
 def _cliques(ranks: np.ndarray, cd: float) -> list[tuple[int, int]]:
@@ -176,7 +167,7 @@ def _tasks(compared: Comparison) -> Panels:
   shown = best + shown
   values = values.loc[values.mean(axis=1).sort_values().index]
   low = _floor(values)
-  figure, ax = _wide(1.2 + 0.27 * len(values))
+  figure, ax = _tall(len(values), 1.6)
   places = np.arange(len(values))
   others = [method for method in values if method not in shown]
   for method in [*others, *reversed(shown)]:
@@ -187,9 +178,10 @@ def _tasks(compared: Comparison) -> Panels:
       values[method].to_numpy(),
       places,
       low,
-      color='#c4c4c4' if is_other else look[method]['color'],
+      color=FAINT if is_other else look[method]['color'],
       marker=None if is_other else look[method]['marker'],
-      size=22 if is_other else 38,
+      alpha=0.5 if is_other else 1,
+      size=16 if is_other else 34,
       label=('others' if first_other else None)
       if is_other
       else method_name(method),
@@ -198,7 +190,16 @@ def _tasks(compared: Comparison) -> Panels:
   _rows(ax, places, [drawing.wrapped(str(task)) for task in values.index])
   ax.set(xlim=(low - 0.02, 1.02), xlabel='R² on test')
   _legend_above(ax, reverse=True)
-  yield 'tasks', f'R² per task{_clipped(values)}', figure
+  best = values.mean().idxmax()
+  yield (
+    'tasks',
+    f'R² per task{_clipped(values)}.',
+    f'R² of {numbers.count(len(list(values)), "method")} on '
+    f'{numbers.count(len(values), "task")}; the best mean is of '
+    f'{method_name(str(best))}, '
+    f'{comparison_tables.number(values[best].mean())}',
+    figure,
+  )
 
   for reference in statistics.REFERENCES:
     if reference in compared.methods and len(compared.methods) > 1:
@@ -214,16 +215,16 @@ def _skill(compared: Comparison, reference: str, look: Mapping) -> tuple:
   )
   methods = list(skill)[::-1]
   low = _floor(skill)
-  figure, ax = _wide(1.0 + 0.27 * len(methods))
+  figure, ax = _tall(len(methods))
   for place, method in enumerate(methods):
-    numbers = skill[method].dropna().to_numpy()
-    if not len(numbers):
+    found = skill[method].dropna().to_numpy()
+    if not len(found):
       continue
     color = look[method]['color']
     _dots(
       ax,
-      numbers,
-      np.full(len(numbers), place),
+      found,
+      np.full(len(found), place),
       low,
       color=color,
       marker='o',
@@ -231,9 +232,9 @@ def _skill(compared: Comparison, reference: str, look: Mapping) -> tuple:
       alpha=0.45,
       zorder=3,
     )
-    median = max(float(np.median(numbers)), low)
+    median = max(float(np.median(found)), low)
     ax.plot([median] * 2, [place - 0.33, place + 0.33], color=color, lw=2.5)
-  ax.axvline(0, color=drawing.INK, linewidth=1)
+  ax.axvline(0, color=INK, linewidth=1)
   _rows(ax, np.arange(len(methods)), [method_name(m) for m in methods])
   ax.set(
     xlim=(low - 0.02, None), xlabel=f'skill against {method_name(reference)}'
@@ -241,7 +242,13 @@ def _skill(compared: Comparison, reference: str, look: Mapping) -> tuple:
   return (
     f'skill_against_{reference}',
     f'Skill against {method_name(reference)}: a dot per task, a bar at the '
-    f'median{_clipped(skill)}',
+    f'median{_clipped(skill)}.',
+    f'Median skill against {method_name(reference)}: '
+    + ', '.join(
+      f'{method_name(str(method))} {comparison_tables.number(value, 2)}'
+      for method, value in skill.median().nlargest(3).items()
+    )
+    + ' are the best',
     figure,
   )
 
@@ -251,8 +258,9 @@ def _sampling_efficiency(compared: Comparison) -> Panels:
   samples = compared.samples
   if not samples:
     return
-  figure, axes = _wide_pair(4.2)
-  for ax, kind in zip(axes, ('best', 'mean'), strict=True):
+  unit = compared.benchmark.unit.name
+  for kind in ('best', 'mean'):
+    figure, ax = _with_legend(len(samples))
     for method in compared.methods:
       if method in samples:
         ax.plot(
@@ -276,13 +284,18 @@ def _sampling_efficiency(compared: Comparison) -> Panels:
       top = min(curves.max(), 4 * np.median(curves)) or 1
       ax.set_ylim(0, 1.05 * top)
     ax.set_xlabel('samples k')
-    ax.set_ylabel(f'RMSE of the {kind} of k (z)')
-  _legend_beside(figure, axes[0])
-  yield (
-    'sampling_efficiency',
-    'RMSE of the best (left) and of the mean (right) of k samples, z',
-    figure,
-  )
+    ax.set_ylabel(f'RMSE of the {kind} of k ({unit})')
+    _legend_below(figure, ax)
+    last = {m: float(getattr(s, kind)[-1]) for m, s in samples.items()}
+    least = min(last, key=last.__getitem__)
+    caption = f'RMSE of the {kind} of k samples, {unit}'
+    yield (
+      f'sampling_efficiency_{kind}_of_k',
+      f'{caption}.',
+      f'{caption}; at {ks[-1]} samples the least is of {method_name(least)}, '
+      f'{comparison_tables.number(last[least])}',
+      figure,
+    )
 
 
 def _calibration(compared: Comparison) -> Panels:
@@ -290,10 +303,24 @@ def _calibration(compared: Comparison) -> Panels:
   samples = compared.samples
   if not samples:
     return
-  figure, axes = _wide_pair(4.2)
-  for ax, zero in zip(axes, (0, 1), strict=True):
-    ax.plot([0, 1], [0, 1 - zero], color=drawing.FAINT, linewidth=1)
-    ax.axvline(NOMINAL, color=drawing.FAINT, linewidth=0.8, linestyle=':')
+  for name, zero, ylabel, caption in (
+    (
+      'calibration',
+      0,
+      'share of targets covered',
+      'Targets inside central intervals of the samples; below the line: '
+      'overconfident.',
+    ),
+    (
+      'calibration_error',
+      1,
+      'share covered \N{MINUS SIGN} nominal coverage',
+      'The same, less the nominal coverage.',
+    ),
+  ):
+    figure, ax = _with_legend(len(samples))
+    ax.plot([0, 1], [0, 1 - zero], color=FAINT, linewidth=1)
+    ax.axvline(NOMINAL, color=FAINT, linewidth=0.8, linestyle=':')
     for method in compared.methods:
       if method in samples:
         ax.plot(
@@ -305,18 +332,25 @@ def _calibration(compared: Comparison) -> Panels:
           label=method_name(method),
           **look[method],
         )
-    ax.set(xlim=(0, 1), xlabel='nominal coverage')
+    ax.set(xlim=(0, 1), xlabel='nominal coverage', ylabel=ylabel)
     ax.xaxis.set_major_formatter(drawing.percent)
     ax.yaxis.set_major_formatter(drawing.percent)
-  axes[0].set(ylim=(0, 1), ylabel='share of targets covered')
-  axes[1].set_ylabel('share covered \N{MINUS SIGN} nominal coverage')
-  _legend_beside(figure, axes[0])
-  yield (
-    'calibration',
-    'Targets inside central intervals of the samples; below the line: '
-    'overconfident',
-    figure,
-  )
+    if not zero:
+      ax.set_ylim(0, 1)
+    _legend_below(figure, ax)
+    off = {
+      m: np.abs(s.coverage - statistics.LEVELS).mean()
+      for m, s in samples.items()
+    }
+    nearest = min(off, key=off.__getitem__)
+    yield (
+      name,
+      caption,
+      f'Nominal against empirical coverage of {len(samples)} methods; nearest '
+      f'to what it says is {method_name(nearest)}, by '
+      f'{numbers.percent(off[nearest])} on average',
+      figure,
+    )
 
 
 def _sharpening(compared: Comparison) -> Panels:
@@ -324,33 +358,29 @@ def _sharpening(compared: Comparison) -> Panels:
   methods = [m for m in compared.samples if frame.loc[m].notna().all()][::-1]
   if not methods:
     return
-  look = looks(compared)
+  look, unit = looks(compared), compared.benchmark.unit.name
   base = frame.loc[BASE] if BASE in methods else None
-  from matplotlib.figure import Figure
-
-  figure = Figure(
-    figsize=(WIDE, 1.0 + 0.27 * len(methods)), layout='constrained'
-  )
-  axes = figure.subplots(1, 3, sharey=True)
   places = np.arange(len(methods))
-  for ax, column, label in zip(
-    axes,
+  for column, label in zip(
     frame,
-    ('CRPS (z)', 'coverage of the central 90%', 'width of it (z)'),
+    (
+      f'CRPS ({unit})',
+      'coverage of the central 90%',
+      f'width of the 90% interval ({unit})',
+    ),
     strict=True,
   ):
-    numbers = frame.loc[methods, column]
+    figure, ax = _tall(len(methods))
+    values = frame.loc[methods, column]
     if base is not None:
       ax.axvline(base[column], color=COLORS[0], linewidth=1)
-      ax.hlines(
-        places, base[column], numbers, color=drawing.FAINT, linewidth=1.2
-      )
+      ax.hlines(places, base[column], values, color=FAINT, linewidth=1.2)
     if column == 'coverage90':
-      ax.axvline(NOMINAL, color=drawing.FAINT, linewidth=1, linestyle=':')
+      ax.axvline(NOMINAL, color=FAINT, linewidth=1, linestyle=':')
       ax.xaxis.set_major_formatter(drawing.percent)
     for place, method in zip(places, methods, strict=True):
       ax.plot(
-        numbers[method],
+        values[method],
         place,
         'o',
         markersize=6,
@@ -358,12 +388,20 @@ def _sharpening(compared: Comparison) -> Panels:
         zorder=4,
       )
     ax.set_xlabel(label)
-    ax.tick_params(axis='y', length=0)
-  _rows(axes[0], places, [method_name(method) for method in methods])
-  caption = 'CRPS, coverage and width of the central 90% interval'
-  if base is not None:
-    caption += f'; the blue line is {method_name(BASE)}'
-  yield 'sharpening', caption, figure
+    drawing.few_ticks(ax, 'x')
+    _rows(ax, places, [method_name(method) for method in methods])
+    caption = f'{label[0].upper()}{label[1:]}'
+    if base is not None:
+      caption += f'; the line is {method_name(BASE)}'
+    least, most = values.idxmin(), values.idxmax()
+    yield (
+      f'sharpening_{column}',
+      f'{caption}.',
+      f'{label}: least {method_name(str(least))}, '
+      f'{comparison_tables.number(values[least], 2)}, most '
+      f'{method_name(str(most))}, {comparison_tables.number(values[most], 2)}',
+      figure,
+    )
 
 
 def _tokenizers(compared: Comparison) -> Panels:
@@ -382,49 +420,51 @@ def _tokenizers(compared: Comparison) -> Panels:
   )
   frame = frame.loc[frame.mean(axis=1).sort_values(ascending=False).index]
   frame = frame[frame.mean().sort_values(ascending=False).index]
-  figure, ax = _wide(1.0 + 0.34 * len(frame))
-  numbers = frame.to_numpy()
-  low, high = max(np.nanmin(numbers), FLOOR), np.nanmax(numbers)
+  from matplotlib.patches import Rectangle
+
+  figure, ax = _tall(1.3 * len(frame))
+  cells = frame.to_numpy()
+  low, high = max(np.nanmin(cells), FLOOR), np.nanmax(cells)
   low, high = (low, high) if low < high else drawing.padded(low, high, 0.1)
-  ax.imshow(
-    np.ma.masked_invalid(numbers),
-    cmap='Blues',
-    vmin=low - 0.15 * (high - low),  # the worst is pale, not blank
-    vmax=high,
-    aspect='auto',
-  )
   ax.grid(False)
-  for (i, j), value in np.ndenumerate(numbers):
-    is_dark = value > low + 0.6 * (high - low)
-    ax.text(
-      j,
-      i,
-      comparison_tables.number(value) or '\N{EN DASH}',
-      ha='center',
-      va='center',
-      color='white' if is_dark else drawing.INK,
-    )
+  for (i, j), value in np.ndenumerate(cells):
+    if np.isfinite(value):
+      # So pale that text can be read on all of them.
+      share = np.clip((value - low) / (high - low), 0, 1)
+      ax.add_patch(
+        Rectangle(
+          (j - 0.48, i - 0.46), 0.96, 0.92, color=COLORS[0], linewidth=0,
+          alpha=0.08 + 0.32 * share,
+        )
+      )  # fmt: skip
+    text = comparison_tables.number(value) or '\N{EN DASH}'
+    ax.text(j, i, text, ha='center', va='center')
   ax.set_xticks(range(len(frame.columns)), frame.columns)
   ax.set_yticks(range(len(frame)), [method_name(m) for m in frame.index])
+  ax.set(xlim=(-0.5, len(frame.columns) - 0.5), ylim=(len(frame) - 0.5, -0.5))
   ax.tick_params(length=0)
-  yield 'tokenizers', 'Mean R² by objective (rows) and tokenizer', figure
+  i, j = np.unravel_index(np.nanargmax(cells), cells.shape)
+  caption = 'Mean R² by objective (rows) and tokenizer'
+  yield (
+    'tokenizers',
+    f'{caption}.',
+    f'{caption}: best {method_name(frame.index[i])} with {frame.columns[j]}, '
+    f'{comparison_tables.number(cells[i, j])}',
+    figure,
+  )
 
 
 # --------------------------------------------------------------------- marks
 
 
-def _wide(height: float) -> tuple['Figure', 'Axes']:
-  from matplotlib.figure import Figure
-
-  figure = Figure(figsize=(WIDE, height), layout='constrained')
-  return figure, figure.subplots()
+def _tall(num_rows: float, more: float = 1.0) -> tuple['Figure', 'Axes']:
+  """For a row per method or task, and `more` inches around them."""
+  return drawing.panel(more + _ROW * num_rows)
 
 
-def _wide_pair(height: float) -> tuple['Figure', Sequence['Axes']]:
-  from matplotlib.figure import Figure
-
-  figure = Figure(figsize=(WIDE, height), layout='constrained')
-  return figure, figure.subplots(1, 2)
+def _with_legend(num_methods: int) -> tuple['Figure', 'Axes']:
+  """For a line per method, named below."""
+  return drawing.panel(drawing.HEIGHT + 0.19 * math.ceil(num_methods / 2))
 
 
 def _dots(
@@ -483,7 +523,7 @@ def _legend_above(ax: 'Axes', reverse: bool = False) -> None:
   ax.legend(
     loc='lower left',
     bbox_to_anchor=(0, 1),
-    ncols=7,
+    ncols=3,
     borderaxespad=0,
     borderpad=0.2,
     columnspacing=1.2,
@@ -492,7 +532,9 @@ def _legend_above(ax: 'Axes', reverse: bool = False) -> None:
   )
 
 
-def _legend_beside(figure: 'Figure', ax: 'Axes') -> None:
-  """Right of both axes, best average rank first."""
+def _legend_below(figure: 'Figure', ax: 'Axes') -> None:
+  """Below the axes in two columns, best average rank first."""
   handles, labels = ax.get_legend_handles_labels()
-  figure.legend(handles, labels, loc='outside right upper', handlelength=2.8)
+  figure.legend(
+    handles, labels, loc='outside lower left', ncols=2, handlelength=2.8
+  )

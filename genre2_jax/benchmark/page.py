@@ -1,7 +1,7 @@
 """The report of a benchmark: which method is best, in words and figures.
 
 `write(workdir)` reads the finished runs in `<workdir>/<task>/<method>` and
-writes results.csv, table.md, figures/*.png and report.html, which carries its
+writes results.csv, table.md, figures/*.svg and report.html, which carries its
 figures inside and asks the network for nothing. Runs that are still missing
 or have failed are named; the same call later takes them in.
 """
@@ -17,10 +17,11 @@ from genre2_jax import errors
 from genre2_jax.benchmark import comparison_tables, figures, statistics
 from genre2_jax.benchmark.figures import method_name
 from genre2_jax.benchmark.statistics import Benchmark, Comparison
+from genre2_jax.data import targets
 from genre2_jax.files import atomic, reading
 from genre2_jax.files.atomic import PathLike
 from genre2_jax.report import inputs
-from genre2_jax.report.page import template, write_figures
+from genre2_jax.report.page import template, with_contents, write_figures
 
 BENCHMARK_FILE = 'benchmark.json'
 SECONDS_FILE = 'seconds.json'
@@ -59,7 +60,7 @@ def write(workdir: PathLike) -> pathlib.Path:
     command=benchmark.command,
   )
   path = workdir / 'report.html'
-  atomic.write_text(path, html)
+  atomic.write_text(path, with_contents(html))
   return path
 
 
@@ -130,6 +131,12 @@ def notes(compared: Comparison) -> list[str]:
     said.append(
       'Left out of means, ranks and tests, for too few finished tasks: '
       f'{", ".join(map(method_name, compared.left_out))}.'
+    )
+  if benchmark.unit == statistics.MIXED:
+    said.append(
+      'Runs have targets in different units (data.transform): their RMSE, '
+      'CRPS, negative log-density and widths do not compare; R² and Spearman '
+      'do.'
     )
   if benchmark.failures:
     said.append(
@@ -233,6 +240,7 @@ def load(workdir: PathLike) -> Benchmark:
   variances: dict[str, float] = {}
   seconds: dict[tuple[str, str], float] = {}
   machines: dict[str, None] = {}
+  units: set[targets.Unit] = set()
   for task in tasks:
     for method in methods:
       if (task, method) not in folders:
@@ -256,6 +264,7 @@ def load(workdir: PathLike) -> Benchmark:
       if summary is not None:
         samples[task, method] = summary
       variances[task] = variance
+      units.add(_unit(folder))
       if (folder / SECONDS_FILE).exists():
         seconds[task, method] = read_seconds(folder)
       if (folder / 'env.json').exists():
@@ -274,6 +283,7 @@ def load(workdir: PathLike) -> Benchmark:
     seconds=seconds,
     failures=_read_failures(workdir, folders),
     published=_read_published(workdir / PUBLISHED_FILE),
+    unit=units.pop() if len(units) == 1 else statistics.MIXED,
   )
 
 
@@ -368,6 +378,17 @@ def _read_evaluation(
     arrays['samples_z'], arrays['target_z'].astype(np.float64)
   )
   return summary, variance
+
+
+def _unit(folder: pathlib.Path) -> targets.Unit:
+  """What errors of z are measured in, of a run."""
+  path = folder / 'config.json'
+  if not path.exists():
+    return targets.UNITS['standard']
+  data = read_json(path).get('data')
+  transform = data.get('transform') if isinstance(data, dict) else None
+  # Runs of before the field was there standardise.
+  return targets.UNITS.get(str(transform), targets.UNITS['standard'])
 
 
 def _read_failures(

@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from genre2_jax.data.targets import UNITS, Unit
 from genre2_jax.metrics import sampled
 
 RESULT_COLUMNS = ('task', 'method', 'seed', 'estimator', 'metric', 'value')
@@ -31,11 +32,18 @@ TIE = 1e-3
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-  """A metric of a point estimate: key in results.csv, name and unit."""
+  """A metric of a point estimate: key in results.csv, title, which is better.
+
+  The title's '{z}' stands for the unit of z.
+  """
 
   key: str
-  name: str
+  title: str
   higher_is_better: bool
+
+  def name(self, unit: Unit) -> str:
+    """'RMSE (z)'."""
+    return self.title.format(z=unit.name)
 
   @property
   def sign(self) -> int:
@@ -44,17 +52,19 @@ class Metric:
 
 METRICS = (
   Metric('r2', 'R²', True),
-  Metric('rmse', 'RMSE (z)', False),
+  Metric('rmse', 'RMSE ({z})', False),
   Metric('spearman', 'Spearman', True),
 )
 
 
 DISTRIBUTION_METRICS = (  # key, title, 1 if higher is better or -1
-  ('crps', 'CRPS (z)', -1),
-  ('nll', 'Negative log-density (nats, per z)', -1),
+  ('crps', 'CRPS ({z})', -1),
+  ('nll', 'Negative log-density (nats, per {z})', -1),
   ('coverage90', 'Coverage of the central 90%', 0),
-  ('width90', 'Width of the central 90% (z)', 0),
+  ('width90', 'Width of the central 90% ({z})', 0),
 )
+# Of runs whose targets were transformed in different ways.
+MIXED = Unit('own unit', "each run's own unit, which differ", '')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +72,8 @@ class Samples:
   """What the samples of a method say on a task, or on average over tasks."""
 
   ks: np.ndarray  # [K] numbers of samples: 1, 2, 4, ...
-  best: np.ndarray  # [K] RMSE (z) of the best of k
-  mean: np.ndarray  # [K] RMSE (z) of the mean of k
+  best: np.ndarray  # [K] RMSE of z of the best of k
+  mean: np.ndarray  # [K] RMSE of z of the mean of k
   coverage: np.ndarray  # [C] share of targets covered at LEVELS
 
 
@@ -84,6 +94,7 @@ class Benchmark:
     seconds: wall seconds of a run, all seeds together, compilation included.
     failures: (task, method, reason).
     published: frame of task, method, rmse_unit.
+    unit: what errors in z are measured in; `MIXED` where runs differ.
   """
 
   tasks: Sequence[str]
@@ -97,6 +108,7 @@ class Benchmark:
   seconds: Mapping[tuple[str, str], float]
   failures: Sequence[tuple[str, str, str]]
   published: pd.DataFrame
+  unit: Unit = UNITS['standard']
 
 
 @dataclasses.dataclass(frozen=True)

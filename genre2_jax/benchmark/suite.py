@@ -29,9 +29,8 @@ from genre2_jax.benchmark.page import (
   SECONDS_FILE,
 )
 from genre2_jax.benchmark.statistics import BASE
-from genre2_jax.data import tables
 from genre2_jax.devices.interrupts import leaving_with
-from genre2_jax.errors import InputError, InterruptedRunError
+from genre2_jax.errors import InputError, InterruptedRunError, suggestion
 from genre2_jax.experiment import defaults, recipes
 from genre2_jax.files import atomic, locks
 from genre2_jax.files.atomic import PathLike
@@ -237,7 +236,7 @@ def _recipe(config, task, method):
   if method not in config.recipes:
     raise InputError(
       f'config.recipes has no {method!r}: '
-      f'{tables.suggestion(method, list(config.recipes))}'
+      f'{suggestion(method, list(config.recipes))}'
     )
   name, overrides = config.recipes[method]
   try:
@@ -283,8 +282,7 @@ def _chosen(kind, names, known):
   for name in wanted:
     if name not in known:
       raise InputError(
-        f'the config has no {kind} {name!r}: '
-        f'{tables.suggestion(name, list(known))}'
+        f'the config has no {kind} {name!r}: {suggestion(name, list(known))}'
       )
   if not wanted:
     raise InputError(f'--{kind}s={names}: give names, as in a,b')

@@ -13,15 +13,8 @@ import pandas as pd
 
 from genre2_jax.data import cells, doubts
 from genre2_jax.data.cells import PARTS, PLAIN, Cells, Formats
-from genre2_jax.data.wording import (
-  counted,
-  listed,
-  located,
-  say,
-  shortened,
-  suggestion,
-)
-from genre2_jax.errors import InputError
+from genre2_jax.data.wording import counted, located, say
+from genre2_jax.errors import InputError, listed, shortened, suggestion
 
 # Kinds that a user can give a column; 'ignore' leaves it out.
 BY_HAND = ('number', 'date', 'time', 'boolean', 'category', 'ignore')

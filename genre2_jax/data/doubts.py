@@ -14,7 +14,8 @@ import pandas as pd
 
 from genre2_jax.data import cells
 from genre2_jax.data.cells import PLAIN, Cells, Formats
-from genre2_jax.data.wording import counted, located, shortened
+from genre2_jax.data.wording import counted, located
+from genre2_jax.errors import shortened
 
 # Cells that decide whether all of them are worth a look.
 _SAMPLE = 1000

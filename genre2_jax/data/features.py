@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from genre2_jax.data import cells
 from genre2_jax.data.tables import Rows
-from genre2_jax.data.wording import counted, say, shortened
-from genre2_jax.errors import InputError
+from genre2_jax.data.wording import counted, say
+from genre2_jax.errors import InputError, shortened
 
 # Standardised features beyond this are as good as infinite, and float32
 # holds their squares.

@@ -14,25 +14,27 @@ import io
 import json
 import os
 import pathlib
+import posixpath
 import re
+import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
 
 from genre2_jax.data import columns
 from genre2_jax.data.cells import MISSING, Formats
-from genre2_jax.data.wording import (
+from genre2_jax.data.wording import counted, located, say
+from genre2_jax.errors import (
+  InputError,
   listed,
-  located,
   one_line,
-  say,
   shortened,
   suggestion,
 )
-from genre2_jax.errors import InputError
 
 SEPARATORS = {'.csv': ',', '.csv.gz': ',', '.tsv': '\t', '.tsv.gz': '\t'}
 PARQUET = ('.parquet', '.pq')
@@ -65,6 +67,7 @@ _BOMS = (
 )
 _LINE_END = re.compile(r'\r\n|\r|\n')
 _LARGEST_CELL = 2**31 - 1
+_OFFICE = 'http://schemas.openxmlformats.org'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -600,6 +603,7 @@ def _read_excel(path: pathlib.Path, reading: Reading) -> pd.DataFrame:
     cells = pd.read_excel(
       book, sheet_name=sheet, header=None, dtype=object, keep_default_na=False
     )
+  _say_of_sheet(path, sheet, first_row=reading.skip_lines + 2)
   cells = cells.iloc[reading.skip_lines :].replace('', None)
   cells = cells[cells.notna().any(axis=1)]
   if cells.empty:
@@ -611,3 +615,56 @@ def _read_excel(path: pathlib.Path, reading: Reading) -> pd.DataFrame:
   first = [None if pd.isna(name) else str(name) for name in first]
   frame.columns = _names(first, frame)
   return _named(frame)
+
+
+def _say_of_sheet(path: pathlib.Path, sheet: str, first_row: int) -> None:
+  """Says which cells of a sheet's rows look full and are read as missing.
+
+  first_row: of the data, from 1.
+  """
+  text = _sheet_xml(path, sheet)
+  merged = [
+    area
+    for area in re.findall(r'<mergeCell ref="(\w+:\w+)"', text)
+    if int(re.findall(r'\d+', area)[-1]) >= first_row
+  ]
+  if merged:
+    say(
+      f'{path}: merged cells {listed(merged, 3)}: the first of each has the '
+      'value, the others are read as missing; unmerge and fill them'
+    )
+  formula = r'(?:<f[^>]*/>|<f[^>]*>[^<]*</f>)'
+  unknown = re.findall(
+    rf'<c r="(\w+)"[^>]*>{formula}(?:<v ?/>|<v></v>)?</c>', text
+  )
+  if unknown:
+    say(
+      f'{path}: {len(unknown)} formulas without a value, {listed(unknown, 3)}: '
+      'read as missing; open the file in a spreadsheet and save it, so that '
+      'they are computed'
+    )
+  # pandas makes them missing.
+  wrong = re.findall(
+    rf'<c r="(\w+)"[^>]* t="e"[^>]*>{formula}?<v>([^<]*)</v>', text
+  )
+  if wrong:
+    cells, errors = zip(*wrong, strict=True)
+    say(
+      f'{path}: errors {counted(errors)} in {listed(cells, 3)}: read as missing'
+    )
+
+
+def _sheet_xml(path: pathlib.Path, sheet: str) -> str:
+  """The part of an .xlsx that holds a sheet; '' where it is elsewhere."""
+  relation = f'{{{_OFFICE}/officeDocument/2006/relationships}}id'
+  with zipfile.ZipFile(path) as parts:
+    try:
+      book = ElementTree.fromstring(parts.read('xl/workbook.xml'))
+      links = ElementTree.fromstring(parts.read('xl/_rels/workbook.xml.rels'))
+      key = next(e.get(relation) for e in book.iter() if e.get('name') == sheet)
+      target = next(e.get('Target', '') for e in links if e.get('Id') == key)
+      return parts.read(
+        posixpath.normpath(posixpath.join('/xl', target))[1:]
+      ).decode()
+    except (KeyError, StopIteration):
+      return ''

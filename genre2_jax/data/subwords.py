@@ -20,7 +20,7 @@ import numpy as np
 from genre2_jax.data import tables
 from genre2_jax.data.reading import path_of, user_cache
 from genre2_jax.data.texts import TextRows, Texts
-from genre2_jax.errors import InputError
+from genre2_jax.errors import InputError, one_line
 
 PADDING = 0
 TRUNCATE = ('', 'start', 'end')
@@ -259,7 +259,7 @@ def load_tokenizer(name: str) -> Any:
   except Exception as error:
     raise InputError(
       f'language_model.tokenizer={name!r}: not loaded, '
-      f'{tables.one_line(error)}; give a folder with tokenizer.json, or a name '
+      f'{one_line(error)}; give a folder with tokenizer.json, or a name '
       'on the Hugging Face hub'
     ) from error
 

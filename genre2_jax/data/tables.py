@@ -18,14 +18,8 @@ from genre2_jax.data.reading import (
   read_frame,
   refuse_duplicates,
 )
-from genre2_jax.data.wording import (
-  DataWarning,
-  listed,
-  located,
-  one_line,
-  suggestion,
-)
-from genre2_jax.errors import InputError
+from genre2_jax.data.wording import DataWarning, located
+from genre2_jax.errors import InputError, listed, one_line, suggestion
 
 __all__ = [
   'MISSING',
@@ -38,18 +32,15 @@ __all__ = [
   'describe',
   'extension_of',
   'labels',
-  'listed',
   'load_openml',
   'load_sklearn',
   'located',
   'no_column',
   'numbers',
-  'one_line',
   'read_file',
   'read_frame',
   'read_rows',
   'split_rows',
-  'suggestion',
   'target_column',
 ]
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from genre2_jax.data import tables
 from genre2_jax.data.reading import path_of
-from genre2_jax.errors import InputError
+from genre2_jax.errors import InputError, suggestion
 
 
 def load(root: str | os.PathLike, name: str) -> tables.Table:
@@ -77,9 +77,7 @@ def _folder(root: pathlib.Path, name: str) -> pathlib.Path:
     raise InputError(f'{root}: no such folder of tasks; check the path')
   if not (root / name).is_dir():
     known = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
-    raise InputError(
-      f'{root}: no task {name!r}; {tables.suggestion(name, known)}'
-    )
+    raise InputError(f'{root}: no task {name!r}; {suggestion(name, known)}')
   return root / name
 
 

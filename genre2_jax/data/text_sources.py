@@ -9,7 +9,7 @@ import pandas as pd
 
 from genre2_jax.data import tables, texts
 from genre2_jax.data.reading import path_of
-from genre2_jax.errors import InputError
+from genre2_jax.errors import InputError, one_line
 
 # MovieLens-1M's own README.
 _AGES = {
@@ -81,7 +81,7 @@ def load_tfds(
     ]
   # TFDS raises what it likes: the hub of many builders and of their imports.
   except Exception as error:
-    reason = tables.one_line(error).partition(' Available datasets')[0]
+    reason = one_line(error).partition(' Available datasets')[0]
     raise InputError(
       f'TFDS {name}: not read, {reason}; prepare it once as array_record, '
       'which takes TensorFlow: pip install tensorflow, then python -c '

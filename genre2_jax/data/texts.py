@@ -10,7 +10,7 @@ import pandas as pd
 
 from genre2_jax.data import cells, tables
 from genre2_jax.data.reading import EXTENSIONS, Reading, header_hint, path_of
-from genre2_jax.errors import InputError
+from genre2_jax.errors import InputError, listed, suggestion
 
 # File names and cells of a split column -> the split they mean.
 SPLIT_NAMES = {
@@ -128,7 +128,7 @@ def by_column(
   unknown = sorted(set(cells) - set(SPLIT_NAMES))
   if unknown:
     raise InputError(
-      f'{where}: column {column!r} has {tables.listed(unknown)}, not train, '
+      f'{where}: column {column!r} has {listed(unknown)}, not train, '
       "validation or test; correct it or set text.split_column=''"
     )
   splits = cells.map(SPLIT_NAMES)
@@ -313,7 +313,7 @@ def _check_columns(frame: pd.DataFrame, prompt: str, where: str) -> None:
   if absent:
     raise InputError(
       f'{where}: no column {absent[0]!r}, which text.prompt names; '
-      f'{tables.suggestion(absent[0], list(frame))}'
+      f'{suggestion(absent[0], list(frame))}'
       f'{header_hint(list(frame))}'
     )
 

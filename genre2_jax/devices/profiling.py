@@ -5,11 +5,12 @@ plugin and https://ui.perfetto.dev open what lies in `profile/<stage>`.
 """
 
 import collections
+import itertools
 import logging
 import pathlib
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self
 
 import jax
@@ -22,6 +23,11 @@ _logger = logging.getLogger('genre2_jax')
 # Their time is that of the operations inside, which are listed too.
 _CONTAINERS = ('while', 'call', 'conditional')
 _FAR = 2**31 - 1
+_NUM_LISTED = 20  # operations, beside all modules
+_MODULE_DEPTH = 3  # names of a module's path
+_MAX_DISTANCE = 6  # between operations, of which one has a source
+# Names in a path that are no modules.
+_CONTROL = ('while', 'body', 'cond', 'closed_call', 'checkpoint', 'branch')
 
 
 def parse_steps(text: str) -> tuple[int, int] | None:
@@ -101,7 +107,7 @@ class Profile:
       return
     jax.profiler.stop_trace()
     (path,) = self._folder.rglob('*.xplane.pb')
-    operations = largest(
+    operations = all_operations(
       jax.profiler.ProfileData.from_file(str(path)),
       sources(program_text()),
       num_steps=step - self._began,
@@ -109,7 +115,11 @@ class Profile:
     )
     atomic.write_json(
       self._folder / 'operations.json',
-      {'steps': [self._began, step], 'operations': operations},
+      {
+        'steps': [self._began, step],
+        'modules': by_module(operations),
+        'operations': operations[:_NUM_LISTED],
+      },
     )
     _logger.info(
       'steps %d to %d are traced: %s', self._began, step - 1, self._folder
@@ -125,29 +135,101 @@ class Profile:
 
 
 def sources(program_text: str) -> dict[str, str]:
-  """Name of an HLO operation -> where in the program it comes from."""
-  pattern = re.compile(
-    r'^\s*(?:ROOT )?%?([\w.-]+) = .*metadata=\{[^}]*op_name="([^"]*)"', re.M
-  )
-  return dict(pattern.findall(program_text))
+  """Name of an HLO operation -> where in the program it comes from.
+
+  Compilers forget this of some, of products of matrices on CPUs for one: such
+  an operation counts to the nearest that reads from it, or that it reads from.
+  """
+  found: dict[str, str] = {}
+  near = collections.defaultdict(list)
+  root = ''
+  for line in program_text.splitlines():
+    # The computation that a fusion calls ends with the same work.
+    if opened := re.match(r'(?:ENTRY )?%?([\w.-]+) \(.*\{$', line):
+      root = opened[1]
+    if not (matched := re.match(r'\s*(ROOT )?%?([\w.-]+) = (.*)', line)):
+      continue
+    is_root, name, rest = matched.groups()
+    if source := re.search(r'metadata=\{[^}]*op_name="([^"]*)"', rest):
+      found[name] = source[1]
+    for other in re.findall(r'%([\w.-]+)', rest):
+      near[name].append(other)
+      near[other].append(name)
+    if is_root and root:
+      near[name].append(root)
+      near[root].append(name)
+  return found | {name: _nearest(name, near, found) for name in near}
 
 
-def largest(
+def _nearest(
+  name: str, near: Mapping[str, list[str]], found: Mapping[str, str]
+) -> str:
+  """An operation's own source, or that of the nearest one in a module."""
+  if name in found:
+    return found[name]
+  seen, edge = {name}, [name]
+  for _ in range(_MAX_DISTANCE):
+    beside = (other for place in edge for other in near.get(place, ()))
+    edge = [other for other in dict.fromkeys(beside) if other not in seen]
+    seen.update(edge)
+    for other in edge:
+      if module_of(found.get(other, '')):
+        return found[other]
+  return ''
+
+
+def module_of(source: str) -> str:
+  """'jvp(Model.decode)/decoder/layer_1/attention/dot' -> its module.
+
+  Layers go together, 'decoder/layer_*/attention'; '' of what is outside of the
+  network.
+  """
+  parts = iter(source.split('/')[:-1])
+  for part in parts:
+    if re.fullmatch(r'(?:\w+\()*[A-Z]\w*\.\w+\)*', part):
+      names = itertools.takewhile(re.compile(r'\w+$').match, parts)
+      names = itertools.takewhile(lambda n: n not in _CONTROL, names)
+      path = '/'.join(itertools.islice(names, _MODULE_DEPTH))
+      return re.sub(r'_\d+\b', '_*', path) or re.sub(r'\w+\(|\)', '', part)
+  return ''
+
+
+def by_module(operations: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+  """Operations of `all_operations` added up by module, the largest first."""
+  modules: dict[str, dict[str, Any]] = {}
+  for operation in operations:
+    name = module_of(operation['source']) or _outside(operation['source'])
+    module = modules.setdefault(
+      name, {'name': name, 'milliseconds': 0.0, 'calls': 0.0, 'share': 0.0}
+    )
+    for key in ('milliseconds', 'calls', 'share'):
+      module[key] += operation[key]
+  return sorted(modules.values(), key=lambda module: -module['share'])
+
+
+def _outside(source: str) -> str:
+  """What an operation outside of the network is for."""
+  if '_threefry' in source or '_shuffle' in source:
+    return 'random numbers'
+  if 'jvp(' in source:
+    return 'loss'
+  return 'optimizer and the rest of the step' if source else 'unknown'
+
+
+def all_operations(
   profile: jax.profiler.ProfileData,
   sources: Mapping[str, str],
   *,
   num_steps: int,
   num_devices: int,
-  count: int = 20,
 ) -> list[dict[str, Any]]:
-  """The operations that take most time, by a trace.
+  """The operations of a trace, by what they take of the time.
 
   Args:
     profile: a `jax.profiler.ProfileData`.
     sources: name of an operation -> where it comes from.
     num_steps: that were traced.
     num_devices: whose operations are in it.
-    count: how many to list.
 
   Returns:
     [{'name', 'source', 'milliseconds' and 'calls', both per device and step,
@@ -168,7 +250,7 @@ def largest(
       'calls': calls[name] / parts,
       'share': duration / total,
     }
-    for name, duration in nanoseconds.most_common(count)
+    for name, duration in nanoseconds.most_common()
   ]
 
 

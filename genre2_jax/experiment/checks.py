@@ -1,6 +1,5 @@
 """Values that no run could use, found before anything is read or written."""
 
-import difflib
 import sys
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -11,9 +10,8 @@ from genre2_jax.baselines.points import BASELINES
 from genre2_jax.data import subwords, targets, texts
 from genre2_jax.data.columns import parse_kinds
 from genre2_jax.data.reading import Reading
-from genre2_jax.data.wording import shortened
 from genre2_jax.devices import profiling
-from genre2_jax.errors import InputError
+from genre2_jax.errors import InputError, near_hint, shortened
 from genre2_jax.models import language_model
 from genre2_jax.models.gemma.head import ACTIVATIONS, HEADS
 from genre2_jax.objectives.rewards import REWARDS
@@ -186,10 +184,9 @@ def _is_like(value, default):
 def check_choice(field: str, value: Any, choices: Collection[str]) -> None:
   """Raises InputError unless a field is one of its choices."""
   if value not in choices:
-    near = difflib.get_close_matches(str(value), choices, n=1)
-    hint = f'; did you mean {near[0]!r}?' if near else ''
     raise InputError(
-      f'{field}={value!r} is not one of {", ".join(choices)}{hint}'
+      f'{field}={value!r} is not one of {", ".join(choices)}'
+      f'{near_hint(value, choices)}'
     )
 
 

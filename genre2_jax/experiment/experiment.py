@@ -14,14 +14,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from genre2_jax.data import tables
 from genre2_jax.data.features import Features
 from genre2_jax.data.subwords import TextFeatures
 from genre2_jax.data.tables import Table
 from genre2_jax.data.targets import Scaler
 from genre2_jax.data.texts import Texts
 from genre2_jax.devices import profiling
-from genre2_jax.errors import InputError
+from genre2_jax.errors import InputError, suggestion
 from genre2_jax.experiment.checks import (
   check_choice,
   check_types,
@@ -361,7 +360,7 @@ def _official(name):
   with open(OFFICIAL_HYPERPARAMETERS, encoding='utf-8') as file:
     rows = {row['dataset']: row for row in csv.DictReader(file)}
   if name not in rows:
-    near = tables.suggestion(name, list(rows))
+    near = suggestion(name, list(rows))
     raise InputError(
       f'hyperparameters=official knows no task {name!r}{near}: set data.name '
       f'to one of the 100 tasks in {OFFICIAL_HYPERPARAMETERS.name}'

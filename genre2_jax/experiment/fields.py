@@ -1,9 +1,9 @@
 """Names of fields, and what a misspelt one may have meant."""
 
-import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from genre2_jax.errors import near_names
 from genre2_jax.experiment.defaults import get_config
 
 
@@ -12,17 +12,15 @@ def near_field(name: str) -> str:
   known = list(_flat_names(get_config().to_dict()))
   last = name.rpartition('.')[2]
   near = [field for field in known if field.rpartition('.')[2] == last]
-  near = near or difflib.get_close_matches(name, known, n=2, cutoff=0.7)
+  near = near or near_names(name, known, cutoff=0.7)
   if not near:
     lasts = {field.rpartition('.')[2] for field in known}
-    close = difflib.get_close_matches(last, lasts, n=1, cutoff=0.7)
+    close = near_names(last, lasts, limit=1, cutoff=0.7)
     near = [field for field in known if field.rpartition('.')[2] in close]
   if not near:
     return '; docs/config.md has them all'
-  near.sort(
-    key=lambda field: difflib.SequenceMatcher(None, name, field).ratio()
-  )
-  return f'; did you mean {" or ".join(near[:-3:-1])}?'
+  nearest = near_names(name, near, limit=2, cutoff=0)
+  return f'; did you mean {" or ".join(nearest)}?'
 
 
 def _flat_names(fields: Mapping[str, Any], prefix: str = '') -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
-from genre2_jax.errors import InputError
+from genre2_jax.errors import InputError, suggestion
 from genre2_jax.experiment import defaults
 
 _T = TypeVar('_T')
@@ -92,11 +92,8 @@ def find(name: str, table: Mapping[str, _T], kind: str) -> _T:
   """
   if name in table:
     return table[name]
-  # pandas, which only this sentence would load.
-  from genre2_jax.data import tables
-
   raise InputError(
-    f'{name!r} is none of the {kind}: {tables.suggestion(name, list(table))}'
+    f'{name!r} is none of the {kind}: {suggestion(name, list(table))}'
   )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from genre2_jax.errors import InputError
+from genre2_jax.errors import InputError, one_line
 from genre2_jax.files.atomic import PathLike
 
 
@@ -72,6 +72,23 @@ def read_csv(
   return [dict(zip(columns, row, strict=True)) for row in rows[1:]]
 
 
+def read_columns(path: PathLike) -> dict[str, list[str]]:
+  """Columns of a table, whichever it has: name -> cells.
+
+  Raises:
+    InputError: it is damaged.
+  """
+  try:
+    with open(path, encoding='utf-8', newline='') as file:
+      header = next(csv.reader(file), [])
+  except FileNotFoundError:
+    raise
+  except (OSError, ValueError, csv.Error) as error:
+    raise InputError(f'{path} is damaged ({one_line(error)})') from error
+  rows = read_csv(path, header)
+  return {name: [row[name] for row in rows] for name in header}
+
+
 def read_npz(path: PathLike) -> dict[str, np.ndarray]:
   """Named arrays that `atomic.write_npz` wrote.
 
@@ -97,8 +114,3 @@ def number(path: PathLike, text: str) -> float:
     return float(text)
   except ValueError as error:
     raise InputError(f'{path} is damaged: {text!r:.40} is no number') from error
-
-
-def one_line(error: BaseException) -> str:
-  """What an error says, without line breaks; its name if it says nothing."""
-  return ' '.join(str(error).split()) or type(error).__name__

@@ -54,11 +54,11 @@ def mixture(log_p: ArrayLike) -> np.ndarray:
 def quantiles(log_p: ArrayLike, values: ArrayLike, q: ArrayLike) -> np.ndarray:
   """Least number whose distribution function reaches q [Q]: [n, Q]."""
   levels = np.atleast_1d(q)
-  finite, numbers, _ = _finite(log_p, np.asarray(values, np.float64))
+  log_p, numbers, _ = _finite(log_p, values)
   order = np.argsort(numbers, kind='stable')
   ordered = numbers[order]
   found = []
-  for rows in _chunks(finite):
+  for rows in _chunks(log_p):
     below = np.cumsum(_probabilities(rows)[:, order], axis=1)
     found.append(ordered[_reaches(below, levels)])
   return np.concatenate(found)
@@ -81,10 +81,10 @@ def summarize(
     target: [n], z-scores.
     index: int [n], the numbers that stand for the targets.
   """
-  values, cells = (np.asarray(part, np.float64) for part in grid)
-  finite, values, places = _finite(log_p, values)
-  cells, own = cells[places >= 0], places[np.asarray(index)]
-  y_all = np.asarray(target, np.float64)
+  target = np.asarray(target, np.float64)
+  log_p, values, places = _finite(log_p, grid.values)
+  cells = np.asarray(grid.cells, np.float64)[places >= 0]
+  nearest = places[np.asarray(index)]
   order = np.argsort(values, kind='stable')
   ordered, gaps = values[order], np.diff(values[order])
   # Sequences that mean the same number pool their probabilities.
@@ -92,10 +92,10 @@ def summarize(
   widths = np.bincount(twins, cells)[twins]
   bottom, top = _span(values, widths)
   parts, start = [], 0
-  for rows in _chunks(finite):
+  for rows in _chunks(log_p):
     p = _probabilities(rows)
-    y = y_all[start : start + len(p), None]
-    here = own[start : start + len(p)]
+    y = target[start : start + len(p), None]
+    here = nearest[start : start + len(p)]
     below = np.cumsum(p[:, order], axis=1)
     ends = _reaches(
       below, np.array([0.5, (1 - NOMINAL) / 2, (1 + NOMINAL) / 2])
@@ -186,17 +186,18 @@ def _chunks(log_p):
 
 
 def _finite(
-  log_p: ArrayLike, values: np.ndarray
+  log_p: ArrayLike, values: ArrayLike
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """log p and values of the finite numbers; each number's place among them.
 
   int [K], −1 for what is left out. Log p is that of the rest alone.
   """
+  log_p, values = np.asarray(log_p), np.asarray(values, np.float64)
   kept = np.isfinite(values)
   places = np.where(kept, np.cumsum(kept) - 1, -1)
   if kept.all():
-    return np.asarray(log_p), values, places
-  log_p = np.asarray(log_p, np.float64)[:, kept]
+    return log_p, values, places
+  log_p = log_p.astype(np.float64)[:, kept]
   total = np.logaddexp.reduce(log_p, axis=1, keepdims=True)
   return log_p - total, values[kept], places
 

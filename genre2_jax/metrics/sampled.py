@@ -70,6 +70,23 @@ def coverage_curve(
   return np.mean((low <= y) & (y <= high), axis=-1)
 
 
+def shared_coverage_curve(
+  samples: ArrayLike, y: ArrayLike, nominal: ArrayLike
+) -> np.ndarray:
+  """Coverage where numbers tie, as on a grid: [C] → [C], C if calibrated.
+
+  A closed interval of few values covers more than it says. Here a row counts
+  by the part of its probability integral transform, spread evenly as in
+  `pit_histogram`, that lies within (1 ∓ coverage)/2.
+  """
+  low, high = _transforms(samples, y)
+  nominal = np.asarray(nominal)
+  inside = np.minimum(high, (1 + nominal) / 2) - np.maximum(
+    low, (1 - nominal) / 2
+  )
+  return np.mean(np.clip(inside / (high - low), 0, 1), axis=0)
+
+
 def coverage(samples: ArrayLike, y: ArrayLike, nominal: float = 0.9) -> float:
   """The coverage curve at one nominal coverage; a share in [0, 1]."""
   return float(coverage_curve(samples, y, nominal))
@@ -89,13 +106,21 @@ def pit_histogram(
   Nonrandomised (Czado et al. 2009): a row spreads its mass evenly over
   [#{x < y}, #{x ≤ y} + 1] / (G + 1), for numbers on a grid do tie.
   """
+  low, high = _transforms(samples, y)
+  edges = np.linspace(0, 1, num_bins + 1)
+  below = np.clip((edges - low) / (high - low), 0, 1)  # [n, bins + 1]
+  return np.diff(below.mean(axis=0)) * num_bins
+
+
+def _transforms(
+  samples: ArrayLike, y: ArrayLike
+) -> tuple[np.ndarray, np.ndarray]:
+  """Where the probability integral transforms of rows begin and end: [n, 1]."""
   samples, y = np.asarray(samples), np.expand_dims(y, -1)
   G = samples.shape[-1]
   low = np.sum(samples < y, axis=-1, keepdims=True) / (G + 1)
   high = (np.sum(samples <= y, axis=-1, keepdims=True) + 1) / (G + 1)
-  edges = np.linspace(0, 1, num_bins + 1)
-  below = np.clip((edges - low) / (high - low), 0, 1)  # [n, bins + 1]
-  return np.diff(below.mean(axis=0)) * num_bins
+  return low, high
 
 
 def point_estimates(

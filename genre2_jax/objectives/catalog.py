@@ -1,11 +1,11 @@
 """Every objective by name: what a config can ask for."""
 
 import dataclasses
-import difflib
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from genre2_jax.errors import near_hint
 from genre2_jax.objectives import grid, point, requirements, sequence, token
 from genre2_jax.objectives.advantages import ADVANTAGES
 from genre2_jax.objectives.requirements import Requirements
@@ -93,10 +93,9 @@ def build_term(
   options = dict(options)
   catalog = {n: level for level, names in LEVELS.items() for n in names}
   if name not in catalog:
-    near = difflib.get_close_matches(str(name), catalog, n=1)
-    hint = f'; did you mean {near[0]!r}?' if near else ''
     raise ValueError(
-      f'objective {name!r} is not one of {", ".join(catalog)}{hint}'
+      f'objective {name!r} is not one of {", ".join(catalog)}'
+      f'{near_hint(name, catalog)}'
     )
   if not isinstance(weight, int | float) or not 0 < weight < float('inf'):
     raise ValueError(f'objective {name}: weight {weight!r} must be positive')

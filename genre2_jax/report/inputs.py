@@ -1,11 +1,13 @@
 """What a report is made of: a finished run, read back from its workdir."""
 
 import dataclasses
+import functools
 import itertools
 import math
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,13 +16,15 @@ from genre2_jax.data import targets
 from genre2_jax.errors import InputError
 from genre2_jax.files import metrics_log, reading
 from genre2_jax.files.atomic import PathLike
+from genre2_jax.metrics import sampled
 from genre2_jax.metrics.results import COLUMNS
+from genre2_jax.report import numbers
+from genre2_jax.report.palette import COLORS
 
 SPLIT = 'test'
 NOMINAL = 0.9  # of the intervals behind coverage90 and width90 in results.csv
 _COUNTS = ('num_train', 'num_val', 'num_test', 'parameters')  # of run.json
-# Okabe & Ito's colours, dark ones first: they keep apart for colour-blind eyes.
-COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00')
+MAX_CELLS = 12  # different targets, of what is a grade rather than a quantity
 # Of objectives and baselines; what is not here goes by its own name.
 TERM_NAMES = {
   'catboost': 'CatBoost',
@@ -67,6 +71,25 @@ class Stage:
 
 
 @dataclasses.dataclass(frozen=True)
+class Prediction:
+  """What a reader would use of the last stage, in the target's own unit.
+
+  Attributes:
+    estimator: its name in results.csv.
+    value: [n].
+    low: [n], of the 90% interval; None: there is none.
+    high: [n], likewise.
+    is_conformal: whether validation rows gave the interval its margin.
+  """
+
+  estimator: str
+  value: np.ndarray
+  low: np.ndarray | None = None
+  high: np.ndarray | None = None
+  is_conformal: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Run:
   """Everything the report reads."""
 
@@ -83,6 +106,55 @@ class Run:
   scaler: targets.QuantileScaler | None = None  # in their place
   # stage -> profile/<stage>/operations.json, where steps were traced
   operations: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  prediction: Prediction | None = None
+  # stage of references.csv -> metric -> value, means over seeds
+  references: Mapping[str, Mapping[str, float]] = dataclasses.field(
+    default_factory=dict
+  )
+  columns: Sequence[Mapping[str, Any]] = ()  # of columns.json
+  importances: Mapping[str, Any] | None = None  # importances.json
+
+  @property
+  def last(self) -> Stage:
+    return self.stages[-1]
+
+  @property
+  def best(self) -> Prediction:
+    """What a reader would use; of runs of old the mean of all samples."""
+    if self.prediction is not None:
+      return self.prediction
+    samples = self.in_unit(np.concatenate(self.last.samples_z, axis=-1))
+    if self.is_point:
+      return Prediction('mean', samples.mean(axis=-1))
+    low, high = sampled.central_interval(samples, NOMINAL)
+    return Prediction('mean', samples.mean(axis=-1), low, high)
+
+  @property
+  def together(self) -> str:
+    """The seed, in results.csv, of what is predicted: all of them at once."""
+    return 'ensemble' if len(self.seeds) > 1 else self.seeds[0]
+
+  @property
+  def cells(self) -> np.ndarray | None:
+    """The values that the target takes, if they are few; None: many."""
+    values = np.unique(self.target)
+    is_few = len(values) <= min(MAX_CELLS, len(self.target) // 3)
+    return values if is_few else None
+
+  @functools.cached_property
+  def _decimals(self) -> dict[str, int]:
+    """Of a metric, those that give a typical value of it three digits."""
+    found: dict[str, list[float]] = {}
+    for (seed, _, _, metric), value in self.results.items():
+      if seed != 'std':
+        found.setdefault(metric, []).append(value)
+    return {metric: numbers.decimals(v) for metric, v in found.items()}
+
+  def decimals(self, metric: str) -> int:
+    """Of a metric, wherever the page prints it."""
+    # Errors in the same unit read best with the same decimals.
+    name = 'rmse_unit' if metric.endswith('_unit') else metric
+    return self._decimals.get(name, 3)
 
   @property
   def seeds(self) -> list[str]:
@@ -175,6 +247,10 @@ def load(workdir: PathLike) -> Run:
     std=float(truth['std']),
     scaler=_scaler(truth),
     operations=_read_operations(workdir, stages),
+    prediction=_read_prediction(workdir, info, stages[-1].samples_z.shape[-1]),
+    references=_read_references(workdir, truth),
+    columns=_read_columns(workdir),
+    importances=_read_importances(workdir),
   )
 
 
@@ -238,6 +314,7 @@ def _read_info(path: pathlib.Path) -> dict[str, Any]:
     'constant_target': isinstance(info.get('constant_target'), bool),
     # Runs of earlier versions lack it.
     'num_results': _is_count(info.get('num_results', 0)),
+    'out_of_time': _are(info.get('out_of_time', []), _is_text),
   }
   _refuse(path, [name for name, is_sound in checks.items() if not is_sound])
   return info
@@ -346,6 +423,136 @@ def _scaler(arrays: Mapping[str, np.ndarray]) -> targets.QuantileScaler | None:
   )
 
 
+def _read_prediction(
+  workdir: pathlib.Path, info: Mapping[str, Any], num_samples: int
+) -> Prediction | None:
+  """The defaults of predictions.csv; None of runs that kept none."""
+  path = workdir / 'predictions.csv'
+  if not path.exists():
+    return None
+  table = reading.read_columns(path)
+  if 'prediction' not in table:
+    return None
+
+  def column(name):
+    found = np.array([reading.number(path, cell) for cell in table[name]])
+    check_shapes(path, {name: found}, {name: (info['num_test'],)})
+    return found
+
+  value = column('prediction')
+  names = [n for n in ('exact_mean', 'mean') if n in table]
+  same = [n for n in names if table[n] == table['prediction']]
+  estimator = (same or names or ['mean'])[0]
+  for prefix in ('', 'model_') if num_samples > 1 else ():
+    ends = f'{prefix}lower90', f'{prefix}upper90'
+    if set(ends) <= table.keys():
+      low, high = map(column, ends)
+      return Prediction(estimator, value, low, high, is_conformal=not prefix)
+  return Prediction(estimator, value)
+
+
+def _read_references(
+  workdir: pathlib.Path, truth: Mapping[str, np.ndarray]
+) -> dict[str, dict[str, float]]:
+  """What the references reach on test; errors in the target's own unit too."""
+  path = workdir / 'references.csv'
+  if not path.exists():
+    return {}
+  found: dict[str, dict[str, list[float]]] = {}
+  for row in reading.read_csv(path, COLUMNS):
+    if row['split'] == SPLIT and row['seed'].isdecimal():
+      metrics = found.setdefault(row['stage'], {})
+      value = reading.number(path, row['value'])
+      metrics.setdefault(row['metric'], []).append(value)
+  means = {
+    stage: {metric: float(np.mean(v)) for metric, v in metrics.items()}
+    for stage, metrics in found.items()
+  }
+  if 'quantiles' not in truth:
+    for reached in means.values():
+      for metric in ('rmse', 'mae'):
+        if metric in reached:
+          in_unit = reached[metric] * float(truth['std'])
+          reached.setdefault(f'{metric}_unit', in_unit)
+  return means
+
+
+def _read_columns(workdir: pathlib.Path) -> list[dict[str, Any]]:
+  path = workdir / 'columns.json'
+  if not path.exists():
+    return []
+  columns = reading.read_json(path).get('columns')
+  if not isinstance(columns, list) or not all(map(_is_column, columns)):
+    raise InputError(f'{path} is damaged (see columns): delete it')
+  return columns
+
+
+def _is_column(value: Any) -> bool:
+  return (
+    isinstance(value, dict)
+    and all(
+      isinstance(value.get(key), str) for key in ('name', 'kind', 'range')
+    )
+    and all(
+      isinstance(value.get(key), dict)
+      and all(map(_is_count, value[key].values()))
+      for key in ('missing', 'unseen')
+    )
+    and _is_count(value.get('distinct'))
+  )
+
+
+def _read_importances(workdir: pathlib.Path) -> dict[str, Any] | None:
+  path = workdir / 'importances.json'
+  if not path.exists():
+    return None
+  found = reading.read_json(path)
+  sound = (
+    all(_is_count(found.get(key)) for key in ('rows', 'repeats'))
+    and _are(found.get('importances'), _is_importance)
+    and _are(found.get('dependences'), _is_dependence)
+  )
+  if not sound:
+    raise InputError(f'{path} is damaged: delete it')
+  return found
+
+
+def _are(values: Any, is_sound: Callable[[Any], bool]) -> bool:
+  return isinstance(values, list) and all(map(is_sound, values))
+
+
+def _is_importance(value: Any) -> bool:
+  return (
+    isinstance(value, dict)
+    and isinstance(value.get('column'), str)
+    and all(_is_number(value.get(key)) for key in ('mean', 'std'))
+  )
+
+
+def _is_dependence(value: Any) -> bool:
+  if not isinstance(value, dict):
+    return False
+  grid, predictions = value.get('grid'), value.get('predictions')
+  return (
+    isinstance(value.get('column'), str)
+    and isinstance(value.get('kind'), str)
+    and isinstance(grid, list)
+    and isinstance(predictions, list)
+    and (_are(grid, _is_number) or _are(grid, _is_text))
+    and _are(predictions, _is_number)
+    and len(grid) == len(predictions) > 0
+    and _are(value.get('quantiles'), _is_number)
+  )
+
+
+def _is_text(value: Any) -> bool:
+  return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+  return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
 def _read_operations(
   workdir: pathlib.Path, stages: Sequence[Stage]
 ) -> dict[str, Any]:
@@ -354,10 +561,10 @@ def _read_operations(
     path = workdir / 'profile' / stage.key / 'operations.json'
     if path.exists():
       found[stage.key] = reading.read_json(path)
-      operations = found[stage.key].get('operations')
-      if not isinstance(operations, list) or not all(
-        map(_is_operation, operations)
-      ):
+      # Runs of earlier versions have no modules.
+      lists = [found[stage.key].get('modules', [])]
+      lists.append(found[stage.key].get('operations'))
+      if not all(_are(values, _is_operation) for values in lists):
         raise InputError(f'{path} is damaged (see operations): delete it')
   return found
 
@@ -365,7 +572,7 @@ def _read_operations(
 def _is_operation(value: Any) -> bool:
   return (
     isinstance(value, dict)
-    and all(isinstance(value.get(key), str) for key in ('name', 'source'))
+    and isinstance(value.get('name'), str)
     and all(
       isinstance(value.get(key), int | float)
       for key in ('milliseconds', 'calls', 'share')

@@ -1,16 +1,17 @@
 """The report of a run: its numbers in words, tables and figures, on one page.
 
 `write(workdir)` reads only what the run left in the workdir (run.json,
-config.json, env.json, results.csv, metrics.jsonl, evaluation/*_test.npz,
-profile/*/operations.json) and writes figures/*.png and report.html, which
+config.json, env.json, results.csv, references.csv, predictions.csv,
+metrics.jsonl, columns.json, importances.json, evaluation/*_test.npz,
+profile/*/operations.json) and writes figures/*.svg and report.html, which
 carries its figures inside and asks the network for nothing. Again, later,
 elsewhere:
 `python -m genre2_jax.report --workdir=DIR`.
 """
 
-import base64
 import json
 import pathlib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -18,27 +19,49 @@ import jinja2
 
 from genre2_jax.files import atomic
 from genre2_jax.files.atomic import PathLike
-from genre2_jax.report import drawing, figures, inputs, result_tables, words
+from genre2_jax.report import (
+  drawing,
+  figures,
+  inputs,
+  palette,
+  result_tables,
+  words,
+)
 
 
 def write(workdir: PathLike) -> pathlib.Path:
-  """Writes figures/*.png and report.html; returns the path of the latter.
+  """Writes figures/*.svg and report.html; returns the path of the latter.
 
   Missing or damaged inputs raise InputError.
   """
   workdir = pathlib.Path(workdir)
   run = inputs.load(workdir)
-  sections = figures.draw(run)
-  write_figures(workdir, sections)
+  drawn = figures.draw(run)
+  write_figures(workdir, drawn.values())
+  (predicted,) = drawn.pop(figures.PREDICTED, _NO_FIGURES).panels or (None,)
   html = template('report/report.html.j2').render(
-    title=run.info['task'],
-    unit=run.unit,
+    title=words.headline(run),
+    target=run.info['target'],
+    color=run.last.color,
     verdict=words.verdict(run),
+    also=words.also(run),
+    errors=words.errors(run),
+    interval=words.interval(run),
     notes=words.notes(run),
     facts=words.facts(run),
+    predicted=predicted,
+    unit=words.unit(run),
+    stages=result_tables.stages(run),
+    stages_said=words.stages(run),
+    estimates=result_tables.estimates(run),
     points=result_tables.points(run),
     distributions=result_tables.distributions(run),
-    sections=sections,
+    importances=result_tables.importances(run),
+    importances_said=words.importances(run),
+    data=result_tables.data(run),
+    learning=drawn.pop(figures.LEARNING, None),
+    dependence=drawn.pop(figures.DEPENDENCE, None),
+    sections=list(drawn.values()),
     seeds=result_tables.seeds(run) if len(run.seeds) > 1 else None,
     operations=result_tables.operations(run),
     command=run.env.get('command'),
@@ -46,18 +69,21 @@ def write(workdir: PathLike) -> pathlib.Path:
     env=_flatten({k: v for k, v in run.env.items() if k != 'command'}),
   )
   path = workdir / 'report.html'
-  atomic.write_text(path, html)
+  atomic.write_text(path, with_contents(html))
   return path
+
+
+_NO_FIGURES = drawing.Section('', '', ())
 
 
 def write_figures(
   workdir: pathlib.Path, sections: Iterable[drawing.Section]
 ) -> None:
-  """Writes figures/*.png of a workdir."""
+  """Writes figures/*.svg of a workdir."""
   for section in sections:
     for panel in section.panels:
-      path = workdir / 'figures' / f'{panel.name}.png'
-      atomic.write_bytes(path, panel.png)
+      path = workdir / 'figures' / f'{panel.name}.svg'
+      atomic.write_text(path, panel.file())
 
 
 def template(name: str) -> jinja2.Template:
@@ -69,8 +95,32 @@ def template(name: str) -> jinja2.Template:
     trim_blocks=True,
     lstrip_blocks=True,
   )
-  environment.filters['base64'] = lambda data: base64.b64encode(data).decode()
+  environment.filters['themed'] = palette.themed
+  environment.globals['palette'] = palette.variables()
   return environment.get_template(name)
+
+
+CONTENTS = '<!-- contents -->'
+
+
+def with_contents(html: str) -> str:
+  """A page whose headings have ids, with a list of them where it is asked for.
+
+  Two headings or fewer need no list.
+  """
+  titles = re.findall(r'<h2>(.*?)</h2>', html)
+  links = []
+  for number, title in enumerate(titles, start=1):
+    html = html.replace(
+      f'<h2>{title}</h2>', f'<h2 id="part-{number}">{title}</h2>', 1
+    )
+    links.append(f'<li><a href="#part-{number}">{title}</a></li>')
+  listed = ''
+  if len(links) > 2:
+    listed = (
+      f'<nav aria-label="Contents"><ul>\n{chr(10).join(links)}\n</ul></nav>'
+    )
+  return html.replace(CONTENTS, listed, 1)
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, str]:

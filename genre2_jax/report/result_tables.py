@@ -5,10 +5,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from genre2_jax.data import targets
 from genre2_jax.metrics import sampled
+from genre2_jax.report import numbers, words
 from genre2_jax.report.inputs import NOMINAL, Run, Stage
 
 
@@ -39,43 +38,35 @@ class Column:
   estimator: str = ''
 
 
-POINT_COLUMNS = (
-  Column('RMSE', '{z}', 'rmse', _lower),
-  Column('MAE', '{z}', 'mae', _lower),
+PERCENT_METRICS = ('coverage90', 'outside', 'grid_mass')
+OWN_COLUMNS = (
+  Column('RMSE', 'own unit', 'rmse_unit', _lower),
+  Column('MAE', 'own unit', 'mae_unit', _lower),
   Column('R²', '', 'r2', _higher),
   Column('Spearman', 'rank', 'spearman', _higher),
   Column('Kendall', 'τ-b', 'kendall', _higher),
-  Column('RMSE', 'original unit', 'rmse_unit', _lower),
-  Column('MAE', 'original unit', 'mae_unit', _lower),
+)
+POINT_COLUMNS = (
+  *OWN_COLUMNS,
+  Column('RMSE', '{z}', 'rmse', _lower),
+  Column('MAE', '{z}', 'mae', _lower),
 )
 DISTRIBUTION_COLUMNS = (
   Column('CRPS', '{z}', 'crps', _lower),
   Column('NLL', 'nats', 'nll', _lower),
-  Column('Outside', 'share of targets', 'outside'),
+  Column('Outside', 'of targets', 'outside'),
   Column('Coverage', 'of 90%', 'coverage90', _nominal),
   Column('Width', 'of 90%, {z}', 'width90'),
   Column('Entropy', 'nats', 'entropy'),
   Column('Reward', '{z}²', 'reward', _higher),
-  Column('Grid mass', 'share of p', 'grid_mass'),
-)
-SEED_COLUMNS = (
-  Column('RMSE of the mean', '{z}', 'rmse', estimator='mean'),
-  Column('R² of the mean', '', 'r2', estimator='mean'),
-  Column('R² of the median', '', 'r2', estimator='median'),
-  Column('CRPS', '{z}', 'crps', estimator='sample'),
-  Column('Coverage', 'of 90%', 'coverage90', estimator='sample'),
-)
-OPERATION_COLUMNS = (
-  Column('Time', 'ms per step', 'milliseconds'),
-  Column('Calls', 'per step', 'calls'),
-  Column('Share', 'of all operations', 'share'),
+  Column('Grid mass', 'of p', 'grid_mass'),
 )
 # Meaningless where each row has a single number.
 SPREAD_METRICS = ('coverage90', 'width90', 'entropy')
-ESTIMATOR_NAMES = {'sample': 'one sample'}
 DISTRIBUTION_NAMES = {'sample': 'samples'}
-# What results.csv has only where all numbers are enumerated.
+# What results.csv has only where all numbers are enumerated, or trained.
 EXACT_POINTS = ('exact_mean', 'exact_median', 'learned_mean')
+RAIL_POINTS = ('rail', 'rail_normalized')
 EXACT_METRICS = ('nll', 'outside')
 EXACT_DISTRIBUTIONS = ('exact', 'tempered', 'conformal')
 
@@ -84,26 +75,105 @@ Number = tuple[float, float]  # and its spread over seeds
 Row = tuple[Label, Sequence[Number]]
 
 
-def points(run: Run) -> dict[str, Any]:
-  """Point estimates: a group per estimator, a row per stage."""
-  names = {
-    name: ESTIMATOR_NAMES.get(name, name.replace('_', ' '))
-    for name in sampled.POINT_ESTIMATORS
-  }
-  if run.is_point and not run.has('exact'):  # All estimates are the same.
-    names = {'mean': 'prediction'}
-  names |= {n: n.replace('_', ' ') for n in EXACT_POINTS if run.has(n)}
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """What the template draws.
+
+  Attributes:
+    heads: of the columns that name a row; two where rows have groups.
+    columns: of numbers or texts.
+    groups: (label, rows), of which a row is (label, cells); a cell is
+      {'text', 'spread', 'best'}.
+    bars: a share in [0, 1] for each row of the only group; (): none are drawn.
+  """
+
+  heads: Sequence[str]
+  columns: list[Column]
+  groups: Sequence[tuple[Label, Sequence[tuple[Label, list[dict[str, Any]]]]]]
+  bars: Sequence[float] = ()
+
+
+def stages(run: Run) -> Table | None:
+  """What each stage reached, by one estimator: a row per stage.
+
+  None where there is one stage, which the verdict speaks of.
+  """
+  if len(run.stages) < 2:
+    return None
+  estimator, kind = run.best.estimator, words.distribution(run)
+  columns = [
+    Column('RMSE', 'own unit', 'rmse_unit', _lower, estimator),
+    Column('R²', '', 'r2', _higher, estimator),
+  ]
+  if not run.is_point:
+    columns += [
+      Column('CRPS', '{z}', 'crps', _lower, kind),
+      Column('Coverage', "model's own 90%", 'coverage90', _nominal, kind),
+    ]
+  columns = _columns(run, columns)
+  rows = [
+    (stage, [_number(run, stage, c.estimator, c.metric) for c in columns])
+    for stage in run.stages
+  ]
+  table = _table(run, ('Stage',), columns, [('', rows)])
+  seconds = [words.seconds(run, stage) for stage in run.stages]
+  _append(table, 'Kept epoch', [words.epochs(run, s) for s in run.stages])
+  _append(
+    table,
+    'Training',
+    [numbers.duration(s) if math.isfinite(s) else '' for s in seconds],
+  )
+  return table
+
+
+def estimates(run: Run) -> Table:
+  """What the last stage predicts, three ways: greedy, one sample, the best."""
+  best = run.best.estimator
+  is_point = run.is_point and not run.has('exact')
+  names = [best] if is_point else ['greedy', 'sample', best]
+  rows: list[Row] = []
+  for name in names:
+    label = 'prediction' if is_point else words.estimator_name(name)
+    if name == best and not is_point and len(run.seeds) == 1:
+      label += ' (what is predicted)'
+    rows.append(
+      (label, [_number(run, run.last, name, c.metric) for c in OWN_COLUMNS])
+    )
+  if len(run.seeds) > 1:
+    together = [
+      (run.value(run.last, best, c.metric, run.together), math.nan)
+      for c in OWN_COLUMNS
+    ]
+    label = f'{words.estimator_name(best)} of all seeds (what is predicted)'
+    rows.append((label, together))
+  return _table(run, ('Estimator',), OWN_COLUMNS, [('', rows)])
+
+
+def points(run: Run) -> Table | None:
+  """Point estimates: a group per estimator, a row per stage.
+
+  None where every estimate is the same.
+  """
+  if run.is_point and not run.has('exact') and len(run.stages) == 1:
+    return None
+  names = list(sampled.POINT_ESTIMATORS)
+  if run.is_point and not run.has('exact'):
+    names = ['mean']
+  names += [n for n in (*EXACT_POINTS, *RAIL_POINTS) if run.has(n)]
   columns = _columns(run, POINT_COLUMNS)
   if run.unit == targets.UNITS['none']:  # Once is enough.
     columns = [c for c in columns if not c.metric.endswith('_unit')]
-  groups = [
-    (name, _stage_rows(run, columns, estimator))
-    for estimator, name in names.items()
+  groups: list[tuple[Label, Sequence[Row]]] = [
+    (
+      words.estimator_name(name) if names != ['mean'] else 'prediction',
+      _stage_rows(run, columns, name),
+    )
+    for name in names
   ]
-  return _table(('Estimator', 'Stage'), columns, groups)
+  return _table(run, ('Estimator', 'Stage'), columns, groups)
 
 
-def distributions(run: Run) -> dict[str, Any] | None:
+def distributions(run: Run) -> Table | None:
   """Predictive distributions: a group per way to know them, a row per stage.
 
   None where all that is predicted is one number.
@@ -115,22 +185,26 @@ def distributions(run: Run) -> dict[str, Any] | None:
   columns = [c for c in columns if exact or c.metric not in EXACT_METRICS]
   if not run.has('sample', 'grid_mass'):  # A softmax over numbers alone.
     columns = [c for c in columns if c.metric != 'grid_mass']
-  groups = [
-    (
-      DISTRIBUTION_NAMES.get(name, name),
-      _stage_rows(run, columns, name),
-    )
+  groups: list[tuple[Label, Sequence[Row]]] = [
+    (DISTRIBUTION_NAMES.get(name, name), _stage_rows(run, columns, name))
     for name in ('sample', *exact)
   ]
   heads = ('Distribution', 'Stage') if exact else ('Stage',)
-  return _table(heads, columns, groups)
+  return _table(run, heads, columns, groups)
 
 
-def seeds(run: Run) -> dict[str, Any]:
+def seeds(run: Run) -> Table:
   """A group per stage, a row per seed and per summary of the seeds."""
+  best, kind = run.best.estimator, words.distribution(run)
+  columns = [
+    Column('RMSE', 'own unit', 'rmse_unit', estimator=best),
+    Column('R²', '', 'r2', estimator=best),
+    Column('CRPS', '{z}', 'crps', estimator=kind),
+    Column('Coverage', 'of 90%', 'coverage90', estimator=kind),
+  ]
   present = {seed for seed, *_ in run.results}
   names = [s for s in (*run.seeds, 'mean', 'std', 'ensemble') if s in present]
-  groups = [
+  groups: list[tuple[Label, Sequence[Row]]] = [
     (
       stage,
       [
@@ -138,7 +212,7 @@ def seeds(run: Run) -> dict[str, Any]:
           seed,
           [
             (_value(run, stage, c.estimator, c.metric, seed), math.nan)
-            for c in SEED_COLUMNS
+            for c in columns
           ],
         )
         for seed in names
@@ -146,38 +220,90 @@ def seeds(run: Run) -> dict[str, Any]:
     )
     for stage in run.stages
   ]
-  return _table(('Stage', 'Seed'), _columns(run, SEED_COLUMNS), groups)
+  return _table(run, ('Stage', 'Seed'), _columns(run, columns), groups)
 
 
-def operations(run: Run) -> dict[str, Any] | None:
-  """What traced steps took their time for: a group per stage.
+def importances(run: Run) -> Table | None:
+  """Columns by what shuffling them costs, the costliest first."""
+  if run.importances is None or not run.importances['importances']:
+    return None
+  column = Column('Increase', 'of RMSE, own unit', 'rmse_unit')
+  found = run.importances['importances']
+  rows: list[Row] = [
+    (value['column'], [(value['mean'], value['std'])]) for value in found
+  ]
+  table = _table(run, ('Column',), (column,), [('', rows)])
+  most = max(value['mean'] for value in found)
+  shares = [max(v['mean'], 0) / most if most > 0 else 0 for v in found]
+  return dataclasses.replace(table, bars=shares)
 
-  None where no step was traced.
-  """
-  groups = [
+
+def data(run: Run) -> Table | None:
+  """The columns as they were read; None where nobody kept that."""
+  if not run.columns:
+    return None
+  heads = ('Kind', 'Different', 'From, to', 'Missing', 'Unseen')
+  rows = [
     (
-      stage,
+      column['name'],
       [
-        (
-          _operation(found),
-          [(found[c.metric], math.nan) for c in OPERATION_COLUMNS],
+        {'text': text, 'spread': '', 'best': False}
+        for text in (
+          column['kind'],
+          f'{column["distinct"]:,}',
+          column['range'],
+          _by_split(column['missing']),
+          _by_split(column['unseen']),
         )
-        for found in run.operations[stage.key]['operations']
       ],
     )
-    for stage in run.stages
-    if stage.key in run.operations
+    for column in run.columns
   ]
-  groups = [(stage, rows) for stage, rows in groups if rows]
+  columns = [Column(name, '', '') for name in heads]
+  return Table(('Column',), columns, [('', rows)])
+
+
+def _by_split(counts: dict[str, int]) -> str:
+  """'12 train, 3 test'; '' where there are none."""
+  return ', '.join(f'{n:,} {split}' for split, n in counts.items() if n)
+
+
+def operations(run: Run) -> Table | None:
+  """What traced steps took their time for: a group per stage.
+
+  By module of the network; of runs of earlier versions by operation. None
+  where no step was traced.
+  """
+  columns = (
+    Column('Share', 'of all operations', 'share'),
+    Column('Time', 'ms per step', 'milliseconds'),
+    Column('Calls', 'per step', 'calls'),
+  )
+  groups: list[tuple[Label, list]] = []
+  for stage in run.stages:
+    found = run.operations.get(stage.key, {})
+    listed = (found.get('modules') or found.get('operations') or [])[:15]
+    times = numbers.decimals(value['milliseconds'] for value in listed)
+    rows = [
+      (
+        value['name'],
+        [
+          {'text': text, 'spread': '', 'best': False}
+          for text in (
+            f'{value["share"]:.1%}',
+            numbers.text(value['milliseconds'], times),
+            numbers.text(value['calls'], 0),
+          )
+        ],
+      )
+      for value in listed
+    ]
+    if rows:
+      groups.append((stage, rows))
   if not groups:
     return None
-  return _table(('Stage', 'Operation'), OPERATION_COLUMNS, groups)
-
-
-def _operation(found: dict[str, Any]) -> str:
-  """'dot.3, jvp(decode)/dot_general': the name, and the end of where it is."""
-  source = '/'.join(found['source'].split('/')[-3:])
-  return f'{found["name"]}, {source}' if source else found['name']
+  heads = ('Stage', 'Module')
+  return Table(heads, list(columns), groups)
 
 
 def _columns(run: Run, columns: Sequence[Column]) -> list[Column]:
@@ -192,18 +318,16 @@ def _stage_rows(
   run: Run, columns: Sequence[Column], estimator: str
 ) -> list[Row]:
   return [
-    (
-      stage,
-      [
-        (
-          _value(run, stage, estimator, column.metric),
-          _value(run, stage, estimator, column.metric, 'std'),
-        )
-        for column in columns
-      ],
-    )
+    (stage, [_number(run, stage, estimator, c.metric) for c in columns])
     for stage in run.stages
   ]
+
+
+def _number(run: Run, stage: Stage, estimator: str, metric: str) -> Number:
+  return (
+    _value(run, stage, estimator, metric),
+    _value(run, stage, estimator, metric, 'std'),
+  )
 
 
 def _value(
@@ -215,54 +339,53 @@ def _value(
 
 
 def _table(
+  run: Run,
   heads: Sequence[str],
   columns: Sequence[Column],
   groups: Sequence[tuple[Label, Sequence[Row]]],
-) -> dict[str, Any]:
-  """What the template draws; a column has one number of decimals."""
-  numbers = [numbers for _, rows in groups for _, numbers in rows]  # by row
-  decimals = [
-    _decimals([value for value, _ in column])
-    for column in zip(*numbers, strict=True)
-  ]
+) -> Table:
+  """What the template draws."""
   drawn = []
   for label, rows in groups:
     labels, values = zip(*rows, strict=True)
-    by_column = map(_cells, columns, zip(*values, strict=True), decimals)
-    by_row = zip(*by_column, strict=True)
+    by_column = [
+      _cells(run, column, found)
+      for column, found in zip(columns, zip(*values, strict=True), strict=True)
+    ]
+    by_row = [list(row) for row in zip(*by_column, strict=True)]
     drawn.append((label, list(zip(labels, by_row, strict=True))))
-  return {'heads': heads, 'columns': columns, 'groups': drawn}
+  return Table(heads, list(columns), drawn)
+
+
+def _append(table: Table, name: str, texts: Sequence[str]) -> None:
+  """A last column of text, where there is any, in a table of one group."""
+  if not any(texts):
+    return
+  table.columns.append(Column(name, '', ''))
+  ((_, rows),) = table.groups
+  for (_, cells), text in zip(rows, texts, strict=True):
+    cells.append({'text': text, 'spread': '', 'best': False})
 
 
 def _cells(
-  column: Column, numbers: Sequence[Number], decimals: int
+  run: Run, column: Column, found: Sequence[Number]
 ) -> list[dict[str, Any]]:
   """A group's part of a column, the best marked.
 
   Only printed digits count: what reads equal is equal.
   """
-  texts = [_text(value, decimals) for value, _ in numbers]
+
+  def text(value: float) -> str:
+    if column.metric in PERCENT_METRICS:
+      return numbers.percent(value)
+    return numbers.text(value, run.decimals(column.metric))
+
+  texts = [text(value) for value, _ in found]
   best = None
   if column.goodness and len(set(texts) - {''}) > 1:
-    defined = [value for value, _ in numbers if math.isfinite(value)]
-    best = _text(max(defined, key=column.goodness), decimals)
+    defined = [value for value, _ in found if math.isfinite(value)]
+    best = text(max(defined, key=column.goodness))
   return [
-    {'text': text, 'spread': _text(spread, decimals), 'best': text == best}
-    for text, (_, spread) in zip(texts, numbers, strict=True)
+    {'text': written, 'spread': text(spread), 'best': written == best}
+    for written, (_, spread) in zip(texts, found, strict=True)
   ]
-
-
-def _text(value: float, decimals: int) -> str:
-  if not math.isfinite(value):
-    return ''
-  is_plain = value == 0 or 1e-4 <= abs(value) < 1e6
-  text = f'{value:,.{decimals}f}' if is_plain else f'{value:.2e}'
-  return text.replace('-', '\N{MINUS SIGN}')
-
-
-def _decimals(values: Sequence[float]) -> int:
-  """Decimals that give a typical value of the column three digits."""
-  sizes = [abs(value) for value in values if math.isfinite(value) and value]
-  if not sizes:
-    return 3
-  return min(max(2 - math.floor(math.log10(np.median(sizes))), 0), 6)

@@ -15,9 +15,8 @@ from genre2_jax.data import targets
 from genre2_jax.data.reading import path_of
 from genre2_jax.data.tables import Rows
 from genre2_jax.data.texts import TextRows
-from genre2_jax.data.wording import one_line, shortened
 from genre2_jax.devices import compilation, sharding
-from genre2_jax.errors import InputError
+from genre2_jax.errors import InputError, one_line, shortened
 from genre2_jax.experiment import experiment, networks
 from genre2_jax.experiment.experiment import Experiment
 from genre2_jax.files import atomic, reading

@@ -12,9 +12,8 @@ import pyarrow
 
 from genre2_jax.data import cells
 from genre2_jax.data.reading import Reading, path_of, read_frame
-from genre2_jax.data.wording import suggestion
 from genre2_jax.devices import processes
-from genre2_jax.errors import InputError
+from genre2_jax.errors import InputError, suggestion
 from genre2_jax.experiment import tasks
 from genre2_jax.files import formats
 from genre2_jax.runs import estimates, finished

@@ -9,6 +9,8 @@ evaluation/      predictions per stage and split, all seeds
 references.csv   the same of two baselines, on the same rows
 results.csv      every metric; rewritten after each stage
 predictions.csv  of the test rows, last stage, all seeds together
+columns.json     of a table, as they were read (`inspection.py`)
+importances.json of its columns, on validation rows (`inspection.py`)
 margins.json     of conformal intervals, last stage (`estimates.py`)
 run.json         what was run; its presence says that the run is finished
 weights/         of each stage, enough to predict (`weights.py`)

@@ -1,7 +1,6 @@
 """What every tokenizer offers, and the positional notation they share."""
 
 import abc
-import difflib
 import math
 import string
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from genre2_jax.errors import InputError
+from genre2_jax.errors import InputError, near_hint
 
 DIGITS = string.digits + string.ascii_lowercase
 # Mantissas and cell numbers are int32 on device; rounding in float32 may
@@ -217,8 +216,8 @@ def check_choice(what: str, value: object, choices: Sequence[str]) -> None:
   """InputError with the nearest choice unless `value` is one of them."""
   if value in choices:
     return
-  close = difflib.get_close_matches(str(value), choices, n=1)
-  hint = f'did you mean {close[0]!r}? ' if close else ''
+  near = near_hint(value, choices)
   raise InputError(
-    f'unknown {what} {value!r}: {hint}choose from {", ".join(choices)}'
+    f'unknown {what} {value!r}{near.replace(";", ":")}{" " if near else ": "}'
+    f'choose from {", ".join(choices)}'
   )

@@ -289,7 +289,7 @@ def functions(
     return jax.lax.fori_loop(0, num_steps, body, state)
 
   def validate(state, rows, numbers):
-    # An epoch that is cut short has fewer.
+    # An epoch that is cut short has fewer; of a whole one the bits stay.
     count = state.step - state.epoch * epoch_steps
     means = jax.tree.map(
       lambda x: jnp.where(count == epoch_steps, x / epoch_steps, x / count),

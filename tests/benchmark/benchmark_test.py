@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from comparison_report_test import write_run
+from drawn_runs import write_run
 from ml_collections import ConfigDict
 
 from configs import ablations, talent_twenty

@@ -1,17 +1,17 @@
-import base64
 import re
-import struct
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
 import pytest
+from drawn_runs import write_benchmark, write_run
 
 from genre2_jax import errors
 from genre2_jax.benchmark import comparison_tables, figures, page, statistics
 from genre2_jax.files import atomic
-from genre2_jax.metrics import points, results, sampled
+from genre2_jax.metrics import results
 from genre2_jax.report.__main__ import main
 
 FIGURES = {
@@ -19,141 +19,32 @@ FIGURES = {
   'tasks',
   'skill_against_ce',
   'skill_against_catboost',
-  'sampling_efficiency',
+  'sampling_efficiency_best_of_k',
+  'sampling_efficiency_mean_of_k',
   'calibration',
-  'sharpening',
+  'calibration_error',
+  'sharpening_crps',
+  'sharpening_coverage90',
+  'sharpening_width90',
 }
-POINT_METHODS = ('pointwise', 'catboost', 'xgboost', 'random_forest')
-
-
-def write_run(
-  folder,
-  *,
-  task='sensory',
-  method='ce',
-  seeds=(0, 1),
-  error=0.4,
-  spread=0.4,
-  n=24,
-  G=16,
-  seconds=12.5,
-):
-  """What a finished run leaves that a comparison reads."""
-  is_point = method.partition('@')[0] in POINT_METHODS
-  stages = ['pretrain']
-  if method in ('remax', 'grpo', 'crps'):
-    stages.append('finetune')
-  truth = np.random.default_rng(len(task)).normal(size=n)  # of the task alone
-  noise = np.random.default_rng(sum(map(ord, task + method)))
-  mean, std = 35.0, 16.0
-  rows = []
-  for stage in stages:
-    centre = truth + error * noise.normal(size=(len(seeds), n))
-    draws = centre[..., None] + (
-      0 if is_point else spread * noise.normal(size=(len(seeds), n, G))
-    )
-    arrays = {
-      'target': truth * std + mean,
-      'target_z': truth,
-      'mean': np.float64(mean),
-      'std': np.float64(std),
-      'low': np.float64(-4),
-      'high': np.float64(4),
-      'greedy_z': centre.astype(np.float32),
-    }
-    if not is_point:
-      arrays['samples_z'] = draws.astype(np.float32)
-    atomic.write_npz(folder / 'evaluation' / f'{stage}_test.npz', **arrays)
-    for i, seed in enumerate(seeds):
-      if is_point:
-        values = [
-          ('mean', 'r2', points.r2(centre[i], truth)),
-          ('mean', 'rmse', points.rmse(centre[i], truth)),
-          ('mean', 'spearman', points.spearman(centre[i], truth)),
-          ('mean', 'rmse_unit', std * points.rmse(centre[i], truth)),
-        ]
-      else:
-        values = sampled.evaluate(
-          draws[i], centre[i], np.ones(n), truth, low=-4, high=4, std=std
-        )
-        if method in ('crps', 'raft'):
-          values += [
-            ('exact_mean', 'r2', points.r2(centre[i], truth)),
-            ('exact_mean', 'rmse', points.rmse(centre[i], truth)),
-            ('exact_mean', 'spearman', points.spearman(centre[i], truth)),
-            ('exact_mean', 'rmse_unit', std * points.rmse(centre[i], truth)),
-          ]
-      rows += [(task, seed, stage, 'test', *value) for value in values]
-      rows += [(task, seed, stage, 'val', *value) for value in values]
-  atomic.write_csv(
-    folder / 'results.csv', results.COLUMNS, results.over_seeds(rows)
-  )
-  atomic.write_json(
-    folder / 'env.json',
-    {
-      'processor': 'AMD EPYC',
-      'jax': '0.10.2',
-      'git_commit': '8f3c2e1',
-      'num_devices': 1,
-      'device_kind': 'cpu',
-    },
-  )
-  atomic.write_json(folder / 'seconds.json', {'seconds': seconds})
-  atomic.write_json(
-    folder / 'run.json', {'task': task, 'stages': stages, 'seeds': seeds}
-  )
-  return folder
-
-
-def write_benchmark(
-  workdir, methods, tasks, *, missing=(), seeds=(0, 1), n=24, G=16
-):
-  """A benchmark whose later methods are better."""
-  for i, task in enumerate(tasks):
-    for j, method in enumerate(methods):
-      if (task, method) not in missing:
-        write_run(
-          workdir / task / method,
-          task=task,
-          method=method,
-          seeds=seeds,
-          n=n,
-          G=G,
-          error=(0.3 + 0.1 * (i % 5)) * (1.2 - 0.5 * j / len(methods)),
-          spread=0.5 - 0.3 * j / len(methods),
-        )
-  atomic.write_json(
-    workdir / 'benchmark.json',
-    {
-      'command': 'python -m genre2_jax.benchmark --workdir=x',
-      'tasks': tasks,
-      'methods': methods,
-    },
-  )
-  return workdir
-
-
-def png_size(data):
-  assert data.startswith(b'\x89PNG\r\n\x1a\n')
-  return struct.unpack('>II', data[16:24])
 
 
 def render(workdir):
-  """report.html and the names of its figures, each also a file."""
+  """report.html without figures, and their names; each is also a file."""
   html = page.write(workdir).read_text(encoding='utf-8')
-  pattern = r'<figure id="(\w+)">\s*<img src="data:image/png;base64,([^"]+)"'
-  names = set()
-  for name, data in re.findall(pattern, html):
-    data = base64.b64decode(data, validate=True)
-    assert data == (workdir / 'figures' / f'{name}.png').read_bytes()
-    width, height = png_size(data)
-    assert width == 2000 and 200 < height < 2500
-    names.add(name)
-  text = re.sub('base64,[^"]+', '', html)
+  pattern = r'<figure id="(\w+)">\s*(<svg .*?</svg>)'
+  figures = dict(re.findall(pattern, html, flags=re.S))
+  for name, svg in figures.items():
+    file = (workdir / 'figures' / f'{name}.svg').read_text(encoding='utf-8')
+    shape = ElementTree.fromstring(file).attrib['viewBox']
+    # As wide as a phone: panels stack there.
+    assert shape.startswith('0 0 345.6 ')
+    assert len(re.search('aria-label="([^"]*)"', svg)[1]) > 20
   assert '://' not in html and '<script' not in html
-  assert not re.search(r'\bnan\b', text.lower())
+  assert len(html) < 2**20
+  assert not re.search(r'\bnan\b', html.lower())
   assert not re.search(r'\bnan\b', (workdir / 'table.md').read_text().lower())
-  return text, names
+  return re.sub(r'<svg .*?</svg>', '', html, flags=re.S), set(figures)
 
 
 @pytest.fixture
@@ -199,7 +90,7 @@ def test_tokenizers_by_methods_have_a_map(tmp_path):
   write_benchmark(tmp_path, [*methods, 'catboost'], TASKS[:2])
   _, figures = render(tmp_path)
   assert 'tokenizers' in figures
-  assert 'sharpening' in figures
+  assert 'sharpening_crps' in figures
 
 
 def test_many_methods_on_many_tasks(tmp_path):
@@ -374,3 +265,29 @@ def test_no_device_and_no_figures_on_import():
     'assert not {"jax", "flax", "matplotlib"} & set(sys.modules)'
   )
   subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def test_errors_are_in_the_unit_of_the_transform(tmp_path):
+  write_benchmark(tmp_path, ['ce', 'crps'], ['a', 'b'])
+  for transform, words, others in (
+    (None, '(z)', ['original', 'rank)']),
+    ('none', '(original unit)', ['(z)', 'z-score', 'standard deviations']),
+    ('quantile', '(rank)', ['(z)', 'z-score', 'standard deviations']),
+  ):
+    for folder in tmp_path.glob('*/*/run.json'):
+      if transform:
+        config = {'data': {'transform': transform}}
+        atomic.write_json(folder.parent / 'config.json', config)
+    compared = statistics.compare(page.load(tmp_path))
+    text = comparison_tables.markdown(compared, '', page.notes(compared))
+    for metric in ('RMSE', 'CRPS', 'width 90%', 'Width of the central 90%'):
+      assert f'{metric} {words}' in text
+    sections = figures.draw(compared)
+    said = repr([(s.text, [p.caption for p in s.panels]) for s in sections])
+    assert f'RMSE {words}' in said
+    for other in others:
+      assert other not in text + said
+  atomic.write_json(folder.parent / 'config.json', {'data': {}})
+  compared = statistics.compare(page.load(tmp_path))
+  assert compared.benchmark.unit == statistics.MIXED
+  assert any('do not compare' in note for note in page.notes(compared))

@@ -996,6 +996,34 @@ def test_a_workbook(tmp_path):
   assert table.kinds == ('number', 'date', 'month', 'weekday', 'category')
 
 
+def test_cells_of_a_workbook_that_look_full_are_said(tmp_path):
+  import openpyxl
+
+  path, book = tmp_path / 't.xlsx', openpyxl.Workbook()
+  sheet = book.active
+  sheet.append(['a title'])
+  sheet.merge_cells('A1:D1')
+  sheet.append(['group', 'x', 'double', 'y'])
+  for i in range(9):
+    sheet.append(['u' if i < 5 else 'v', i, f'=2*B{i + 3}', i])
+  sheet['B5'] = '#DIV/0!'
+  book.save(path)
+  _, said = _said(lambda: tables.read_file(path, 'y', reading='skip_lines=1'))
+  assert not any('merged' in message for message in said)
+  (message,) = (m for m in said if 'formulas' in m)
+  assert "9 formulas without a value, 'C3'" in message
+  (message,) = (m for m in said if 'DIV' in m)
+  assert "'#DIV/0!' (1) in 'B5'" in message
+  sheet.merge_cells('A3:A7')
+  book.save(path)
+  table, said = _said(
+    lambda: tables.read_file(path, 'y', reading='skip_lines=1')
+  )
+  (message,) = (m for m in said if 'merged' in m)
+  assert "'A3:A7'" in message
+  assert _columns(table)['group'][:3].tolist() == ['u', None, None]
+
+
 def test_a_workbook_without_openpyxl(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'openpyxl', None)
   path = _write(tmp_path / 't.xlsx', '')

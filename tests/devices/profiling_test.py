@@ -55,16 +55,22 @@ def test_the_table_has_the_largest_operations(traced):
     names = [operation['name'] for operation in operations]
     assert not [name for name in names if name.startswith('while')]
     assert any(operation['source'] for operation in operations)
+    modules = {module['name']: module for module in found['modules']}
+    assert sum(m['share'] for m in modules.values()) == pytest.approx(1)
+    # Products of matrices, whose source the compiler drops, are among them.
+    assert modules['decoder/layer_*/self_attention']['share'] > 0.01
+    assert modules.get('unknown', {'share': 0})['share'] < 0.3
 
 
 def test_the_report_shows_it(traced, finished):
   table = result_tables.operations(inputs.load(traced))
-  assert [stage.key for stage, _ in table['groups']] == ['ce', 'remax']
-  (label, cells), *_ = table['groups'][0][1]
+  assert [stage.key for stage, _ in table.groups] == ['ce', 'remax']
+  label, cells = table.groups[0][1][0]
   path = traced / 'profile' / 'ce' / 'operations.json'
-  first = json.loads(path.read_text())['operations'][0]
-  assert label.startswith(first['name'])
-  assert float(cells[0]['text']) == pytest.approx(first['milliseconds'], 0.1)
+  first = json.loads(path.read_text())['modules'][0]
+  assert label == first['name']
+  assert cells[0]['text'] == f'{first["share"]:.1%}'
+  assert float(cells[1]['text']) == pytest.approx(first['milliseconds'], 0.1)
   assert result_tables.operations(inputs.load(finished)) is None
 
 
@@ -89,7 +95,7 @@ def test_operations_are_added_up_by_name():
     ),
   ]
   trace = types.SimpleNamespace(planes=[types.SimpleNamespace(lines=lines)])
-  assert profiling.largest(
+  assert profiling.all_operations(
     trace, {'dot.1': 'jit(run)/dot_general'}, num_steps=2, num_devices=1
   ) == [
     {
@@ -107,6 +113,42 @@ def test_operations_are_added_up_by_name():
       'share': 0.2,
     },
   ]
+
+
+@pytest.mark.parametrize(
+  ('source', 'module'),
+  [
+    ('jit(run)/vmap()/jvp(Model.decode)/decoder/layer_1/attention/dot',
+     'decoder/layer_*/attention'),
+    ('jit(run)/transpose(jvp(Model.encode))/encoder/Dense_2/reduce_sum',
+     'encoder/Dense_*'),
+    ('jit(run)/Model.decode/decoder/layer_0/Dropout_0/jit(_bernoulli)/while/lt',
+     'decoder/layer_*/Dropout_*'),
+    ('jit(run)/jvp(Model.decode)/dot_general', 'Model.decode'),
+    ('jit(run)/while/body/vmap()/add', ''),
+    ('', ''),
+  ],
+)  # fmt: skip
+def test_an_operation_has_a_module(source, module):
+  assert profiling.module_of(source) == module
+
+
+def test_what_the_compiler_forgets_counts_to_what_is_near():
+  where = 'metadata={op_name="jit(run)/jvp(M.decode)/decoder/up/dot_general"}'
+  text = f"""
+%fused (p: f32[2]) -> f32[2] {{
+  %p = f32[2] parameter(0)
+  ROOT %dot.1 = f32[2] dot(%p, %p), metadata={{stack_frame_id=4}}
+}}
+ENTRY %main (a: f32[2]) -> f32[2] {{
+  %a = f32[2] parameter(0)
+  %fusion.1 = f32[2] fusion(%a), kind=kLoop, calls=%fused
+  ROOT %add.1 = f32[2] add(%fusion.1, %a), {where}
+}}
+"""
+  found = profiling.sources(text)
+  assert profiling.module_of(found['dot.1']) == 'decoder/up'
+  assert profiling.module_of(found['fusion.1']) == 'decoder/up'
 
 
 @pytest.mark.parametrize('text', ['10', '13:10', '10:10', 'a:b', '1:2:3'])

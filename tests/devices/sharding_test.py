@@ -67,6 +67,7 @@ RECIPES = sorted(
 
 def config_of(name, fields=()):
   config = recipes.get_config('talent', name)
+  config.size = 'paper'
   config.update_from_flattened_dict(dict(fields))
   return experiment.resolve(config)
 
