@@ -31,6 +31,7 @@ from genre2_jax.experiment import tasks
 from genre2_jax.experiment.experiment import Prepared, build
 from genre2_jax.files import atomic, formats
 from genre2_jax.metrics import results
+from genre2_jax.models.neighbours import MEMORY
 from genre2_jax.report import page
 from genre2_jax.runs import (
   environment,
@@ -153,9 +154,7 @@ def train_and_evaluate(
           workdir, experiment, params, run.predict_block, run.options.interrupts
         )
     # --------------------------------------------------------------- report
-    num_parameters = sum(
-      x.size for x in jax.tree.leaves((params or {}).get('policy'))
-    ) // len(experiment.seeds)
+    num_parameters = _num_parameters(params) // len(experiment.seeds)
     with processes.together():
       if is_first:
         workdirs.write_run(
@@ -177,6 +176,7 @@ def _settled(experiment):
   """(examples, stages with their epochs, their states' shapes on the mesh)."""
   model = experiment.model
   examples = {s: model.examples(getattr(experiment.table, s)) for s in SPLITS}
+  examples['train'] = model.training_examples(experiment.table.train)
   epoch_steps = programs.steps_per_epoch(
     examples['train'], model.widths, experiment.batch_size
   )
@@ -484,11 +484,35 @@ def _given_weights(experiment):
       f'{len(seeds)}: set num_seeds to that'
     )
   params = source.weights(source.stages[0], experiment.mesh)
+  if experiment.model.looks_up:
+    _check_memory(experiment, params['policy'][MEMORY])
   if len(source.seeds) < len(seeds):
     # Compiled: no process has all of what is sharded over several.
     repeat = jax.jit(lambda x: jnp.repeat(x, len(seeds), 0))
     params = jax.tree.map(repeat, params)
   return params
+
+
+def _check_memory(experiment, memory):
+  """Raises InputError unless the rows that are looked up are those at hand.
+
+  A row that is trained on must not find itself among them.
+  """
+  model, train = experiment.model, experiment.table.train
+  places = model.codec.index(model.scaler.standardize(train.known_target))
+  if not np.array_equal(processes.fetch(memory['places'])[0], places):
+    raise InputError(
+      f'init_from={experiment.source.workdir} looks up training rows, and they '
+      f'are not those of {experiment.table.name}: train from scratch'
+    )
+
+
+def _num_parameters(params):
+  """Of all seeds' networks; training rows that they look up do not count."""
+  network = (params or {}).get('policy')
+  if isinstance(network, dict):
+    network = {name: x for name, x in network.items() if name != MEMORY}
+  return sum(x.size for x in jax.tree.leaves(network))
 
 
 def _pretrained(experiment):

@@ -25,7 +25,7 @@ def check_values(config: ConfigDict) -> None:
     'num_seeds', 'batch_size', 'model.width', 'model.num_layers',
     'model.num_heads', 'model.feedforward', 'model.encoder_hidden',
     'model.head_hidden', 'model.num_frequencies', 'model.frequency_scale',
-    'model.embedding_width', 'model.ensemble_members',
+    'model.embedding_width', 'model.ensemble_members', 'model.candidates',
     'pretrain.learning_rate', 'finetune.learning_rate', 'rollouts.group_size',
     'rollouts.temperature', 'rollouts.num_updates', 'trie.max_nodes',
     'eval.num_samples', 'eval.temperature', 'eval.batch_size',
@@ -34,7 +34,7 @@ def check_values(config: ConfigDict) -> None:
   )  # fmt: skip
   not_negative = (
     'seed', 'max_seconds', 'model.encoder_layers', 'model.head_layers',
-    'model.dropout', 'model.least_category_rows',
+    'model.dropout', 'model.least_category_rows', 'model.neighbours',
     'pretrain.epochs', 'finetune.epochs', 'pretrain.max_steps',
     'finetune.max_steps', 'pretrain.patience', 'finetune.patience',
     'optimizer.warmup_steps', 'optimizer.weight_decay',

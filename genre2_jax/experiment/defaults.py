@@ -178,6 +178,12 @@ def get_config() -> ConfigDict:
   model.missing_features = False  # and whether they are missing
   model.feature_scale = False  # a learned factor per feature: RealMLP's
   model.ensemble_members = 1  # TabM-style: members that share their weights
+  model.neighbours = (
+    0  # if not 0, the distribution is mixed with the targets of
+  )
+  # training rows that are near in a learned map of so many dimensions: 32
+  model.candidates = 512  # random training rows that a step with dropout looks
+  # up; all others, and predictions, look all of them up
 
   # An objective is a sum of (name, weight, options):
   #   token level      ce, ntl_mse, ntl_was, dist2, soft_ce (bins)
