@@ -137,7 +137,7 @@ def compile_for(config: ConfigDict, topology: str) -> list[Compiled]:
     topology,
   )
   model = experiment.model
-  examples = model.examples(experiment.table.train)
+  examples = model.training_examples(experiment.table.train)
   epoch_steps = programs.steps_per_epoch(
     examples, model.widths, experiment.batch_size
   )

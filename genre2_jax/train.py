@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from genre2_jax.baselines import points
+from genre2_jax.baselines import distributions, points
 from genre2_jax.data import targets
 from genre2_jax.data.batches import Examples
 from genre2_jax.data.tables import SPLITS, Table
@@ -31,6 +31,7 @@ from genre2_jax.experiment import tasks
 from genre2_jax.experiment.experiment import Prepared, build
 from genre2_jax.files import atomic, formats
 from genre2_jax.metrics import results
+from genre2_jax.models.neighbours import MEMORY
 from genre2_jax.report import page
 from genre2_jax.runs import (
   environment,
@@ -153,9 +154,7 @@ def train_and_evaluate(
           workdir, experiment, params, run.predict_block, run.options.interrupts
         )
     # --------------------------------------------------------------- report
-    num_parameters = sum(
-      x.size for x in jax.tree.leaves((params or {}).get('policy'))
-    ) // len(experiment.seeds)
+    num_parameters = _num_parameters(params) // len(experiment.seeds)
     with processes.together():
       if is_first:
         workdirs.write_run(
@@ -177,6 +176,7 @@ def _settled(experiment):
   """(examples, stages with their epochs, their states' shapes on the mesh)."""
   model = experiment.model
   examples = {s: model.examples(getattr(experiment.table, s)) for s in SPLITS}
+  examples['train'] = model.training_examples(experiment.table.train)
   epoch_steps = programs.steps_per_epoch(
     examples['train'], model.widths, experiment.batch_size
   )
@@ -348,6 +348,9 @@ def _record(run, stage, predicted):
     return rows
   experiment = run.experiment
   model, table = experiment.model, experiment.table
+  has_interval = estimates.has_distribution(model) and (
+    experiment.baseline not in points.BASELINES
+  )
   for split, arrays in predicted.items():
     target = getattr(table, split).target
     target_z = model.scaler.standardize(target)
@@ -367,10 +370,9 @@ def _record(run, stage, predicted):
     if split == 'val':
       if experiment.recalibrate:
         validation = arrays, target_z
-      if not experiment.baseline:
+      if has_interval:
         margins = estimates.fit_margins(arrays, model, target)
   # Of the test rows, which come last; the last stage's are what stays.
-  has_interval = not experiment.baseline and estimates.has_distribution(model)
   columns = estimates.columns(arrays, model, margins, has_interval=has_interval)
   with formats.growing(run.workdir / 'predictions.csv') as write:
     write({'row': np.arange(1, len(target) + 1), 'target': target} | columns)
@@ -379,7 +381,12 @@ def _record(run, stage, predicted):
 
 
 def _fit_baseline(experiment, name, seeds, interrupts):
-  """What a baseline predicts, every seed's: point masses, split by split."""
+  """What a baseline predicts, every seed's, split by split.
+
+  Point masses, or distributions over the numbers that the model can write.
+  """
+  if name in distributions.NAMES:
+    return _fit_distributions(experiment, name, seeds, interrupts)
   fitted = [
     points.fit_predict(
       name,
@@ -391,13 +398,50 @@ def _fit_baseline(experiment, name, seeds, interrupts):
     )
     for seed in seeds
   ]
-  predicted = {}
+  predicted: dict[str, dict[str, np.ndarray]] = {}
   for split in ('val', 'test'):
     z = np.stack([member[split] for member in fitted]).astype(np.float32)
     predicted[split] = {
       'samples_z': z[..., None],
       'greedy_z': z,
       'entropy': np.zeros_like(z),
+    }
+  return predicted
+
+
+def _fit_distributions(experiment, name, seeds, interrupts):
+  if not experiment.evaluation.exact:
+    raise InputError(
+      f'baseline.name={name} has a probability for every number: raise '
+      'trie.max_nodes, or take fewer tokenizer.digits'
+    )
+  values = experiment.model.codec.grid()[0]
+  fitted = [
+    distributions.fit_predict(
+      name,
+      experiment.table,
+      experiment.model.scaler,
+      values,
+      seed=seed,
+      interrupts=interrupts,
+    )
+    for seed in seeds
+  ]
+  predicted = {}
+  for split in ('val', 'test'):
+    log_p = np.stack([member[split].log_p for member in fitted])
+    mean = np.stack([member[split].mean for member in fitted])
+    samples = [
+      distributions.samples(
+        values, member, experiment.evaluation.num_samples, seed
+      )
+      for seed, member in zip(seeds, log_p, strict=True)
+    ]
+    predicted[split] = {
+      'samples_z': np.stack(samples).astype(np.float32),
+      'greedy_z': mean.astype(np.float32),
+      'entropy': -np.sum(np.exp(log_p) * log_p, -1),
+      'log_p': log_p,
     }
   return predicted
 
@@ -440,11 +484,35 @@ def _given_weights(experiment):
       f'{len(seeds)}: set num_seeds to that'
     )
   params = source.weights(source.stages[0], experiment.mesh)
+  if experiment.model.looks_up:
+    _check_memory(experiment, params['policy'][MEMORY])
   if len(source.seeds) < len(seeds):
     # Compiled: no process has all of what is sharded over several.
     repeat = jax.jit(lambda x: jnp.repeat(x, len(seeds), 0))
     params = jax.tree.map(repeat, params)
   return params
+
+
+def _check_memory(experiment, memory):
+  """Raises InputError unless the rows that are looked up are those at hand.
+
+  A row that is trained on must not find itself among them.
+  """
+  model, train = experiment.model, experiment.table.train
+  places = model.codec.index(model.scaler.standardize(train.known_target))
+  if not np.array_equal(processes.fetch(memory['places'])[0], places):
+    raise InputError(
+      f'init_from={experiment.source.workdir} looks up training rows, and they '
+      f'are not those of {experiment.table.name}: train from scratch'
+    )
+
+
+def _num_parameters(params):
+  """Of all seeds' networks; training rows that they look up do not count."""
+  network = (params or {}).get('policy')
+  if isinstance(network, dict):
+    network = {name: x for name, x in network.items() if name != MEMORY}
+  return sum(x.size for x in jax.tree.leaves(network))
 
 
 def _pretrained(experiment):

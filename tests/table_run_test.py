@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
+from checks import assert_refused
 from tiny import TINY, write_table
 
 from configs import base
@@ -23,6 +24,8 @@ FIELDS = {
   'model.rank_features': True,
   'model.missing_features': True,
   'model.feature_scale': True,
+  'model.neighbours': 4,
+  'model.candidates': 20,
   'pretrain.objective': (('crps', 1.0, {}),),
   'pretrain.epochs': 3,
   'finetune.epochs': 1,
@@ -87,3 +90,37 @@ def test_the_scale_of_features_is_trained_and_saved(run):
   # Three numbers, three labels and the missing one; ranks; two with gaps.
   assert scale.shape == (1, 3 + 4 + 3 + 2)
   assert np.abs(np.asarray(scale) - 1).min() > 0
+
+
+def test_the_training_rows_are_saved_once_and_read_back(run, data_file):
+  opened = finished.open_run(run)
+  table = tables.read_file(data_file, 'price')
+  memory = opened.weights()['policy']['memory']
+  inputs = opened.model.inputs(table.train)
+  for name, x in memory['inputs'].items():
+    np.testing.assert_array_equal(x[0], inputs[name])
+  z = opened.model.scaler.standardize(table.train.target)
+  places = opened.model.codec.index(z)
+  np.testing.assert_array_equal(memory['places'][0], places)
+  assert (run / 'weights' / 'frozen').is_dir()
+  counted = json.loads((run / 'run.json').read_text())['parameters']
+  whole = sum(x.size for x in jax.tree.leaves(opened.weights()['policy']))
+  assert counted == whole - sum(x.size for x in jax.tree.leaves(memory))
+
+
+def test_other_training_rows_are_refused(run, data_file, tmp_path):
+  """A row would be told that it is another, and find itself."""
+  other = write_table(tmp_path / 'other.csv', num_rows=90)
+  config = base.get_config()
+  config.update_from_flattened_dict(
+    {
+      **FIELDS,
+      'data.path': str(other),
+      'data.target': 'price',
+      'init_from': str(run),
+    }
+  )
+  assert_refused(
+    lambda: train.train_and_evaluate(config, tmp_path / 'run', verbose=0),
+    'looks up training rows',
+  )

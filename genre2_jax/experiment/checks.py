@@ -6,7 +6,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from genre2_jax.baselines.points import BASELINES
+from genre2_jax.baselines import distributions
+from genre2_jax.baselines.catalog import BASELINES
 from genre2_jax.data import subwords, targets, texts
 from genre2_jax.data.columns import parse_kinds
 from genre2_jax.data.reading import Reading
@@ -24,7 +25,7 @@ def check_values(config: ConfigDict) -> None:
     'num_seeds', 'batch_size', 'model.width', 'model.num_layers',
     'model.num_heads', 'model.feedforward', 'model.encoder_hidden',
     'model.head_hidden', 'model.num_frequencies', 'model.frequency_scale',
-    'model.embedding_width', 'model.ensemble_members',
+    'model.embedding_width', 'model.ensemble_members', 'model.candidates',
     'pretrain.learning_rate', 'finetune.learning_rate', 'rollouts.group_size',
     'rollouts.temperature', 'rollouts.num_updates', 'trie.max_nodes',
     'eval.num_samples', 'eval.temperature', 'eval.batch_size',
@@ -33,7 +34,7 @@ def check_values(config: ConfigDict) -> None:
   )  # fmt: skip
   not_negative = (
     'seed', 'max_seconds', 'model.encoder_layers', 'model.head_layers',
-    'model.dropout', 'model.least_category_rows',
+    'model.dropout', 'model.least_category_rows', 'model.neighbours',
     'pretrain.epochs', 'finetune.epochs', 'pretrain.max_steps',
     'finetune.max_steps', 'pretrain.patience', 'finetune.patience',
     'optimizer.warmup_steps', 'optimizer.weight_decay',
@@ -80,6 +81,12 @@ def check_values(config: ConfigDict) -> None:
     ('optimizer.schedule', optimizers.SCHEDULES),
   ):
     check_choice(field, value_of(config, field), choices)
+  if config.baseline.trials and config.baseline.name in distributions.NAMES:
+    raise InputError(
+      f'baseline.trials={config.baseline.trials} searches baselines of one '
+      f'number, baseline.name={config.baseline.name} is a distribution: leave '
+      'it 0'
+    )
   profiling.parse_steps(config.profile.steps)
   parse_kinds(config.data.kinds)
   Reading.parse(config.data.reading)

@@ -178,6 +178,12 @@ def get_config() -> ConfigDict:
   model.missing_features = False  # and whether they are missing
   model.feature_scale = False  # a learned factor per feature: RealMLP's
   model.ensemble_members = 1  # TabM-style: members that share their weights
+  model.neighbours = (
+    0  # if not 0, the distribution is mixed with the targets of
+  )
+  # training rows that are near in a learned map of so many dimensions: 32
+  model.candidates = 512  # random training rows that a step with dropout looks
+  # up; all others, and predictions, look all of them up
 
   # An objective is a sum of (name, weight, options):
   #   token level      ce, ntl_mse, ntl_was, dist2, soft_ce (bins)
@@ -229,8 +235,12 @@ def get_config() -> ConfigDict:
   optimizer.accumulation = 1  # micro-batches of a step: less memory
 
   config.baseline = baseline = ConfigDict()  # instead of a network
-  baseline.name = ''  # linear, random_forest, catboost, xgboost, lightgbm
-  baseline.trials = 0  # of an Optuna search on validation rows; 0: defaults
+  baseline.name = ''  # train_mean, linear, histogram_trees, random_forest,
+  # catboost, xgboost, lightgbm: one number; catboost_residuals,
+  # xgboost_residuals, random_forest_residuals, catboost_uncertainty,
+  # catboost_quantiles, ngboost, quantile_forest: a distribution
+  baseline.trials = 0  # of an Optuna search on validation rows, of those of
+  # one number; 0: defaults
 
   config.eval = evaluation = ConfigDict()
   evaluation.num_samples = 128  # per row

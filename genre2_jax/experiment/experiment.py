@@ -225,6 +225,7 @@ def reopened(
   scaler: Scaler,
   where: str = 'config.json',
   numbers: Sequence[float] = (),
+  num_train: int = 0,
 ) -> Experiment:
   """The experiment of a finished run, without its data.
 
@@ -234,6 +235,7 @@ def reopened(
     scaler: that it saved.
     where: begins the message of an error.
     numbers: that it saved, of its tokenizer.
+    num_train: rows that it was trained on.
 
   Raises:
     InputError: a value that no run could have had, or a head that has another
@@ -242,7 +244,7 @@ def reopened(
   config = ConfigDict(with_defaults(fields, where))
   try:
     check_values(config)
-    model = model_of(config, features, scaler, numbers)
+    model = model_of(config, features, scaler, numbers, memory=num_train)
     return Experiment(**_shared(config, model, all_stages(config)))
   except InputError as error:
     raise InputError(f'{where}: {error}') from error

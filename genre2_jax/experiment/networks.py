@@ -1,25 +1,29 @@
 """The model that a config describes, for the data at hand."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from genre2_jax import tokenizers
 from genre2_jax.data import targets
 from genre2_jax.data.features import Features
 from genre2_jax.data.subwords import TextFeatures
-from genre2_jax.data.tables import Table
+from genre2_jax.data.tables import Rows, Table
 from genre2_jax.data.targets import Scaler
-from genre2_jax.data.texts import Texts
+from genre2_jax.data.texts import TextRows, Texts
 from genre2_jax.errors import InputError
 from genre2_jax.models import language_model
+from genre2_jax.models.encoders import feature_embedding
 from genre2_jax.models.heads import (
   histogram_policy,
   pointwise_head,
   trie_policy,
 )
 from genre2_jax.models.model import Model
+from genre2_jax.models.neighbours import Memory, neighbour_policy
 from genre2_jax.models.tabular import tabular_policy
 from genre2_jax.policy import trie
 from genre2_jax.tokenizers import Tokenizer
@@ -52,7 +56,9 @@ def build_model(config: ConfigDict, table: Table | Texts) -> Model:
   target = table.train.known_target
   scaler = targets.fit(config.data.transform, target)
   tokenizer = build_tokenizer(config).fitted(scaler.standardize(target))
-  return model_of(config, features, scaler, tokenizer.numbers)
+  return model_of(
+    config, features, scaler, tokenizer.numbers, memory=table.train
+  )
 
 
 def features_from_json(data: Mapping[str, Any]) -> Features | TextFeatures:
@@ -66,6 +72,8 @@ def model_of(
   features: Features | TextFeatures,
   scaler: Scaler,
   numbers: Sequence[float] = (),
+  *,
+  memory: Rows | TextRows | int = 0,
 ) -> Model:
   """The `Model` of given statistics.
 
@@ -74,6 +82,8 @@ def model_of(
     features: of its training rows.
     scaler: of their targets.
     numbers: that the tokenizer was fitted to, if it is one that is.
+    memory: training rows, for a network that looks them up; their number where
+      its parameters are there already.
 
   Raises:
     InputError: parts that do not fit together.
@@ -95,19 +105,34 @@ def model_of(
       'model.head=histogram writes one token: set tokenizer.name=bins'
     )
   nodes = trie.num_nodes(tokenizer)
-  if model.head == 'trie' and nodes > config.trie.max_nodes:
+  for field, is_used in (
+    ('head=trie', model.head == 'trie'),
+    (f'neighbours={model.neighbours}', model.neighbours),
+  ):
+    if is_used and nodes > config.trie.max_nodes:
+      raise InputError(
+        f'model.{field} takes logits of {nodes} nodes, more than trie.'
+        f'max_nodes={config.trie.max_nodes}: raise it, or take fewer digits'
+      )
+  if model.neighbours and (
+    model.head == 'pointwise' or isinstance(features, TextFeatures)
+  ):
     raise InputError(
-      f'model.head=trie gives logits of {nodes} nodes, more than '
-      f'trie.max_nodes={config.trie.max_nodes}: raise it, or take fewer digits'
+      f'model.neighbours={model.neighbours} mixes distributions of tables: '
+      'leave it 0 with model.head=pointwise and with texts'
     )
-  return Model(
+  codec = Codec(
+    tokenizer, scaler.low, scaler.high, scaler.mean, scaler.std, scaler.bounds
+  )
+  built = Model(
     features=features,
     scaler=scaler,
-    codec=Codec(
-      tokenizer, scaler.low, scaler.high, scaler.mean, scaler.std, scaler.bounds
-    ),
+    codec=codec,
     network=_network(config, tokenizer, features),
   )
+  if not model.neighbours:
+    return built
+  return _with_neighbours(config, built, memory)
 
 
 def build_tokenizer(config: ConfigDict) -> Tokenizer:
@@ -122,6 +147,43 @@ def build_tokenizer(config: ConfigDict) -> Tokenizer:
   )
 
 
+def _with_neighbours(config, model, memory):
+  """The `Model` whose network is mixed with the targets of training rows."""
+  fields = config.model
+  if isinstance(memory, int):
+    known = Memory.blank(model.example_inputs(), memory)
+  else:
+    z = model.scaler.standardize(memory.known_target)
+    places = model.codec.index(z).astype(np.int32)
+    known = Memory(model.inputs(memory), places)
+  policy = neighbour_policy(
+    model.network,
+    known,
+    embedding=feature_embedding(
+      **_features(config, model.features) | {'scaled': False}
+    ),
+    width=fields.neighbours,
+    candidates=fields.candidates,
+  )
+  return dataclasses.replace(model, network=policy, looks_up=True)
+
+
+def _features(config, features):
+  """What `feature_embedding` takes."""
+  fields = config.model
+  chosen = (
+    'numeric_embedding', 'category_embedding', 'num_frequencies',
+    'frequency_scale', 'embedding_width',
+  )  # fmt: skip
+  return {
+    'cardinalities': features.cardinalities,
+    'quantiles': features.quantiles,
+    'indicators': features.frequent(fields.least_category_rows),
+    'scaled': fields.feature_scale,
+    **{name: fields[name] for name in chosen},
+  }
+
+
 def _network(config, tokenizer, features):
   fields = config.model.to_dict()
   if isinstance(features, TextFeatures):
@@ -131,26 +193,21 @@ def _network(config, tokenizer, features):
       decoder=fields,
       **config.language_model.to_dict(),
     )
-  head = fields.pop('head')
-  hidden, layers = fields.pop('head_hidden'), fields.pop('head_layers')
-  fields |= {
-    'cardinalities': features.cardinalities,
-    'quantiles': features.quantiles,
-    'indicators': features.frequent(fields.pop('least_category_rows')),
-    'scaled': fields.pop('feature_scale'),
-  }
-  for name in ('rank_features', 'missing_features'):
-    fields.pop(name)  # What the features are fitted with.
+  head = config.model.head
+  shared = {name: fields[name] for name in ('dropout', 'ensemble_members')}
+  shared |= _features(config, features)
   if head == 'decoder':
-    return tabular_policy(tokenizer, **fields)
-  for name in (
-    'width', 'num_layers', 'num_heads', 'feedforward', 'encoder_hidden',
-    'encoder_layers',
-  ):  # fmt: skip
-    fields.pop(name)
-  fields |= {'hidden': hidden, 'num_layers': layers}
+    sizes = (
+      'width', 'num_layers', 'num_heads', 'feedforward', 'encoder_hidden',
+      'encoder_layers',
+    )  # fmt: skip
+    return tabular_policy(tokenizer, **shared, **{n: fields[n] for n in sizes})
+  shared |= {
+    'hidden': config.model.head_hidden,
+    'num_layers': config.model.head_layers,
+  }
   if head == 'pointwise':
-    return pointwise_head(**fields)
+    return pointwise_head(**shared)
   if head == 'trie':
-    return trie_policy(tokenizer, **fields)
-  return histogram_policy(tokenizer, **fields)
+    return trie_policy(tokenizer, **shared)
+  return histogram_policy(tokenizer, **shared)

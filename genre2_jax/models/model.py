@@ -12,6 +12,7 @@ from genre2_jax.data.subwords import TextFeatures
 from genre2_jax.data.tables import Rows
 from genre2_jax.data.targets import Scaler
 from genre2_jax.data.texts import TextRows
+from genre2_jax.models.neighbours import ROW
 from genre2_jax.policy import Pointwise, Policy
 from genre2_jax.tokenizers.codec import Codec
 
@@ -25,12 +26,15 @@ class Model:
     scaler: of the training targets.
     codec: z-scores <-> tokens.
     network: a `Policy`, or a `Pointwise`.
+    looks_up: whether it looks training rows up, and is told of each of them
+      which it is (`models/neighbours.py`).
   """
 
   features: Features | TextFeatures
   scaler: Scaler
   codec: Codec
   network: Policy | Pointwise
+  looks_up: bool = False
 
   @property
   def widths(self) -> tuple[int, ...]:
@@ -54,3 +58,14 @@ class Model:
       target=np.asarray(z, np.float32),
       tokens=self.codec.encode(z),
     )
+
+  def training_examples(self, rows: Rows | TextRows) -> Examples:
+    """`examples` of the training rows, with their numbers where it wants them.
+
+    A row must not find itself among its neighbours.
+    """
+    examples = self.examples(rows)
+    if not self.looks_up:
+      return examples
+    numbers = np.arange(len(examples.target), dtype=np.int32)
+    return examples._replace(inputs={**examples.inputs, ROW: numbers})

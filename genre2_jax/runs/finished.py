@@ -227,6 +227,7 @@ def open_run(workdir: str | os.PathLike[str]) -> FinishedRun:
       targets.from_json(saved['scaler']),
       str(workdir / 'config.json'),
       saved.get('numbers', ()),  # Older runs had none.
+      run['num_train'],
     )
     _check_written(workdir / 'run.json', run, reopened.seeds)
     if not isinstance(saved['target_name'], str):

@@ -16,7 +16,7 @@ from drawn_runs import (
 )
 
 from genre2_jax import errors
-from genre2_jax.baselines.points import BASELINES
+from genre2_jax.baselines.catalog import BASELINES
 from genre2_jax.files import atomic, metrics_log, reading
 from genre2_jax.metrics import results, sampled
 from genre2_jax.objectives import catalog
