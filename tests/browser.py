@@ -10,6 +10,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 
 FLAGS = (
@@ -18,6 +19,14 @@ FLAGS = (
   '--disable-component-update', '--disable-sync', '--remote-debugging-pipe',
 )  # fmt: skip
 SECONDS = 30  # for one answer
+# Puts a browser where its pipes are 3 and 4: between fork and exec of a process
+# with threads, as jax's, nothing of Python may run.
+_PLACE = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.dup2(int(sys.argv[2]), 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 # Text whose contrast to what is behind it is below 4.5 : 1, and how far the
 # page reaches beyond the window.
 MEASURE = """
@@ -76,14 +85,12 @@ class Browser:
     ]
     theirs_in, self._out, self._in, theirs_out = ends
 
-    def place():
-      os.dup2(theirs_in, 3)
-      os.dup2(theirs_out, 4)
-
     self._process = subprocess.Popen(
-      [path, *FLAGS, f'--user-data-dir={profile}', 'about:blank'],
-      preexec_fn=place,
-      close_fds=False,
+      [
+        *(sys.executable, '-S', '-c', _PLACE, str(theirs_in), str(theirs_out)),
+        *(path, *FLAGS, f'--user-data-dir={profile}', 'about:blank'),
+      ],
+      pass_fds=(theirs_in, theirs_out),
       stdout=subprocess.DEVNULL,
       stderr=subprocess.DEVNULL,
     )
