@@ -120,7 +120,7 @@ def fit_and_predict(path, x, method, workdir, num_samples=_NUM_SAMPLES):
 
   config = base.get_config()
   fields = SETTINGS | METHODS[method]
-  fields |= {'data.path': str(path), 'data.target': 'y'}
+  fields |= {'size': 'paper', 'data.path': str(path), 'data.target': 'y'}
   config.update_from_flattened_dict(fields)
   workdir = train.train_and_evaluate(config, workdir)
   run = open_run(workdir)

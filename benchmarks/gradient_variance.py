@@ -146,6 +146,7 @@ def main():
     config = base.get_config()
     config.update_from_flattened_dict(
       {
+        'size': 'paper',
         'data.path': args.data,
         'data.target': args.target,
         'seed': args.seed,

@@ -90,11 +90,19 @@ def on_cpu(name):
   return json.loads(done.stdout.splitlines()[-1])
 
 
+def _config():
+  from configs import remax_talent
+  from genre2_jax.experiment import experiment
+
+  config = remax_talent.get_config()
+  config.size = 'paper'
+  return experiment.resolve(config)
+
+
 def cpu_child(name):
   import jax
   import numpy as np
 
-  from configs import remax_talent
   from genre2_jax import ahead_of_time
   from genre2_jax.devices import sharding
   from genre2_jax.experiment import meshes, networks, tasks
@@ -103,7 +111,7 @@ def cpu_child(name):
   from genre2_jax.training.step import train_step
 
   _, mesh = CPU[name]
-  config = remax_talent.get_config()
+  config = _config()
   config.mesh.update({'data': 1, 'fsdp': 1} | mesh)
   table = tasks.read_table(config)
   model = networks.build_model(config, table)
@@ -308,11 +316,10 @@ def gemma_stage(case):
 
 def tabular_stage():
   """ReMax at the paper's size on scikit-learn's diabetes set."""
-  from configs import remax_talent
-  from genre2_jax.experiment import experiment, networks, tasks
+  from genre2_jax.experiment import networks, tasks
   from genre2_jax.experiment.stages import build_stages
 
-  config = experiment.resolve(remax_talent.get_config())
+  config = _config()
   table = tasks.read_table(config)
   model = networks.build_model(config, table)
   stage = build_stages(config)[-1]

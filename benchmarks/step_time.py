@@ -25,7 +25,7 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 from genre2_jax.data import tables
-from genre2_jax.experiment import meshes, networks, tasks
+from genre2_jax.experiment import experiment, meshes, networks, tasks
 from genre2_jax.experiment.stages import build_stages
 from genre2_jax.runs import environment
 from genre2_jax.training.programs import compile_stage
@@ -69,7 +69,9 @@ def measure(data, steps):
 
   data = pathlib.Path(data)
   config = remax_talent.get_config()
+  config.size = 'paper'
   config.data.root, config.data.name = str(data.parent), data.name
+  config = experiment.resolve(config)
   table = tasks.read_table(config)
   model = networks.build_model(config, table)
   mesh = meshes.build_mesh(config)

@@ -129,6 +129,7 @@ def config_of(name, args, folder):
   low, high = (float((x - scores.mean()) / scores.std()) for x in (0, 5))
   config = base.get_config()
   fields = {
+    'size': 'paper',
     'num_seeds': args.seeds,
     'stages': ('pretrain',),
     'batch_size': 16,

@@ -1,12 +1,11 @@
 """Decoding-based regression as a scikit-learn estimator.
 
 The same run as the command line's, by `train.train_and_evaluate`: this module
-turns arguments into a config, X and y into a table, and what the run leaves
-into predictions.
+turns arguments into a config, and what the run leaves into predictions;
+`data/frames.py` makes a table of X and y.
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import itertools
 import json
@@ -15,22 +14,22 @@ import os
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.utils import check_array, check_random_state, check_X_y
+from sklearn.utils import check_random_state, check_X_y
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from genre2_jax import train
-from genre2_jax.data import cells, tables
 from genre2_jax.data import columns as data_columns
+from genre2_jax.data import frames
 from genre2_jax.data.columns import Column
 from genre2_jax.data.features import Features
-from genre2_jax.data.reading import Reading, path_of
-from genre2_jax.errors import InputError, listed, suggestion
+from genre2_jax.data.reading import path_of
+from genre2_jax.errors import InputError
 from genre2_jax.experiment import defaults, recipes
 from genre2_jax.experiment.fields import near_field
 from genre2_jax.files import atomic
@@ -246,7 +245,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     frame, target = self._read(X, y, reset=True)
     seed = _seed(self.random_state)
     config = self._config(seed)
-    reading = _reading(config.to_dict())
+    reading = frames.how_read(config.to_dict())
     data_columns.check_kinds('X', reading.by_hand, list(frame))
     columns = tuple(
       data_columns.plan(
@@ -258,7 +257,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
       )
     )
     if X_val is None:
-      train_rows, val_rows = _split(len(frame), seed)
+      train_rows, val_rows = frames.split(len(frame), seed)
       parts = {
         'train': (frame.iloc[train_rows], target[train_rows]),
         'val': (frame.iloc[val_rows], target[val_rows]),
@@ -268,10 +267,10 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
         'train': (frame, target),
         'val': self._read(X_val, y_val, reset=False),
       }
-    table = _table(
+    table = frames.table(
       parts,
       columns,
-      target_name=_name(y),
+      target_name=frames.name_of(y),
       reading=reading,
       val_is_new=X_val is not None,
     )
@@ -453,8 +452,8 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     frame, _ = self._read(X, reset=False)
     if num_samples is None:
       num_samples = 1 if self.exact_ else self.num_samples
-    rows = _rows(
-      frame, self._columns, 'X', _reading(self._run.experiment.fields)
+    rows = frames.rows(
+      frame, self._columns, 'X', frames.how_read(self._run.experiment.fields)
     )
     self._run.model.features.say_unseen(rows, 'X')
     return self._run.reduced(rows, reduce, num_samples=num_samples)
@@ -573,19 +572,19 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
 
   def _read(self, X, y=None, *, reset):
     """X as a frame, y as an array; checked against `fit`, or noted in it."""
-    X = _frame_or_array(X)
+    X = frames.frame_or_array(X)
     if reset:
       self._by_name = False
-      _say_index(X, y)
+      frames.say_index(X, y)
     elif self._by_name and isinstance(X, pd.DataFrame):
-      return _by_name(X.rename(columns=str), self.feature_names_in_), y
+      return frames.by_name(X.rename(columns=str), self.feature_names_in_), y
     validate_data(self, X, reset=reset, skip_check_array=True)
     if isinstance(X, np.ndarray):
       names = [f'x{i}' for i in range(X.shape[1])]
       names = getattr(self, 'feature_names_in_', names)
       X = pd.DataFrame(X, columns=names)
     if y is not None or reset:
-      _refuse_target(y)
+      frames.refuse_target(y)
       _, y = check_X_y(np.zeros((len(X), 1)), y, y_numeric=True, estimator=self)
     return X.rename(columns=str), y
 
@@ -690,73 +689,6 @@ def _arguments(fields):
   }
 
 
-# --------------------------------------------------------------------- a table
-
-
-def _frame_or_array(X):
-  """X as a pandas frame or an array [n, F], neither of them empty."""
-  if not isinstance(X, pd.DataFrame):
-    if type(X).__name__ == 'LazyFrame':
-      raise InputError('X is a LazyFrame, not read yet: give X.collect()')
-    if hasattr(X, 'to_pandas'):
-      X = X.to_pandas()
-    elif hasattr(X, '__dataframe__'):
-      from pyarrow import interchange
-
-      X = interchange.from_dataframe(X).to_pandas()
-  if not isinstance(X, pd.DataFrame):
-    X = cells.unmasked(X)
-    return check_array(X, dtype=None, ensure_all_finite=False, input_name='X')
-  if X.columns.nlevels > 1:
-    raise InputError(
-      f'X has column names of {X.columns.nlevels} levels: give each column one '
-      "name, as in X.columns = ['_'.join(map(str, c)) for c in X.columns]"
-    )
-  check_array(np.broadcast_to(0.0, X.shape))  # Rows and columns, at least one.
-  twice = sorted({str(name) for name in X.columns[X.columns.duplicated()]})
-  if twice:
-    raise InputError(f'duplicate column names {", ".join(twice)}: rename them')
-  complex_ones = [str(n) for n, dtype in X.dtypes.items() if dtype.kind == 'c']
-  if complex_ones:
-    raise InputError(f'Complex data not supported: {", ".join(complex_ones)}')
-  return X
-
-
-def _say_index(X, y):
-  """Says what of the indices of X and y, which are not used, looks meant."""
-  if not isinstance(X, pd.DataFrame):
-    return
-  data_columns.say_index('X', X, 'give X.reset_index() to make a column of it')
-  if isinstance(y, pd.Series | pd.DataFrame):
-    data_columns.say_order('X', X.index, y.index)
-
-
-def _by_name(frame, names):
-  """The columns that a run of the command line was trained on."""
-  absent = [name for name in names if name not in frame]
-  if absent:
-    near = suggestion(absent[0], [n for n in frame if n not in names])
-    near = f' ({near})' if near.startswith('did') else ''
-    raise InputError(
-      f'X: {len(absent)} columns are missing: {listed(absent)}{near}; add them'
-    )
-  return frame[list(names)]
-
-
-class _Reading(NamedTuple):
-  """How text in X is read, and the kinds of columns that a user gave."""
-
-  formats: Reading
-  by_hand: dict[str, str]
-
-
-def _reading(fields):
-  data = fields['data']
-  return _Reading(
-    Reading.parse(data['reading']), data_columns.parse_kinds(data['kinds'])
-  )
-
-
 def _fit(columns, known):
   """Whether columns are those of model.json, whose kinds may be newer."""
   read = {column[:2] for column in columns if column.kind != 'ignore'}
@@ -767,78 +699,3 @@ def _column(frame, place):
   """A column's name and kind, from all of its cells."""
   name, column = frame.columns[place], frame.iloc[:, place]
   return data_columns.column_of(name, column, booleans_are_numbers=True)
-
-
-def _cells(frame, columns, where, reading=None, are_new=False):
-  """Numbers [n, F_num], labels [n, F_cat]."""
-  formats, by_hand = reading or _Reading(Reading(), {})
-  return data_columns.arrays(
-    frame,
-    columns,
-    formats,
-    where=where,
-    by_hand=by_hand,
-    are_new=are_new,
-  )
-
-
-def _rows(frame, columns, where, reading=None):
-  numeric, categories = _cells(frame, columns, where, reading, are_new=True)
-  return tables.Rows(numeric=numeric, categories=categories, target=None)
-
-
-def _table(parts, columns, target_name, reading, val_is_new):
-  """A table of the parts 'train' and 'val', without test rows."""
-  splits = {}
-  for split, (frame, y) in parts.items():
-    are_new = val_is_new and split == 'val'
-    splits[split] = (*_cells(frame, columns, split, reading, are_new), y)
-  numeric = data_columns.numeric_columns(columns)
-  categories = data_columns.category_columns(columns)
-  table = tables.build(
-    'data',
-    splits | {'test': splits['val']},
-    numeric_names=[column.name for column in numeric],
-    category_names=[column.name for column in categories],
-    target_name=target_name,
-    kinds=[column.kind for column in (*numeric, *categories)],
-  )
-  none = {
-    field.name: getattr(table.val, field.name)[:0]
-    for field in dataclasses.fields(tables.Rows)
-  }
-  return dataclasses.replace(table, test=tables.Rows(**none))
-
-
-def _refuse_target(y):
-  """Raises InputError for masked targets, and for what float64 makes equal."""
-  masked = np.ma.getmaskarray(y).ravel() if np.ma.isMaskedArray(y) else None
-  if masked is not None and masked.any():
-    raise InputError(f'y: masked in {tables.located(masked)}; drop these rows')
-  column = y if isinstance(y, pd.Series) else np.asarray(y)
-  if column.ndim == 2 and column.shape[1] == 1:
-    column = np.asarray(column)[:, 0]
-  if column.ndim != 1 or column.dtype.kind not in 'iuO':
-    return
-  try:
-    values = np.asarray(column, np.float64)
-  except (TypeError, ValueError, OverflowError):
-    return  # scikit-learn says what is wrong with it.
-  tables.refuse_lost('y', pd.Series(column), values)
-
-
-def _split(n, seed):
-  """Row numbers of train and validation: ⌈n / 5⌉ validate."""
-  if n < 2:
-    raise InputError(
-      f'n_samples={n}: one sample cannot both train and validate; give more, '
-      'or X_val and y_val'
-    )
-  order = np.random.RandomState(seed).permutation(n)
-  num_val = -(-n // 5)
-  return order[:-num_val], order[-num_val:]
-
-
-def _name(y):
-  name = getattr(y, 'name', None)
-  return name if isinstance(name, str) and name else 'y'

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from genre2_jax.baselines import points
+from genre2_jax.baselines import distributions, points
 from genre2_jax.data import targets
 from genre2_jax.data.batches import Examples
 from genre2_jax.data.features import Features
@@ -386,6 +386,9 @@ def _record(run, stage, predicted):
     return rows
   experiment = run.experiment
   model, table = experiment.model, experiment.table
+  has_interval = estimates.has_distribution(model) and (
+    experiment.baseline not in points.BASELINES
+  )
   for split, arrays in predicted.items():
     target = getattr(table, split).target
     target_z = model.scaler.standardize(target)
@@ -405,10 +408,9 @@ def _record(run, stage, predicted):
     if split == 'val':
       if experiment.recalibrate:
         validation = arrays, target_z
-      if not experiment.baseline:
+      if has_interval:
         margins = estimates.fit_margins(arrays, model, target)
   # Of the test rows, which come last; the last stage's are what stays.
-  has_interval = not experiment.baseline and estimates.has_distribution(model)
   columns = estimates.columns(arrays, model, margins, has_interval=has_interval)
   with formats.growing(run.workdir / 'predictions.csv') as write:
     write({'row': np.arange(1, len(target) + 1), 'target': target} | columns)
@@ -417,7 +419,12 @@ def _record(run, stage, predicted):
 
 
 def _fit_baseline(experiment, name, seeds, interrupts):
-  """What a baseline predicts, every seed's: point masses, split by split."""
+  """What a baseline predicts, every seed's, split by split.
+
+  Point masses, or distributions over the numbers that the model can write.
+  """
+  if name in distributions.NAMES:
+    return _fit_distributions(experiment, name, seeds, interrupts)
   fitted = [
     points.fit_predict(
       name,
@@ -429,13 +436,50 @@ def _fit_baseline(experiment, name, seeds, interrupts):
     )
     for seed in seeds
   ]
-  predicted = {}
+  predicted: dict[str, dict[str, np.ndarray]] = {}
   for split in ('val', 'test'):
     z = np.stack([member[split] for member in fitted]).astype(np.float32)
     predicted[split] = {
       'samples_z': z[..., None],
       'greedy_z': z,
       'entropy': np.zeros_like(z),
+    }
+  return predicted
+
+
+def _fit_distributions(experiment, name, seeds, interrupts):
+  if not experiment.evaluation.exact:
+    raise InputError(
+      f'baseline.name={name} has a probability for every number: raise '
+      'trie.max_nodes, or take fewer tokenizer.digits'
+    )
+  values = experiment.model.codec.grid()[0]
+  fitted = [
+    distributions.fit_predict(
+      name,
+      experiment.table,
+      experiment.model.scaler,
+      values,
+      seed=seed,
+      interrupts=interrupts,
+    )
+    for seed in seeds
+  ]
+  predicted = {}
+  for split in ('val', 'test'):
+    log_p = np.stack([member[split].log_p for member in fitted])
+    mean = np.stack([member[split].mean for member in fitted])
+    samples = [
+      distributions.samples(
+        values, member, experiment.evaluation.num_samples, seed
+      )
+      for seed, member in zip(seeds, log_p, strict=True)
+    ]
+    predicted[split] = {
+      'samples_z': np.stack(samples).astype(np.float32),
+      'greedy_z': mean.astype(np.float32),
+      'entropy': -np.sum(np.exp(log_p) * log_p, -1),
+      'log_p': log_p,
     }
   return predicted
 

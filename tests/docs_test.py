@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import pathlib
 import re
+from html import unescape
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +12,18 @@ import numpy as np
 import optax
 import pandas as pd
 import pytest
+from drawn_runs import make_workdir, write_inspection
 
 from genre2_jax.data.batches import Examples
 from genre2_jax.experiment import defaults
+from genre2_jax.files import atomic
 from genre2_jax.objectives import catalog
 from genre2_jax.objectives.advantages import ADVANTAGES
 from genre2_jax.objectives.catalog import build_term
 from genre2_jax.objectives.objective import Objective, Rollouts
 from genre2_jax.policy import sampling
 from genre2_jax.policy.enumeration import Enumeration
+from genre2_jax.report import page as report
 from genre2_jax.tokenizers import Normalized
 from genre2_jax.tokenizers.codec import Codec
 from genre2_jax.training import train_state
@@ -51,7 +55,7 @@ def test_all_that_is_shown_is_run():
   """Here: pages whose code no test knows would slip through."""
   counts = {page.name: len(blocks(page)) for page in PAGES}
   assert {page: n for page, n in counts.items() if n} == {
-    'estimator.md': 5,
+    'estimator.md': 6,
     'extending.md': 4,
     'README.md': 1,
   }
@@ -296,3 +300,31 @@ def get_config():
     '\nOf a | whole.\n\nOne of:\n\n```\na  first\nbb second\n```\n\n'
     '| field | default | |\n|---|---|---|\n| `part.size` | `(1, 2)` |  |\n'
   )
+
+
+# -------------------------------------------------------- reading the report
+
+
+def test_every_part_of_the_report_is_explained_in_its_order(tmp_path):
+  make_workdir(tmp_path, seeds=(0, 1), exact=('remax',), n=6, num_epochs=2)
+  write_inspection(tmp_path)
+  operation = {'name': 'decoder', 'milliseconds': 1.0, 'calls': 1, 'share': 1}
+  atomic.write_json(
+    tmp_path / 'profile/ce/operations.json',
+    {'modules': [operation], 'operations': []},
+  )
+  html = report.write(tmp_path).read_text(encoding='utf-8')
+  shown = [unescape(t) for t in re.findall(r'<h2 id="[^"]*">(.*?)</h2>', html)]
+  text = (DOCS / 'reading_the_report.md').read_text(encoding='utf-8')
+  explained = re.findall(r'^## (.*)$', text, re.MULTILINE)
+  assert explained == [*shown, 'Files', 'Estimators, metrics, units']
+  assert len(shown) == 13
+
+
+def test_files_that_the_page_on_reports_names_are_written(finished):
+  text = (DOCS / 'reading_the_report.md').read_text(encoding='utf-8')
+  names = set(re.findall(r'`(\w+\.(?:csv|json|html))`', text))
+  names |= {f'figures/{n}' for n in re.findall(r'figures/(\w+\.svg)', text)}
+  assert len(names) > 8
+  for name in names:
+    assert (finished / name).exists(), name

@@ -28,6 +28,7 @@ from tiny import TINY_REGRESSOR as TINY
 
 from genre2_jax import DecodingRegressor, estimator
 from genre2_jax.data import columns as data_columns
+from genre2_jax.data import frames
 from genre2_jax.data.features import Features
 from genre2_jax.data.wording import DataWarning
 from genre2_jax.errors import InputError
@@ -80,7 +81,7 @@ def saved(fitted, tmp_path):
 
 def grid(model, frame):
   """p [n, K] of the ensemble and the numbers [K] in the unit of y, float64."""
-  table = estimator._rows(frame.rename(columns=str), model._columns, 'X')
+  table = frames.rows(frame.rename(columns=str), model._columns, 'X')
   log_p = model._run.predict(table, num_samples=1)['log_p'].astype(
     np.float64
   )  # [S, n, K]
@@ -111,7 +112,7 @@ def test_it_learns_from_frames_with_gaps_dates_and_categories(fitted, rows):
 
 def test_the_validation_rows_are_a_fifth_and_not_trained_on(fitted, rows):
   X, y = rows
-  train, val = estimator._split(len(X), 3)
+  train, val = frames.split(len(X), 3)
   assert len(val) == 30
   assert sorted([*train, *val]) == list(range(150))
   assert fitted._run.model.scaler.mean == pytest.approx(y.iloc[train].mean())
@@ -181,7 +182,7 @@ def test_conformal_intervals_hold_on_the_validation_rows(
   fitted, rows, coverage
 ):
   X, y = rows
-  _, val = estimator._split(len(X), 3)
+  _, val = frames.split(len(X), 3)
   X, y = X.iloc[val], y.iloc[val].to_numpy()
   low, high = fitted.predict_interval(X, coverage, method='model').T
   scores = np.sort(np.maximum(low - y, y - high))
@@ -294,12 +295,12 @@ def test_kinds_are_set_by_hand():
     kinds={'size': 'number', 'id': 'ignore', 'code': 'category'},
     config={'data.reading': 'decimal=,'},
   )
-  reading = estimator._reading(model._config(0))
+  reading = frames.how_read(model._config(0))
   with pytest.warns(DataWarning, match="'n.k.'"):
     columns = data_columns.plan(
       frame, reading.by_hand, reading.formats, where='X'
     )
-    numeric, labels = estimator._cells(frame, columns, 'X', reading)
+    numeric, labels = frames.arrays(frame, columns, 'X', reading)
   assert [column.kind for column in columns] == [
     'number €', 'ignore', 'category',
   ]  # fmt: skip
@@ -494,7 +495,7 @@ def test_what_is_saved_is_the_workdir_of_a_finished_run(
   X, _ = rows
   X.assign(new=X['new'].astype(int)).to_csv(tmp_path / 'in.csv', index=False)
   prediction.predict_file(saved, tmp_path / 'in.csv', tmp_path / 'out.csv')
-  table = pd.read_csv(tmp_path / 'out.csv')
+  table = pd.read_csv(tmp_path / 'out.csv', float_precision='round_trip')
   np.testing.assert_array_equal(table['prediction'], fitted.predict(X))
   np.testing.assert_array_equal(
     table[['lower90', 'upper90']], fitted.predict_interval(X)
@@ -725,7 +726,9 @@ def test_home_is_home_in_paths(fitted, rows, tmp_path, monkeypatch):
   X.assign(new=X['new'].astype(int)).to_csv(tmp_path / 'home' / 'in.csv')
   loaded = DecodingRegressor.load(pathlib.Path('~/model'))
   prediction.predict_file('~/model', '~/in.csv', '~/out.csv')
-  table = pd.read_csv(tmp_path / 'home' / 'out.csv')
+  table = pd.read_csv(
+    tmp_path / 'home' / 'out.csv', float_precision='round_trip'
+  )
   np.testing.assert_array_equal(loaded.predict(X), table['prediction'])
   path = tmp_path / 'home' / 'in.csv'
   before = path.read_bytes()

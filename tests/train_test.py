@@ -20,7 +20,7 @@ from tiny import write_table
 from genre2_jax import train
 from genre2_jax.baselines import points
 from genre2_jax.data import tables, targets
-from genre2_jax.errors import NonFiniteError
+from genre2_jax.errors import InputError, NonFiniteError
 from genre2_jax.experiment import experiment, tasks
 from genre2_jax.files import metrics_log
 from genre2_jax.report import page
@@ -145,6 +145,23 @@ def test_two_baselines_stand_beside_a_run(finished, make_config):
     trees = found['histogram_trees', split, 'greedy', 'rmse']
     assert trees == pytest.approx(np.sqrt(np.mean(z**2)), rel=1e-5)
   assert {key[2] for key in found} == {'greedy'}
+
+
+def test_a_baseline_may_predict_a_distribution(
+  make_config, tmp_path, no_report
+):
+  """On the numbers of the tokenizer, with the metrics of a decoder."""
+  pytest.importorskip('quantile_forest')
+  fields = {'baseline.name': 'quantile_forest', 'tokenizer.name': 'adaptive'}
+  workdir = train.train_and_evaluate(make_config(fields), tmp_path / 'run')
+  values = {key[2:]: value for key, value in read_results(workdir).items()}
+  assert 0 < values['quantile_forest', 'test', 'exact', 'crps'] < 1
+  assert 0.6 < values['quantile_forest', 'test', 'exact', 'coverage90'] <= 1
+  predicted = pd.read_csv(workdir / 'predictions.csv')
+  assert (predicted.lower90 <= predicted.prediction).all()
+  refused = make_config(fields | {'baseline.trials': 3})
+  with pytest.raises(InputError, match='searches baselines of one'):
+    train.train_and_evaluate(refused, tmp_path / 'refused')
 
 
 def test_a_run_out_of_time_keeps_what_it_has(

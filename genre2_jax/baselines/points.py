@@ -15,32 +15,26 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
 
-from genre2_jax.data.features import Features, TargetScaler
-from genre2_jax.data.tables import SPLITS, Rows, Table
+from genre2_jax.baselines import frames
+from genre2_jax.data.features import TargetScaler
+from genre2_jax.data.tables import Table
 from genre2_jax.data.texts import Texts
 from genre2_jax.errors import InputError, InterruptedRunError
 from genre2_jax.metrics.points import r2
 
-_FOREST_TREES = 500
+FOREST_TREES = 500
 # Trees of a boosted ensemble, and how many without a better validation error
 # end it: TALENT's numbers.
-_MAX_TREES = 2000
-_PATIENCE = 50
-# Labels of a category that scikit-learn's histograms take.
-_MAX_BINS = 255
-# Features are clipped to this: the libraries read float32, and add up all cells
-# to look for infinities.
-_LIMIT = 1e30
-# Codes of what is no label of the train rows.
-_ABSENT, _UNSEEN = -1, -2
-
+MAX_TREES = 2000
+PATIENCE = 50
 _INSTALL = {
   'catboost': 'catboost>=1.2',
   'lightgbm': 'lightgbm>=4.3',
+  'ngboost': 'ngboost>=0.5.5,<0.6',
   'optuna': 'optuna>=4.0',
+  'quantile_forest': 'quantile-forest>=1.4',
   'sklearn': 'scikit-learn>=1.7',
   'xgboost': 'xgboost>=2.1',
 }
@@ -97,8 +91,8 @@ def fit_predict(
   if isinstance(table, Texts):
     raise InputError(f'baseline {name} reads tables, not texts')
   baseline = _BASELINES[name]
-  _require(baseline.package)
-  columns = _columns(table)
+  require(baseline.package)
+  columns = frames.columns_of(table)
   if np.ptp(y['train']) == 0 or not columns['train'].shape[1]:
     # Nothing to learn, which some of the libraries refuse to.
     return means
@@ -126,7 +120,7 @@ def fit_predict(
 
 def _search(fit, suggest, default, x, y, num_trials, seed):
   """The predict function with the best R² on validation rows x [n, F], y."""
-  optuna = _require('optuna')
+  optuna = require('optuna')
   optuna.logging.set_verbosity(optuna.logging.WARNING)
   best = [r2(_float64(default(x)), y), default]
 
@@ -141,108 +135,6 @@ def _search(fit, suggest, default, x, y, num_trials, seed):
   study = optuna.create_study(direction='maximize', sampler=sampler)
   study.optimize(objective, n_trials=num_trials)
   return best[1]
-
-
-# ------------------------------------------------------------------ features
-
-
-def _columns(table: Table) -> dict[str, pd.DataFrame]:
-  """Features of every split as the trees read them.
-
-  Columns are f0, f1, ..., because libraries refuse some characters: float32
-  with NaN for missing, then int32 codes of the train labels (`_ABSENT`,
-  `_UNSEEN`). Without those that do not vary over the train rows, on which no
-  tree can split and which CatBoost refuses to be left with.
-  """
-  labels = [
-    {label: code for code, label in enumerate(sorted(set(column) - {None}))}
-    for column in table.train.categories.T
-  ]
-  frames = {s: _frame(getattr(table, s), labels) for s in SPLITS}
-  varying = frames['train'].nunique(dropna=False) > 1
-  return {s: frame.loc[:, varying] for s, frame in frames.items()}
-
-
-def _frame(rows: Rows, labels: list[dict[str, int]]) -> pd.DataFrame:
-  finite = np.isfinite(rows.numeric)
-  numeric = np.clip(rows.numeric, -_LIMIT, _LIMIT)
-  numeric = np.where(finite, numeric, np.nan).astype(np.float32)
-  columns = list(numeric.T)
-  for codes, column in zip(labels, rows.categories.T, strict=True):
-    known = codes | {None: _ABSENT}
-    columns.append(
-      np.array([known.get(label, _UNSEEN) for label in column], np.int32)
-    )
-  return pd.DataFrame({f'f{i}': column for i, column in enumerate(columns)})
-
-
-def _category_names(frame: pd.DataFrame) -> list[str]:
-  return [name for name in frame if frame[name].dtype == np.int32]
-
-
-def _as_they_are(columns, table):
-  """Codes for CatBoost, to which an unseen code is an unseen category."""
-  del table
-  return columns
-
-
-def _with_category_types(columns, table):
-  """Codes as pandas categories of the train rows, NaN for all others."""
-  del table
-  out = {s: frame.copy() for s, frame in columns.items()}
-  for name in _category_names(columns['train']):
-    train = columns['train'][name]
-    labels = np.arange(train.max() + 1)
-    for frame in out.values():
-      codes = frame[name].clip(lower=-1)
-      frame[name] = pd.Categorical.from_codes(codes, categories=labels)
-  return out
-
-
-def _with_small_category_types(columns, table):
-  """The same, but codes where there are more labels than a histogram's bins."""
-  out = _with_category_types(columns, table)
-  for name in _category_names(columns['train']):
-    if len(out['train'][name].cat.categories) > _MAX_BINS:
-      for split, frame in columns.items():
-        out[split][name] = frame[name].astype(np.float32)
-  return out
-
-
-def _filled(columns, table):
-  """Numbers only: missing ones become the train mean, codes stay."""
-  del table
-  train = columns['train'].astype(np.float64)
-  return {
-    s: frame.astype(np.float64).fillna(train.mean()).to_numpy(np.float32)
-    for s, frame in columns.items()
-  }
-
-
-def _standardized_and_one_hot(columns, table):
-  """Numbers as a network reads them, and a column for each train label."""
-  from scipy import sparse
-  from sklearn import preprocessing
-
-  features = Features.fit(
-    table.train, table.numeric_names, table.category_names
-  )
-  out = {
-    s: np.asarray(features.transform(getattr(table, s))['numeric'], np.float64)
-    for s in SPLITS
-  }
-  categories = _category_names(columns['train'])
-  if categories:
-    encoder = preprocessing.OneHotEncoder(handle_unknown='ignore')
-    encoder.fit(columns['train'][categories].to_numpy())
-    out = {
-      s: sparse.hstack(
-        [numeric, encoder.transform(columns[s][categories].to_numpy())],
-        format='csr',
-      )
-      for s, numeric in out.items()
-    }
-  return out
 
 
 # -------------------------------------------------------------------- models
@@ -270,7 +162,7 @@ def _fit_random_forest(data, parameters, *, seed, num_threads):
   from sklearn import ensemble
 
   model = ensemble.RandomForestRegressor(
-    n_estimators=_FOREST_TREES,
+    n_estimators=FOREST_TREES,
     max_depth=12,
     random_state=seed,
     n_jobs=num_threads,
@@ -295,9 +187,9 @@ def _fit_histogram_trees(data, parameters, *, seed, num_threads):
 
   (x, y), (x_val, y_val) = data['train'], data['val']
   model = ensemble.HistGradientBoostingRegressor(
-    max_iter=_MAX_TREES,
+    max_iter=MAX_TREES,
     early_stopping=True,
-    n_iter_no_change=_PATIENCE,
+    n_iter_no_change=PATIENCE,
     random_state=seed,
   )
   return model.fit(x, y, X_val=x_val, y_val=y_val).predict
@@ -312,11 +204,11 @@ def _fit_catboost(data, parameters, *, seed, num_threads):
 
   (x, _), (x_val, y_val) = data['train'], data['val']
   model = catboost.CatBoostRegressor(
-    iterations=_MAX_TREES,
-    early_stopping_rounds=_PATIENCE,
+    iterations=MAX_TREES,
+    early_stopping_rounds=PATIENCE,
     random_seed=seed,
     thread_count=num_threads,
-    cat_features=_category_names(x),
+    cat_features=frames.category_names(x),
     allow_writing_files=False,
     verbose=False,
     **parameters,
@@ -341,8 +233,8 @@ def _fit_xgboost(data, parameters, *, seed, num_threads):
   import xgboost
 
   model = xgboost.XGBRegressor(
-    n_estimators=_MAX_TREES,
-    early_stopping_rounds=_PATIENCE,
+    n_estimators=MAX_TREES,
+    early_stopping_rounds=PATIENCE,
     tree_method='hist',
     enable_categorical=True,
     random_state=seed,
@@ -386,9 +278,9 @@ def _fit_lightgbm(data, parameters, *, seed, num_threads):
     }
     | parameters,
     train,
-    num_boost_round=_MAX_TREES,
+    num_boost_round=MAX_TREES,
     valid_sets=[lightgbm.Dataset(x_val, y_val, reference=train)],
-    callbacks=[lightgbm.early_stopping(_PATIENCE, verbose=False)],
+    callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)],
   )
   return model.predict  # of the best iteration
 
@@ -435,37 +327,37 @@ class _Baseline:
 _BASELINES = {
   'linear': _Baseline(
     package='sklearn',
-    inputs=_standardized_and_one_hot,
+    inputs=frames.standardized_and_one_hot,
     fit=_fit_linear,
     suggest=_suggest_linear,
   ),
   'random_forest': _Baseline(
     package='sklearn',
-    inputs=_filled,
+    inputs=frames.filled,
     fit=_fit_random_forest,
     suggest=_suggest_random_forest,
   ),
   'histogram_trees': _Baseline(
     package='sklearn',
-    inputs=_with_small_category_types,
+    inputs=frames.with_small_category_types,
     fit=_fit_histogram_trees,
     suggest=None,
   ),
   'catboost': _Baseline(
     package='catboost',
-    inputs=_as_they_are,
+    inputs=frames.as_they_are,
     fit=_fit_catboost,
     suggest=_suggest_catboost,
   ),
   'xgboost': _Baseline(
     package='xgboost',
-    inputs=_with_category_types,
+    inputs=frames.with_category_types,
     fit=_fit_xgboost,
     suggest=_suggest_xgboost,
   ),
   'lightgbm': _Baseline(
     package='lightgbm',
-    inputs=_with_category_types,
+    inputs=frames.with_category_types,
     fit=_fit_lightgbm,
     suggest=_suggest_lightgbm,
   ),
@@ -474,7 +366,7 @@ _BASELINES = {
 BASELINES = ('train_mean', *_BASELINES)
 
 
-def _require(package: str) -> Any:
+def require(package: str) -> Any:
   """The package, or how to install it."""
   try:
     return importlib.import_module(package)

@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import os
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -224,12 +225,17 @@ class TextFeatures:
 
 @contextlib.contextmanager
 def _without_advice():
-  """`transformers` says on import that PyTorch is missing: it is not needed."""
+  """What `transformers` misses on import is not needed.
+
+  PyTorch, and in a notebook the widgets of progress bars.
+  """
   name = 'TRANSFORMERS_NO_ADVISORY_WARNINGS'
   before = os.environ.get(name)
   os.environ[name] = before or '1'
   try:
-    yield
+    with warnings.catch_warnings():
+      warnings.filterwarnings('ignore', 'IProgress not found')
+      yield
   finally:
     if before is None:
       del os.environ[name]

@@ -6,7 +6,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from genre2_jax.baselines.points import BASELINES
+from genre2_jax.baselines import distributions
+from genre2_jax.baselines.catalog import BASELINES
 from genre2_jax.data import subwords, targets, texts
 from genre2_jax.data.columns import parse_kinds
 from genre2_jax.data.reading import Reading
@@ -80,6 +81,12 @@ def check_values(config: ConfigDict) -> None:
     ('optimizer.schedule', optimizers.SCHEDULES),
   ):
     check_choice(field, value_of(config, field), choices)
+  if config.baseline.trials and config.baseline.name in distributions.NAMES:
+    raise InputError(
+      f'baseline.trials={config.baseline.trials} searches baselines of one '
+      f'number, baseline.name={config.baseline.name} is a distribution: leave '
+      'it 0'
+    )
   profiling.parse_steps(config.profile.steps)
   parse_kinds(config.data.kinds)
   Reading.parse(config.data.reading)

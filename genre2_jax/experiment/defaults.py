@@ -237,8 +237,12 @@ def get_config() -> ConfigDict:
   optimizer.accumulation = 1  # micro-batches of a step: less memory
 
   config.baseline = baseline = ConfigDict()  # instead of a network
-  baseline.name = ''  # linear, random_forest, catboost, xgboost, lightgbm
-  baseline.trials = 0  # of an Optuna search on validation rows; 0: defaults
+  baseline.name = ''  # train_mean, linear, histogram_trees, random_forest,
+  # catboost, xgboost, lightgbm: one number; catboost_residuals,
+  # xgboost_residuals, random_forest_residuals, catboost_uncertainty,
+  # catboost_quantiles, ngboost, quantile_forest: a distribution
+  baseline.trials = 0  # of an Optuna search on validation rows, of those of
+  # one number; 0: defaults
 
   config.eval = evaluation = ConfigDict()
   evaluation.num_samples = 128  # per row

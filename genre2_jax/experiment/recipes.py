@@ -101,6 +101,8 @@ def find(name: str, table: Mapping[str, _T], kind: str) -> _T:
 
 # Few enough numbers to score every one of them in one pass.
 _SCORED = {'tokenizer.base': 4, 'tokenizer.digits': 4}
+# Numbers where the training targets are.
+_ADAPTIVE = {'tokenizer.name': 'adaptive', **_SCORED}
 _HISTOGRAM = {'model.head': 'histogram', 'tokenizer.name': 'bins'}
 _NOTHING: Mapping[str, Any] = {}
 
@@ -120,6 +122,10 @@ def _after_ce(
 
 def _baseline(name: str, says: str) -> Recipe:
   return Recipe(says, {'baseline.name': name})
+
+
+def _distribution(name: str, says: str) -> Recipe:
+  return Recipe(says, {'baseline.name': name, **_ADAPTIVE})
 
 
 TALENT = Family(
@@ -280,6 +286,30 @@ TALENT = Family(
     'catboost': _baseline('catboost', 'CatBoost.'),
     'xgboost': _baseline('xgboost', 'XGBoost.'),
     'lightgbm': _baseline('lightgbm', 'LightGBM.'),
+    # Distributions on the numbers of a decoder, for a fair comparison.
+    **{
+      f'{name}_residuals': _distribution(
+        f'{name}_residuals',
+        f'{says}, and the density of its out-of-fold errors around its number.',
+      )
+      for name, says in (
+        ('catboost', 'CatBoost'),
+        ('xgboost', 'XGBoost'),
+        ('random_forest', 'The random forest'),
+      )
+    },
+    'catboost_uncertainty': _distribution(
+      'catboost_uncertainty', "CatBoost's RMSEWithUncertainty, a normal one."
+    ),
+    'catboost_quantiles': _distribution(
+      'catboost_quantiles', "CatBoost's MultiQuantile at 21 levels."
+    ),
+    'ngboost': _distribution(
+      'ngboost', 'NGBoost (Duan et al., ICML 2020), a normal one.'
+    ),
+    'quantile_forest': _distribution(
+      'quantile_forest', 'A quantile regression forest (Meinshausen 2006).'
+    ),
   },
 )
 

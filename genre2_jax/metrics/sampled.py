@@ -67,7 +67,19 @@ def coverage_curve(
 ) -> np.ndarray:
   """Share of rows whose y lies in the closed central interval: [C] → [C]."""
   low, high = central_interval(samples, nominal)
-  return np.mean((low <= y) & (y <= high), axis=-1)
+  slack = _slack(samples, y)
+  return np.mean((low <= y + slack) & (y - slack <= high), axis=-1)
+
+
+def _slack(samples: ArrayLike, y: ArrayLike) -> np.ndarray:
+  """How far a sample that is y may lie from it: y's shape.
+
+  Samples are in the precision of the device that drew them: on a grid, the
+  targets' own values differ from them in the last bits.
+  """
+  kind = np.asarray(samples).dtype
+  eps = np.finfo(kind).eps if kind.kind == 'f' else 0.0
+  return 4 * eps * np.maximum(np.abs(y), 1)
 
 
 def shared_coverage_curve(
@@ -117,9 +129,9 @@ def _transforms(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Where the probability integral transforms of rows begin and end: [n, 1]."""
   samples, y = np.asarray(samples), np.expand_dims(y, -1)
-  G = samples.shape[-1]
-  low = np.sum(samples < y, axis=-1, keepdims=True) / (G + 1)
-  high = (np.sum(samples <= y, axis=-1, keepdims=True) + 1) / (G + 1)
+  G, slack = samples.shape[-1], _slack(samples, y)
+  low = np.sum(samples < y - slack, axis=-1, keepdims=True) / (G + 1)
+  high = (np.sum(samples <= y + slack, axis=-1, keepdims=True) + 1) / (G + 1)
   return low, high
 
 

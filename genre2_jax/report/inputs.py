@@ -28,6 +28,9 @@ MAX_CELLS = 12  # different targets, of what is a grade rather than a quantity
 # Of objectives and baselines; what is not here goes by its own name.
 TERM_NAMES = {
   'catboost': 'CatBoost',
+  'catboost_quantiles': 'CatBoost quantiles',
+  'catboost_residuals': 'CatBoost + errors',
+  'catboost_uncertainty': 'CatBoost uncertainty',
   'ce': 'CE',
   'crps': 'CRPS loss',  # beside the metric
   'dar': 'DAR',
@@ -46,17 +49,21 @@ TERM_NAMES = {
   'mbr': 'MBR',
   'mse': 'MSE',
   'no_baseline': 'no baseline',
+  'ngboost': 'NGBoost',
   'ntl_mse': 'NTL-MSE',
   'ntl_was': 'NTL-WAS',
   'ppo': 'PPO',
   'raft': 'RAFT',
+  'quantile_forest': 'quantile forest',
   'random_forest': 'random forest',
+  'random_forest_residuals': 'random forest + errors',
   'real': 'REAL',
   'reinforce': 'REINFORCE',
   'remax': 'ReMax',
   'rloo': 'RLOO',
   'soft_ce': 'soft CE',
   'xgboost': 'XGBoost',
+  'xgboost_residuals': 'XGBoost + errors',
 }
 
 

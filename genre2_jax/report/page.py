@@ -57,6 +57,7 @@ def write(workdir: PathLike) -> pathlib.Path:
     points=result_tables.points(run),
     distributions=result_tables.distributions(run),
     importances=result_tables.importances(run),
+    num_columns=len((run.importances or {}).get('importances', ())),
     importances_said=words.importances(run),
     data=result_tables.data(run),
     learning=drawn.pop(figures.LEARNING, None),

@@ -63,6 +63,7 @@ DISTRIBUTION_COLUMNS = (
 )
 # Meaningless where each row has a single number.
 SPREAD_METRICS = ('coverage90', 'width90', 'entropy')
+MAX_IMPORTANCES = 20
 DISTRIBUTION_NAMES = {'sample': 'samples'}
 # What results.csv has only where all numbers are enumerated, or trained.
 EXACT_POINTS = ('exact_mean', 'exact_median', 'learned_mean')
@@ -224,11 +225,11 @@ def seeds(run: Run) -> Table:
 
 
 def importances(run: Run) -> Table | None:
-  """Columns by what shuffling them costs, the costliest first."""
+  """Columns by what shuffling them costs, the costliest first, not all."""
   if run.importances is None or not run.importances['importances']:
     return None
   column = Column('Increase', 'of RMSE, own unit', 'rmse_unit')
-  found = run.importances['importances']
+  found = run.importances['importances'][:MAX_IMPORTANCES]
   rows: list[Row] = [
     (value['column'], [(value['mean'], value['std'])]) for value in found
   ]

@@ -30,11 +30,12 @@ from genre2_jax.training import evaluation
 
 COLUMNS_FILE = 'columns.json'
 FILE = 'importances.json'
-MAX_ROWS = 200  # of validation, whose columns are shuffled
-MAX_PREDICTED = 6000  # rows, shuffled ones and all
+MAX_ROWS = 150  # of validation, whose columns are shuffled
+MAX_PREDICTED = 4000  # shuffled rows
 MIN_ROWS = 20  # fewer say nothing
 REPEATS = 3
 NUM_DEPENDENCES = 3
+MAX_AVERAGED = 60  # rows behind a point of a dependence
 NUM_GRID = 9  # values that a column is set to
 _TENTHS = np.linspace(0, 1, 11)
 _MAX_LABELS = 8
@@ -245,8 +246,9 @@ def _dependence(
     quantiles = []
   if len(grid) < 2:
     return None
-  n = len(rows)
-  settings = [_replaced(rows, rows, np.full(n, c), own) for c in chosen]
+  n = min(len(rows), MAX_AVERAGED)
+  others = _taken(rows, np.linspace(0, len(rows) - 1, n).round().astype(int))
+  settings = [_replaced(others, rows, np.full(n, c), own) for c in chosen]
   predictions = predict(_stacked(settings)).reshape(len(grid), n).mean(axis=1)
   return {
     'column': column.name,

@@ -3,6 +3,7 @@
 All of Orbax that this project uses is in this file.
 """
 
+import contextlib
 import dataclasses
 import logging
 import pathlib
@@ -46,6 +47,18 @@ def _fingerprint(tree):
   return jnp.stack([leaf_sum(x) for x in jax.tree.leaves(tree)])
 
 
+@contextlib.contextmanager
+def _without_warnings():
+  """Orbax warns of what it is asked for: a manager that only reads."""
+  logger = logging.getLogger('absl')
+  level = logger.level
+  logger.setLevel(logging.ERROR)
+  try:
+    yield
+  finally:
+    logger.setLevel(level)
+
+
 class Checkpoints:
   """The checkpoints of a stage, newest last.
 
@@ -78,14 +91,15 @@ class Checkpoints:
     self._every_seconds = every_seconds
     self._read_only = read_only
     self._last_save = time.monotonic()
-    self._manager = ocp.CheckpointManager(
-      directory,
-      options=ocp.CheckpointManagerOptions(
-        max_to_keep=None if read_only else keep,
-        create=not read_only,
-        read_only=read_only,
-      ),
-    )
+    with _without_warnings():
+      self._manager = ocp.CheckpointManager(
+        directory,
+        options=ocp.CheckpointManagerOptions(
+          max_to_keep=None if read_only else keep,
+          create=not read_only,
+          read_only=read_only,
+        ),
+      )
     self._reader = self._manager
     if jax.process_count() > 1:
       # By itself: one that finds a damaged file would leave the others waiting

@@ -27,8 +27,8 @@ BOOSTERS = ('catboost', 'xgboost', 'lightgbm')
 
 @pytest.fixture(autouse=True)
 def _small_ensembles(monkeypatch):
-  monkeypatch.setattr(points, '_MAX_TREES', 100)
-  monkeypatch.setattr(points, '_FOREST_TREES', 50)
+  monkeypatch.setattr(points, 'MAX_TREES', 100)
+  monkeypatch.setattr(points, 'FOREST_TREES', 50)
 
 
 @pytest.fixture(params=BASELINES)

@@ -53,7 +53,7 @@ def make_recipe(data_file):
 
 def test_there_are_recipes():
   assert {'ce', 'remax', 'crps', 'pointwise', 'linear'} <= set(RECIPES)
-  assert len(RECIPES) == 32
+  assert len(RECIPES) == 39
 
 
 @pytest.mark.parametrize('family', recipes.FAMILIES)

@@ -186,3 +186,22 @@ def test_sampling_efficiency_ends_in_known_numbers(ensemble):
   assert best[0] == mean[0] == pytest.approx(points.rmse(samples[:, 0], y))
   assert np.all(np.diff(best) <= 1e-12)
   assert mean[-1] == pytest.approx(points.rmse(samples.mean(axis=1), y))
+
+
+def test_a_target_on_the_grid_ties_with_its_float32():
+  """Grades 1..5 as z-scores: a network's are in float32."""
+  grades = np.arange(1, 6)
+  z = (grades - 3.026) / 1.007
+  draw = np.random.default_rng(0)
+  y = z[draw.integers(0, 5, 2000)]
+  samples = np.float32(z)[draw.integers(0, 5, (2000, 99))]
+  samples = np.nextafter(samples, np.float32(9))  # the last bit, as on devices
+  # Uniform over five: the closed interval holds all of them.
+  assert sampled.coverage(samples, y) == 1
+  np.testing.assert_allclose(
+    sampled.pit_histogram(samples, y, 5), np.ones(5), atol=0.1
+  )
+  levels = [0.2, 0.5, 0.9]
+  np.testing.assert_allclose(
+    sampled.shared_coverage_curve(samples, y, levels), levels, atol=0.02
+  )

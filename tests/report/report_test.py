@@ -16,7 +16,7 @@ from drawn_runs import (
 )
 
 from genre2_jax import errors
-from genre2_jax.baselines.points import BASELINES
+from genre2_jax.baselines.catalog import BASELINES
 from genre2_jax.files import atomic, metrics_log, reading
 from genre2_jax.metrics import results, sampled
 from genre2_jax.objectives import catalog
@@ -543,7 +543,14 @@ def damaged_values(value, depth=0):
 
 @pytest.mark.parametrize(
   'name',
-  ['run.json', 'config.json', 'env.json', 'profile/ce/operations.json'],
+  [
+    'run.json',
+    'config.json',
+    'env.json',
+    'profile/ce/operations.json',
+    'columns.json',
+    'importances.json',
+  ],
 )
 def test_no_damaged_value_is_a_traceback(tmp_path, monkeypatch, name):
   """Each value deleted, or of another type: a report, or one line."""
@@ -554,6 +561,7 @@ def test_no_damaged_value_is_a_traceback(tmp_path, monkeypatch, name):
     tmp_path / 'profile/ce/operations.json',
     {'steps': [1, 2], 'operations': [operation]},
   )
+  write_inspection(tmp_path)
   # Figures know of these files the names in run.json; pixels take minutes.
   monkeypatch.setattr(
     drawing, 'svg', lambda *_: '<svg viewBox="0 0 1 1"></svg>'
@@ -573,6 +581,7 @@ def test_no_damaged_value_is_a_traceback(tmp_path, monkeypatch, name):
   assert refused > 2
   # No name leads out of the folder of the figures.
   expected = {'config.json', 'env.json', 'evaluation', 'figures', 'profile'}
+  expected |= {'columns.json', 'importances.json'}
   expected |= {'metrics.jsonl', 'report.html', 'results.csv', 'run.json'}
   assert {path.name for path in tmp_path.iterdir()} | {'figures'} == expected
 
@@ -700,3 +709,19 @@ def test_command_line(tmp_path, capsys):
   assert capsys.readouterr().out.strip() == str(tmp_path / 'report.html')
   assert main([f'--workdir={tmp_path / "nowhere"}']) == 2
   assert 'run.json is missing' in capsys.readouterr().err
+
+
+def test_of_many_columns_the_first_are_shown(tmp_path):
+  make_workdir(tmp_path, stages=('ce',), n=3, G=2)
+  write_inspection(tmp_path)
+  columns = json.loads((tmp_path / 'columns.json').read_text())['columns']
+  many = [columns[0] | {'name': f'x{i}'} for i in range(40)]
+  atomic.write_json(tmp_path / 'columns.json', {'columns': many})
+  found = json.loads((tmp_path / 'importances.json').read_text())
+  found['importances'] = [
+    {'column': f'x{i}', 'mean': 40.0 - i, 'std': 0.0} for i in range(40)
+  ]
+  atomic.write_json(tmp_path / 'importances.json', found)
+  html = page.write(tmp_path).read_text(encoding='utf-8')
+  assert '<summary>All 40 columns</summary>' in html
+  assert html.count('<td class="bar">') == 20 + 1  # and that of the verdict

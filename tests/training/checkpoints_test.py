@@ -72,6 +72,18 @@ def test_what_is_restored_is_what_was_saved(saved, caplog):
   assert warnings_of(caplog) == []
 
 
+def test_orbax_does_not_warn_of_what_it_was_asked_for(saved, caplog):
+  logger = logging.getLogger('absl')
+  with caplog.at_level(logging.WARNING, logger='absl'):
+    logger.addHandler(caplog.handler)
+    try:
+      restore(saved, read_only=True)
+    finally:
+      logger.removeHandler(caplog.handler)
+    assert logger.level == logging.WARNING
+  assert [r for r in caplog.records if r.name == 'absl'] == []
+
+
 def test_nothing_saved_restores_nothing(tmp_path):
   assert restore(tmp_path / 'ce') is None
 
