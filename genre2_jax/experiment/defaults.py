@@ -184,6 +184,8 @@ def get_config() -> ConfigDict:
   # training rows that are near in a learned map of so many dimensions: 32
   model.candidates = 512  # random training rows that a step with dropout looks
   # up; all others, and predictions, look all of them up
+  model.marginal = False  # the distribution is mixed with that of the training
+  # targets, by a share that validation rows choose at the end of a stage (CRPS)
 
   # An objective is a sum of (name, weight, options):
   #   token level      ce, ntl_mse, ntl_was, dist2, soft_ce (bins)
