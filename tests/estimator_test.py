@@ -670,6 +670,7 @@ def test_a_recipes_objective_is_the_same_by_both_doors(name):
 
 def test_arguments_are_config_fields():
   model = DecodingRegressor(
+    objective='ce',
     width=np.int64(32),
     learning_rate=np.float64(0.1),
     tokenizer='bins',
