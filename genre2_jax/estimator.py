@@ -399,16 +399,17 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     """
     check_is_fitted(self)
     name = self._choose(estimator)
-    sampled = not self.exact_ or name in ('mean', 'median')
     model = self._run.model
+    num_samples = None
+    if self.exact_ and not name.startswith('exact_'):
+      # The greedy number is the sampler's, which draws one at least.
+      num_samples = 1 if name == 'greedy' else self.num_samples
 
     def chosen(predicted):
       found = estimates.points(predicted, model)
-      return found.get(name, found[name.removeprefix('exact_')])
+      return found[name if name in found else name.removeprefix('exact_')]
 
-    # One sample is what the program draws at least.
-    z = self._reduced(X, chosen, self._samples() if sampled else 1)
-    return model.scaler.restore(z)
+    return model.scaler.restore(self._reduced(X, chosen, num_samples))
 
   def predict_quantiles(
     self, X: Any, q: float | Sequence[float] = (0.05, 0.5, 0.95)
@@ -489,7 +490,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     """`reduce` of what is predicted for X, block by block."""
     frame, _ = self._read(X, reset=False)
     if num_samples is None:
-      num_samples = 1 if self.exact_ else self._samples()
+      num_samples = 0 if self.exact_ else self._samples()
     rows = frames.rows(
       frame, self._columns, 'X', frames.how_read(self._run.experiment.fields)
     )
