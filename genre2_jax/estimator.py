@@ -403,7 +403,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     num_samples = None
     if self.exact_ and not name.startswith('exact_'):
       # The greedy number is the sampler's, which draws one at least.
-      num_samples = 1 if name == 'greedy' else self.num_samples
+      num_samples = 1 if name == 'greedy' else self._samples()
 
     def chosen(predicted):
       found = estimates.points(predicted, model)
