@@ -216,6 +216,9 @@ def summary(
 ) -> str:
   """Test metrics of the stages side by side, as text.
 
+  Of several seeds those of the ensemble, which is what predicts; a stage of one
+  seed stands beside as it is.
+
   Args:
     rows: of results.csv, numbers as numbers.
     stages: names, in order.
@@ -223,12 +226,16 @@ def summary(
   """
   rows = list(rows)
   seeds = {row[1] for row in rows}
-  seed = 'mean' if 'mean' in seeds else min(seeds)
-  of = 'mean over seeds' if seed == 'mean' else f'seed {seed}'
+  numbers = [seed for seed in seeds if str(seed).isdecimal()]
+  together = {row[2] for row in rows if row[1] == 'ensemble'}
+  of = f'seed {min(numbers)}'
+  if together:
+    of = f'{len(numbers)} seeds together'
   values = {
     (stage, estimator, metric): value
-    for _, s, stage, split, estimator, metric, value in rows
-    if s == seed and split == 'test'
+    for _, seed, stage, split, estimator, metric, value in rows
+    if split == 'test'
+    and seed == ('ensemble' if stage in together else min(numbers))
   }
   head = f'Test rows, {of}; errors in {unit}; "sample" is of all samples'
   table = [['', *stages]]

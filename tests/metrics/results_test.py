@@ -128,14 +128,14 @@ def test_rows_gain_their_mean_and_std_over_seeds():
 
 def test_the_summary_sets_the_stages_side_by_side():
   target = np.linspace(-1, 2, 8)
-  for num_seeds, of in ((1, 'seed 7'), (2, 'mean over seeds')):
+  for num_seeds, of in ((1, 'seed 7'), (2, '2 seeds together')):
     predicted, seeds = predicted_of(num_seeds), range(7, 7 + num_seeds)
     rows = result_rows(predicted, tuple(seeds), target)
     rows += [(*r[:2], 'remax', r[3], *r[4:6], r[6] + 1) for r in rows]
     text = results.summary(rows, ['ce', 'remax'], "the target's own unit")
     assert of in text and "errors in the target's own unit;" in text
     found = by_seed(r for r in rows if r[2] == 'ce')
-    r2 = found['mean' if num_seeds > 1 else 7]['median', 'r2']
+    r2 = found['ensemble' if num_seeds > 1 else 7]['median', 'r2']
     (line,) = [x for x in text.splitlines() if x.startswith('median r2')]
     assert line.split()[2:] == [f'{r2:.4f}', f'{r2 + 1:.4f}']
 
