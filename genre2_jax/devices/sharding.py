@@ -203,7 +203,10 @@ def constrained(network: Network, mesh: Mesh) -> Network:
       )
       return rows(logits, 'batch', 'group'), cache
 
-  return network._replace(encode=per_row(network.encode), decode=decode)
+  # Nodes that all rows share would be whole on every device.
+  return network._replace(
+    encode=per_row(network.encode), decode=decode, shares_nodes=False
+  )
 
 
 def abstract_params(boxed_params: Any, mesh: Mesh, *leading: str) -> Any:

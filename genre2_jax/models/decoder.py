@@ -119,12 +119,18 @@ class Block(nn.Module):
     cache: Pair | None,
     memory_mask: jax.Array | None = None,
   ) -> tuple[jax.Array, Pair]:
-    """x [B, U, Q, D] and the keys and values [B, U, N + Q, D] of the layer."""
+    """x [B, U, Q, D] and the keys and values [B, U, N + Q, D] of the layer.
+
+    Of x [1, U, Q, D], which all inputs share, the self-attention is computed
+    once and has keys and values [1, U, N + Q, D].
+    """
     drop = Dropout(self.dropout)
     y, cache = SelfAttention(self.num_heads, name='self_attention')(
       layer_norm(name='self_norm')(x), visible, cache
     )
     x = by_rows(x + drop(y))
+    if memory.shape[1] > 1 or memory_mask is not None:
+      x = jnp.broadcast_to(x, (len(memory), *x.shape[1:]))
     y = CrossAttention(self.num_heads, name='cross_attention')(
       x, memory, memory_mask
     )
@@ -166,7 +172,11 @@ class NumberDecoder(nn.Module):
     cache: tuple[Pair, ...] | None = None,
     memory_mask: jax.Array | None = None,
   ) -> tuple[jax.Array, tuple[Pair, ...]]:
-    """`Policy.decode` on memory [B, M, D], where memory_mask [B, M] is true."""
+    """`Policy.decode` on memory [B, M, D], where memory_mask [B, M] is true.
+
+    Up to the first cross-attention nothing is known of the input: shared
+    nodes, tokens [1, U, Q], are one row until then, if nothing is dropped out.
+    """
     allowed = np.array(self.allowed)
     length, vocabulary = allowed.shape
     embedding = parameter(
@@ -178,6 +188,8 @@ class NumberDecoder(nn.Module):
     )
     # A product with one-hot rows: its gradient is a matrix product, where a
     # gather's is a scatter, slow on CPU and not reproducible on GPU.
+    if self.has_rng('dropout'):
+      tokens = jnp.broadcast_to(tokens, (len(memory), *tokens.shape[1:]))
     tokens = jnp.where(positions == 0, vocabulary, tokens)
     one_hot = jax.nn.one_hot(tokens, vocabulary + 1)
     x = jnp.matmul(one_hot, embedding, precision='highest')  # [B, U, Q, D]

@@ -103,4 +103,4 @@ def tabular_policy(
     return model.init(key, one)['params']
 
   encode, decode = encode_and_decode(model)
-  return Policy(tokenizer, init, encode, decode)
+  return Policy(tokenizer, init, encode, decode, shares_nodes=True)

@@ -56,6 +56,9 @@ class Policy(NamedTuple):
       to be had both ways (`grammatical`).
     is_table: whether the context is the logits [B, N, V] of all nodes of the
       trie, level by level (`policy/tables.py`): `decode` only looks them up.
+    shares_nodes: whether `decode` takes nodes that are the same for every
+      input, tokens [1, U, Q] beside a context of B, and computes once what is
+      the same of them: leaves of the cache may then be [1, U, N].
   """
 
   tokenizer: Tokenizer
@@ -65,6 +68,7 @@ class Policy(NamedTuple):
   frozen: Callable[[tuple[str, ...]], bool] | None = None
   open: bool = False
   is_table: bool = False
+  shares_nodes: bool = False
 
 
 class Pointwise(NamedTuple):

@@ -70,7 +70,7 @@ def sample(
   for position in range(policy.tokenizer.num_tokens):
     if position < depth:
       nodes, seen = trunk.level(position)
-      inputs = trie.broadcast(trunk.tokens[nodes], batch)
+      inputs = trie.broadcast(policy, trunk.tokens[nodes], batch)
       visible = trunk.visible[nodes, seen]
     else:
       if position == depth:

@@ -87,7 +87,7 @@ def logits_along(
   logits, cache = policy.decode(
     params,
     context,
-    trie.broadcast(trunk.tokens, batch),
+    trie.broadcast(policy, trunk.tokens, batch),
     trunk.positions,
     trunk.visible,
   )

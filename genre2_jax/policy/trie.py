@@ -93,7 +93,8 @@ def path_caches(cache: Cache, trunk: Trunk, node: jax.Array) -> Cache:
   Args:
     cache: of all nodes of the trunk.
     trunk: the `Trunk`.
-    node: int [B, R], where in the trunk's last level each number stands.
+    node: int [B, R], where in the trunk's last level each number stands; of
+      shared nodes [1, R], and leaves of the cache may have one row, too.
   """
   nodes, _ = trunk.level(trunk.depth - 1)
   ancestors = np.nonzero(trunk.visible[nodes])[1].reshape(-1, trunk.depth)
@@ -102,22 +103,30 @@ def path_caches(cache: Cache, trunk: Trunk, node: jax.Array) -> Cache:
 
   def select(x: jax.Array) -> jax.Array:
     rows = take(x[:, 0], flat)
-    return rows.reshape(*paths.shape, *rows.shape[2:])
+    return rows.reshape(len(rows), *paths.shape[1:], *rows.shape[2:])
 
   return jax.tree.map(select, cache)
 
 
 def take(values: jax.Array, node: jax.Array) -> jax.Array:
-  """values [B, U, ...] at node [B, R]: [B, R, ...]."""
+  """values [B, U, ...] at node [B, R]: [B, R, ...]; one row stands for B."""
   index = node.reshape(node.shape + (1,) * (values.ndim - 2))
   return jnp.take_along_axis(values, index, axis=1)
 
 
-def broadcast(tokens: np.ndarray, batch: int) -> jax.Array:
-  """Static tokens [U, Q], or [Q] of one decoding, for every input."""
+def broadcast(policy: Policy, tokens: np.ndarray, batch: int) -> jax.Array:
+  """Static tokens [U, Q], or [Q] of one decoding, for every input.
+
+  [B, U, Q], or [1, U, Q] where the policy shares nodes.
+  """
   rows = jnp.asarray(tokens)
   rows = rows.reshape(-1, rows.shape[-1])
-  return jnp.broadcast_to(rows, (batch, *rows.shape))
+  return jnp.broadcast_to(rows, (num_copies(policy, batch), *rows.shape))
+
+
+def num_copies(policy: Policy, batch: int) -> int:
+  """How often nodes that B inputs have in common are given to `decode`."""
+  return 1 if policy.shares_nodes else batch
 
 
 def num_nodes(tokenizer: Tokenizer, depth: int | None = None) -> int:
@@ -172,7 +181,11 @@ def log_probs(
     return log_p
   top = trunk(allowed, max_nodes=_DENSE_NODES)
   logits, cache = policy.decode(
-    params, context, broadcast(top.tokens, batch), top.positions, top.visible
+    params,
+    context,
+    broadcast(policy, top.tokens, batch),
+    top.positions,
+    top.visible,
   )
   log_p = jnp.zeros((batch, 1))
   for position in range(top.depth):
@@ -184,7 +197,8 @@ def log_probs(
     return log_p
   nodes, _ = top.level(top.depth - 1)
   width = nodes.stop - nodes.start
-  node = jnp.broadcast_to(jnp.arange(width), (batch, width))
+  copies = num_copies(policy, batch)
+  node = jnp.broadcast_to(jnp.arange(width), (copies, width))
   cache = path_caches(cache, top, node)
   for position in range(top.depth, len(allowed)):
     siblings = np.flatnonzero(allowed[position - 1])
@@ -194,7 +208,7 @@ def log_probs(
     logits, cache = policy.decode(
       params,
       context,
-      broadcast(np.tile(siblings, (width, 1)), batch),
+      broadcast(policy, np.tile(siblings, (width, 1)), batch),
       np.full(len(siblings), position),
       visible,
       cache,

@@ -14,7 +14,7 @@ from genre2_jax.models.decoder import CrossAttention, sinusoidal_positions
 from genre2_jax.models.encoders import MLPEncoder, feature_embedding
 from genre2_jax.models.layers import Dropout
 from genre2_jax.models.tabular import tabular_policy
-from genre2_jax.policy import teacher_forced
+from genre2_jax.policy import sampling, scoring, teacher_forced, trie
 
 SIZES = {
   'cardinalities': (3, 5),
@@ -363,6 +363,76 @@ def test_one_memory_slot_equals_several_identical_ones():
     layer.apply({'params': params}, x[:, 2:, 3:], slots),
     atol=1e-5,
   )
+
+
+@pytest.mark.parametrize('members', [1, 3])
+def test_nodes_that_inputs_share_are_those_of_every_input(members):
+  """Drawn, scored and enumerated, with gradients; beyond the dense levels."""
+  tokenizer = tokenizers.build('normalized', base=6, digits=3)
+  shared = build(tokenizer, ensemble_members=members)
+  own = shared._replace(shares_nodes=False)
+  assert shared.shares_nodes
+  inputs = inputs_of(4)
+  params = nn.unbox(jax.jit(shared.init)(jax.random.key(0), inputs))
+  keys = jax.random.split(jax.random.key(1), 4)
+
+  def found(params, policy):
+    context = policy.encode(params, inputs)
+    drawn = sampling.sample(
+      policy, params, context, keys, num_samples=7, greedy=True
+    )
+    scored = scoring.score(policy, params, context, drawn.tokens)
+    log_p = trie.log_probs(policy, params, context)
+    weights = jnp.cos(jnp.arange(log_p.size)).reshape(log_p.shape)
+    value = jnp.sum(weights * log_p) + jnp.sum(scored.token_log_probs())
+    return value, (drawn, scored, log_p)
+
+  both = jax.jit(
+    lambda params: [
+      jax.value_and_grad(found, has_aux=True)(params, policy)
+      for policy in (shared, own)
+    ]
+  )
+  once, each = both(params)
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4),
+    once,
+    each,
+  )
+
+
+def test_what_inputs_share_is_computed_once():
+  tokenizer = tokenizers.build('normalized', base=4, digits=3)
+  shared = build(tokenizer, num_layers=1)
+  params = jax.eval_shape(
+    lambda: nn.unbox(shared.init(jax.random.key(0), inputs_of(1)))
+  )
+
+  def work(policy):
+    def log_probs(params):
+      context = policy.encode(params, inputs_of(16))
+      return trie.log_probs(policy, params, context)
+
+    return jax.jit(log_probs).lower(params).cost_analysis()['flops']
+
+  own = shared._replace(shares_nodes=False)
+  assert work(shared) < 0.7 * work(own)
+
+
+def test_shared_nodes_drop_out_row_by_row():
+  policy = build(TOKENIZERS['normalized'], dropout=0.5)
+  inputs = jax.tree.map(lambda x: x[:1].repeat(2, 0), inputs_of(1))
+  params = parameters('normalized')
+  logits, _ = policy.decode(
+    params,
+    policy.encode(params, inputs),
+    jnp.zeros((1, 1, 1), jnp.int32),
+    np.zeros(1, int),
+    np.ones((1, 1), bool),
+    dropout_key=jax.random.key(0),
+  )
+  assert logits.shape[0] == 2
+  assert np.abs(logits[0] - logits[1]).max() > 1e-3
 
 
 @pytest.mark.parametrize('width', [6, 7])
