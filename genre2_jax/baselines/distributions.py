@@ -140,7 +140,7 @@ def out_of_fold(
   for fold in np.array_split(folds, _FOLDS):
     rest = np.setdiff1d(folds, fold)
     part = dataclasses.replace(
-      table, train=_rows(table.train, rest), test=_rows(table.train, fold)
+      table, train=table.train.part(rest), test=table.train.part(fold)
     )
     predicted = points.fit_predict(name, part, scaler, seed=seed, **options)
     found[fold] = predicted['test']
@@ -150,14 +150,6 @@ def out_of_fold(
 def has_folds(z: np.ndarray) -> bool:
   """Whether train targets are enough for folds, and more than one number."""
   return np.ptp(z) > 0 and len(z) >= 2 * _FOLDS
-
-
-def _rows(rows: Rows, index: np.ndarray) -> Rows:
-  return Rows(
-    numeric=rows.numeric[index],
-    categories=rows.categories[index],
-    target=rows.known_target[index],
-  )
 
 
 class Errors(NamedTuple):

@@ -168,7 +168,7 @@ def _search(fit, suggest, default, x, y, num_trials, seed):
 
 
 # -------------------------------------------------------------------- models
-# Each fits on {'train': (x, y), 'val': (x, y)}; what it returns has a `predict`.
+# Each fits on {'train': (x, y), 'val': (x, y)}; its result has a `predict`.
 
 
 def _fit_linear(data, parameters, *, seed, num_threads):

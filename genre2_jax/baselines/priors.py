@@ -26,7 +26,9 @@ from genre2_jax.data.tables import Rows, Table
 from genre2_jax.errors import InputError, one_line
 from genre2_jax.files import atomic
 
-# Files of a folder; the first is written last, and says that it is whole.
+# Of a run, in its workdir.
+FOLDER = 'prior'
+# Files of it; the first is written last, and says that all are there.
 _JSON, _ARRAYS, _TRAIN = 'prior.json', 'prior.npz', 'train.npz'
 _TREES = 'trees'
 # Rows whose distributions are made at once.
@@ -44,8 +46,7 @@ class Prior:
     center: z-score that is predicted then.
     errors: out of fold.
     values: [K], z-scores of the numbers.
-    train_target: [n], z-scores of the rows that it was fitted to; empty where
-      it is only to be asked for others.
+    train_target: [n], z-scores of the rows that it was fitted to.
     train_centers: [n], what the folds without a row say of it.
   """
 
@@ -144,7 +145,7 @@ class Prior:
   # ------------------------------------------------------------------ files
 
   def files(self) -> dict[str, bytes]:
-    """{name: content} of what predicts new rows."""
+    """{name: content}; that which says it is whole comes last."""
     fields = {
       'name': self.name,
       'center': self.center,
@@ -153,33 +154,31 @@ class Prior:
     }
     arrays = {**self.errors._asdict(), 'values': self.values}
     text = json.dumps(atomic.plain(fields), indent=2, allow_nan=False) + '\n'
+    train = {'target': self.train_target, 'centers': self.train_centers}
     return {
       _TREES: self.trees,
+      _TRAIN: _npz(train),
       _ARRAYS: _npz(arrays),
       _JSON: text.encode(),
     }
 
   def write(self, folder: str | os.PathLike[str]) -> None:
-    """Writes all of it, what it says of the train rows too."""
-    train = {'target': self.train_target, 'centers': self.train_centers}
-    for name, content in {_TRAIN: _npz(train), **self.files()}.items():
+    """Writes its files."""
+    for name, content in self.files().items():
       atomic.write_bytes(pathlib.Path(folder, name), content)
 
   @classmethod
   def read(cls, folder: str | os.PathLike[str]) -> Self:
-    """What `write` wrote, or `files` gave.
+    """What `write` wrote.
 
     Raises:
-      InputError: it is damaged.
-      FileNotFoundError: it is not there, or not whole.
+      InputError: it is damaged, not whole or not there.
     """
     folder = pathlib.Path(folder)
     try:
       fields = json.loads((folder / _JSON).read_text(encoding='utf-8'))
       arrays = _arrays(folder / _ARRAYS)
-      train = {'target': np.zeros(0), 'centers': np.zeros(0)}
-      if (folder / _TRAIN).exists():
-        train = _arrays(folder / _TRAIN)
+      train = _arrays(folder / _TRAIN)
       check_name(fields['name'])
       return cls(
         name=fields['name'],
@@ -194,7 +193,7 @@ class Prior:
         train_target=train['target'],
         train_centers=train['centers'],
       )
-    except (FileNotFoundError, InputError):
+    except InputError:
       raise
     except Exception as error:  # Those of numpy and zipfile share no base.
       raise InputError(

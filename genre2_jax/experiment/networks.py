@@ -8,6 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from genre2_jax import tokenizers
+from genre2_jax.baselines import priors
 from genre2_jax.data import targets
 from genre2_jax.data.features import Features
 from genre2_jax.data.subwords import TextFeatures
@@ -24,6 +25,7 @@ from genre2_jax.models.heads import (
 )
 from genre2_jax.models.model import Model
 from genre2_jax.models.neighbours import Memory, neighbour_policy
+from genre2_jax.models.prior import Blank, with_prior
 from genre2_jax.models.tabular import tabular_policy
 from genre2_jax.policy import trie
 from genre2_jax.tokenizers import Tokenizer
@@ -56,6 +58,8 @@ def build_model(config: ConfigDict, table: Table | Texts) -> Model:
   target = table.train.known_target
   scaler = targets.fit(config.data.transform, target)
   tokenizer = build_tokenizer(config).fitted(scaler.standardize(target))
+  if config.model.prior:
+    priors.check_name(config.model.prior)
   return model_of(
     config, features, scaler, tokenizer.numbers, memory=table.train
   )
@@ -84,6 +88,9 @@ def model_of(
     numbers: that the tokenizer was fitted to, if it is one that is.
     memory: training rows, for a network that looks them up; their number where
       its parameters are there already.
+
+  Returns:
+    A `Model` whose prior, if it has one, is yet to be fitted.
 
   Raises:
     InputError: parts that do not fit together.
@@ -124,11 +131,18 @@ def model_of(
   codec = Codec(
     tokenizer, scaler.low, scaler.high, scaler.mean, scaler.std, scaler.bounds
   )
+  if model.prior and not np.isfinite(codec.values()).all():
+    raise InputError(
+      f'model.prior={model.prior} is spread over numbers, and tokenizer.name='
+      f'{config.tokenizer.name} writes some that are none: take another'
+    )
+  num_train = memory if isinstance(memory, int) else len(memory)
   built = Model(
     features=features,
     scaler=scaler,
     codec=codec,
     network=_network(config, tokenizer, features),
+    prior=Blank(tokenizer.num_sequences, num_train) if model.prior else None,
   )
   if not model.neighbours:
     return built
@@ -151,11 +165,11 @@ def _with_neighbours(config, model, memory):
   """The `Model` whose network is mixed with the targets of training rows."""
   fields = config.model
   if isinstance(memory, int):
-    known = Memory.blank(model.example_inputs(), memory)
+    known = Memory.blank(model.features.example_inputs(), memory)
   else:
     z = model.scaler.standardize(memory.known_target)
     places = model.codec.index(z).astype(np.int32)
-    known = Memory(model.inputs(memory), places)
+    known = Memory(model.own_inputs(memory), places)
   policy = neighbour_policy(
     model.network,
     known,
@@ -209,5 +223,7 @@ def _network(config, tokenizer, features):
   if head == 'pointwise':
     return pointwise_head(**shared)
   if head == 'trie':
-    return trie_policy(tokenizer, **shared)
+    has_prior = bool(config.model.prior)
+    policy = trie_policy(tokenizer, **shared, starts_at_zero=has_prior)
+    return with_prior(policy) if has_prior else policy
   return histogram_policy(tokenizer, **shared)
