@@ -71,6 +71,12 @@ _FIELDS = {
   'max_seconds': 'max_seconds',
 }
 _OWN_FILE = 'estimator.json'
+# Features that the paper leaves as they are: other defaults than a recipe's,
+# where it has none of its own.
+_FEATURES = {
+  'numeric_embedding': 'piecewise_linear',
+  'category_embedding': 'one_hot',
+}
 # Fields of what only the command line does.
 _NOT_HERE = ('report', 'baseline.name', 'language_model.name')
 
@@ -144,34 +150,34 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
   def __init__(
     self,
     *,
-    objective: str | Sequence[tuple[str, float, Mapping]] = 'remax',
-    tokenizer: str = 'normalized',
-    base: int = 4,
-    digits: int = 4,
+    objective: str | Sequence[tuple[str, float, Mapping]] = 'best',
+    tokenizer: str | None = None,
+    base: int | None = None,
+    digits: int | None = None,
     estimator: str = 'exact_mean',
-    n_seeds: int = 1,
+    n_seeds: int | None = None,
     random_state: int | np.random.RandomState | None = None,
-    width: int = 64,
-    num_layers: int = 2,
-    num_heads: int = 4,
-    feedforward: int = 128,
-    encoder_hidden: int = 256,
-    encoder_layers: int = 2,
-    dropout: float = 0.1,
-    numeric_embedding: str = 'piecewise_linear',
-    category_embedding: str = 'one_hot',
-    batch_size: int = 64,
-    learning_rate: float = 1e-3,
-    epochs: int = 200,
-    max_steps: int = 1200,
-    patience: int = 15,
-    finetune_learning_rate: float = 3e-4,
-    finetune_epochs: int = 100,
-    finetune_max_steps: int = 240,
-    finetune_patience: int = 8,
-    group_size: int = 16,
-    num_samples: int = 128,
-    max_seconds: float = 0.0,
+    width: int | None = None,
+    num_layers: int | None = None,
+    num_heads: int | None = None,
+    feedforward: int | None = None,
+    encoder_hidden: int | None = None,
+    encoder_layers: int | None = None,
+    dropout: float | None = None,
+    numeric_embedding: str | None = None,
+    category_embedding: str | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    epochs: int | None = None,
+    max_steps: int | None = None,
+    patience: int | None = None,
+    finetune_learning_rate: float | None = None,
+    finetune_epochs: int | None = None,
+    finetune_max_steps: int | None = None,
+    finetune_patience: int | None = None,
+    group_size: int | None = None,
+    num_samples: int | None = None,
+    max_seconds: float | None = None,
     kinds: Mapping[str, str] | None = None,
     config: Mapping[str, Any] | None = None,
     workdir: str | os.PathLike[str] | None = None,
@@ -312,9 +318,49 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
 
   def _config(self, seed):
     """The whole config, which `experiment` checks."""
+    fields = {
+      'seed': seed,
+      'report': False,
+      'data.name': '',
+      'checkpoint.keep': 1,
+      'eval.recalibrate': False,
+    }
+    if self._recipe():
+      config = recipes.get_config('talent', self._recipe())
+      for name, value in _FEATURES.items():
+        if config.model[name] == defaults.get_config().model[name]:
+          fields[f'model.{name}'] = value
+    else:
+      config = defaults.get_config()
+      fields |= {f'model.{name}': value for name, value in _FEATURES.items()}
+      fields |= self._stages()
+    given = {field: getattr(self, name) for name, field in _FIELDS.items()}
+    fields |= {field: x for field, x in given.items() if x is not None}
+    if self.encoder_hidden is not None:
+      fields['model.head_hidden'] = self.encoder_hidden
+    fields['data.kinds'] = repr(dict(self.kinds)) if self.kinds else ''
+    fields |= _flat(self.config or {})
+    config = _updated(config, fields)
+    if any(fields.get(name) for name in _NOT_HERE):
+      raise InputError(
+        'config: report, baseline.name and language_model.name belong to the '
+        'command line, which has test rows and texts: leave them out'
+      )
+    return config
+
+  def _recipe(self):
+    """The recipe that the objective names; '' if it is of terms."""
+    name = self.objective
+    if not isinstance(name, str) or name not in recipes.TALENT.recipes:
+      return ''
+    changes = recipes.TALENT.recipes[name].changes
+    return '' if 'baseline.name' in changes else name
+
+  def _stages(self):
+    """Fields of an objective that is a term or a sum of them."""
     objective = self.objective
     if isinstance(objective, str):
-      objective = recipes.objective(objective)
+      objective = ((objective, 1.0, {}),)
     try:
       objective = _terms(objective)
     except (TypeError, ValueError) as error:
@@ -324,29 +370,13 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
       ) from error
     names = {name for name, _, _ in objective}
     head = 'histogram' if self.tokenizer == 'bins' else 'decoder'
-    fields = {
-      'seed': seed,
-      'report': False,
-      'data.name': '',
-      'checkpoint.keep': 1,
-      'eval.recalibrate': False,
-      'model.head': 'pointwise' if names <= set(LEVELS['point']) else head,
-      'model.head_hidden': self.encoder_hidden,
-    }
+    if names <= set(LEVELS['point']):
+      head = 'pointwise'
     if names <= {*LEVELS['token'], *LEVELS['point']}:
-      fields |= {'stages': ('pretrain',), 'pretrain.objective': objective}
+      stages = {'stages': ('pretrain',), 'pretrain.objective': objective}
     else:
-      fields['finetune.objective'] = objective
-    fields |= {field: getattr(self, name) for name, field in _FIELDS.items()}
-    fields['data.kinds'] = repr(dict(self.kinds)) if self.kinds else ''
-    fields |= _flat(self.config or {})
-    config = _updated(defaults.get_config(), fields)
-    if any(fields.get(name) for name in _NOT_HERE):
-      raise InputError(
-        'config: report, baseline.name and language_model.name belong to the '
-        'command line, which has test rows and texts: leave them out'
-      )
-    return config
+      stages = {'finetune.objective': objective}
+    return {'model.head': head, **stages}
 
   def _install(self, run, columns):
     self._run, self._columns = run, columns
@@ -372,7 +402,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
       return found.get(name, found[name.removeprefix('exact_')])
 
     # One sample is what the program draws at least.
-    z = self._reduced(X, chosen, self.num_samples if sampled else 1)
+    z = self._reduced(X, chosen, self._samples() if sampled else 1)
     return model.scaler.restore(z)
 
   def predict_quantiles(
@@ -447,11 +477,14 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     z = self._reduced(X, lambda p: results.pooled(p)['samples_z'][:, :n], each)
     return self._run.model.scaler.restore(z)
 
+  def _samples(self):
+    return self.num_samples or self._run.experiment.evaluation.num_samples
+
   def _reduced(self, X, reduce, num_samples=None):
     """`reduce` of what is predicted for X, block by block."""
     frame, _ = self._read(X, reset=False)
     if num_samples is None:
-      num_samples = 1 if self.exact_ else self.num_samples
+      num_samples = 1 if self.exact_ else self._samples()
     rows = frames.rows(
       frame, self._columns, 'X', frames.how_read(self._run.experiment.fields)
     )

@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 from genre2_jax.baselines import distributions, points, priors
 from genre2_jax.data import targets
 from genre2_jax.data.batches import Examples
+from genre2_jax.data.features import Features
 from genre2_jax.data.tables import Table
 from genre2_jax.data.texts import Texts
 from genre2_jax.devices import compilation, memory, processes, sharding
@@ -31,7 +32,13 @@ from genre2_jax.experiment import tasks
 from genre2_jax.experiment.experiment import Prepared, build
 from genre2_jax.files import atomic, formats
 from genre2_jax.metrics import results
-from genre2_jax.models.neighbours import MEMORY
+from genre2_jax.models.marginal import (
+  MARGINAL,
+  WEIGHT,
+  best_weight,
+  with_weight,
+)
+from genre2_jax.models.neighbours import memory_of
 from genre2_jax.report import page
 from genre2_jax.runs import (
   environment,
@@ -41,7 +48,7 @@ from genre2_jax.runs import (
   weights,
   workdirs,
 )
-from genre2_jax.training import evaluation, loop, programs
+from genre2_jax.training import evaluation, loop, programs, train_state
 from genre2_jax.training.stages import Stage, evaluation_keys
 
 _logger = logging.getLogger('genre2_jax')
@@ -162,7 +169,7 @@ def train_and_evaluate(
           workdir, experiment, params, run.predict_block, run.options.interrupts
         )
     # --------------------------------------------------------------- report
-    num_parameters = _num_parameters(params) // len(experiment.seeds)
+    num_parameters = _num_parameters(experiment, params)
     with processes.together():
       if is_first:
         workdirs.write_run(
@@ -350,8 +357,47 @@ def _trained(run, stage, params, seconds):
     run.options,
     seconds=seconds,
   )
+  trained = _with_marginal(run, trained)
   weights.write(run.workdir, stage.name, trained.params)
   return trained.merged(), trained.out_of_time
+
+
+def _with_marginal(run, trained):
+  """A stage's end, mixed with the train marginal as validation rows ask for."""
+  network, model = trained.params['policy'], run.experiment.model
+  if not (isinstance(network, dict) and MARGINAL in network):
+    return trained
+  if not len(run.experiment.table.val):
+    return trained
+  old = network[MARGINAL][WEIGHT]
+  alone = with_weight(network, jnp.zeros_like(old))
+  alone = dataclasses.replace(
+    trained, params={**trained.params, 'policy': alone}
+  )
+  doing = 'weighing the train marginal'
+  with processes.at_once(run.options.interrupts, doing):
+    predicted = _predict(run, alone.merged(), 'val')['log_p']
+  shares = processes.fetch(trained.frozen[MARGINAL]['log_p'])[0]
+  values, _ = model.codec.grid()
+  target = model.scaler.standardize(run.experiment.table.val.target)
+  found = [best_weight(p, shares, values, target) for p in predicted]
+  new = processes.place(np.array(found, np.float32), old.sharding)
+  params = {**trained.params, 'policy': with_weight(network, new)}
+  return dataclasses.replace(trained, params=params)
+
+
+def _predict(run, params, split):
+  """What a stage's parameters predict for a split."""
+  experiment = run.experiment
+  return evaluation.predict(
+    run.predict_block,
+    params,
+    run.examples[split].inputs,
+    block_size=experiment.block_size,
+    sharding=sharding.batch_sharding(experiment.mesh),
+    interrupts=run.options.interrupts,
+    widths=experiment.model.widths,
+  )
 
 
 def _evaluate(run, stage, params):
@@ -360,15 +406,7 @@ def _evaluate(run, stage, params):
   doing = f'predicting after stage {stage}'
   with processes.at_once(run.options.interrupts, doing):
     predicted = {
-      split: evaluation.predict(
-        run.predict_block,
-        params,
-        run.examples[split].inputs,
-        block_size=experiment.block_size,
-        sharding=sharding.batch_sharding(experiment.mesh),
-        interrupts=run.options.interrupts,
-        widths=experiment.model.widths,
-      )
+      split: _predict(run, params, split)
       for split in ('val', 'test')
       if len(getattr(experiment.table, split))
     }
@@ -524,7 +562,7 @@ def _given_weights(experiment):
     )
   params = source.weights(source.stages[0], experiment.mesh)
   if experiment.model.looks_up:
-    _check_memory(experiment, params['policy'][MEMORY])
+    _check_memory(experiment, memory_of(params['policy']))
   if experiment.model.prior is not None:
     _check_prior(experiment)
   if len(source.seeds) < len(seeds):
@@ -562,12 +600,14 @@ def _check_prior(experiment):
     )
 
 
-def _num_parameters(params):
-  """Of all seeds' networks; training rows that they look up do not count."""
+def _num_parameters(experiment, params):
+  """Of a seed's network; what is frozen of a table's is its training rows."""
   network = (params or {}).get('policy')
-  if isinstance(network, dict):
-    network = {name: x for name, x in network.items() if name != MEMORY}
-  return sum(x.size for x in jax.tree.leaves(network))
+  model = experiment.model
+  if network is not None and isinstance(model.features, Features):
+    trained, _ = train_state.split({'policy': network}, model.network.frozen)
+    network = trained['policy']
+  return sum(x.size for x in jax.tree.leaves(network)) // len(experiment.seeds)
 
 
 def _pretrained(experiment):

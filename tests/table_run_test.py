@@ -12,6 +12,11 @@ from tiny import TINY, write_table
 from configs import base
 from genre2_jax import train
 from genre2_jax.data import tables
+from genre2_jax.devices import sharding
+from genre2_jax.experiment import experiment
+from genre2_jax.experiment.stages import build_stages
+from genre2_jax.models.marginal import with_weight
+from genre2_jax.objectives.grid import crps
 from genre2_jax.runs import finished
 
 FIELDS = {
@@ -26,9 +31,11 @@ FIELDS = {
   'model.feature_scale': True,
   'model.neighbours': 4,
   'model.candidates': 20,
+  'model.marginal': True,
   'pretrain.objective': (('crps', 1.0, {}),),
-  'pretrain.epochs': 3,
-  'finetune.epochs': 1,
+  'pretrain.epochs': 1,
+  'pretrain.learning_rate': 1e-3,
+  'stages': ('pretrain',),
 }
 
 
@@ -47,15 +54,10 @@ def data_file(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def run(data_file):
-  """CRPS on the whole trie, then ReMax with the dense expert."""
+  """An epoch of CRPS on the whole trie, of what the columns hardly tell."""
   config = base.get_config()
-  fields = {
-    **FIELDS,
-    'data.path': str(data_file),
-    'data.target': 'price',
-    'finetune.objective': (('remax', 1.0, {}), ('expert', 0.05, {})),
-  }
-  config.update_from_flattened_dict(fields)
+  data = {'data.path': str(data_file), 'data.target': 'rooms'}
+  config.update_from_flattened_dict(FIELDS | data)
   workdir = data_file.parent / 'run'
   return train.train_and_evaluate(config, workdir, verbose=0)
 
@@ -63,7 +65,7 @@ def run(data_file):
 def test_a_run_read_back_predicts_what_it_wrote(run, data_file):
   written = pd.read_csv(run / 'predictions.csv')
   opened = finished.open_run(run)
-  rows = tables.read_file(data_file, 'price').test
+  rows = tables.read_file(data_file, 'rooms').test
   predicted = opened.predict(rows)
   values, _ = opened.model.codec.grid()
   mean = np.exp(predicted['log_p'][0].astype(float)) @ values
@@ -74,28 +76,35 @@ def test_a_run_read_back_predicts_what_it_wrote(run, data_file):
 
 def test_the_numbers_are_those_of_the_training_targets(run, data_file):
   saved = json.loads((run / 'model.json').read_text())
-  table = tables.read_file(data_file, 'price')
+  table = tables.read_file(data_file, 'rooms')
   z = finished.open_run(run).model.scaler.standardize(table.train.target)
   assert len(saved['numbers']) == 4**2
-  assert np.isin([z.min(), z.max()], saved['numbers']).all()
+  assert len(np.unique(z)) == 6
+  assert np.isin(z, saved['numbers']).all()
 
 
-def test_the_scale_of_features_is_trained_and_saved(run):
-  params = finished.open_run(run).weights()['policy']
-  (scale,) = [
-    x
-    for path, x in jax.tree_util.tree_leaves_with_path(params)
-    if 'feature_scale' in jax.tree_util.keystr(path)
-  ]
+def test_the_scale_of_features_is_saved_and_has_a_rate_of_its_own(run):
+  opened = finished.open_run(run)
+  found = {
+    jax.tree_util.keystr(path[-1:], simple=True): x
+    for path, x in jax.tree_util.tree_leaves_with_path(
+      opened.weights()['policy']['network']['network']
+    )
+  }
   # Three numbers, three labels and the missing one; ranks; two with gaps.
-  assert scale.shape == (1, 3 + 4 + 3 + 2)
-  assert np.abs(np.asarray(scale) - 1).min() > 0
+  assert found['feature_scale'].shape == (1, 3 + 4 + 3 + 2)
+  (stage,) = opened.experiment.stages
+  assert stage.fast_parameters == ('feature_scale',)
+  assert not build_stages(experiment.resolve(base.get_config()))[
+    0
+  ].fast_parameters
 
 
 def test_the_training_rows_are_saved_once_and_read_back(run, data_file):
   opened = finished.open_run(run)
-  table = tables.read_file(data_file, 'price')
-  memory = opened.weights()['policy']['memory']
+  table = tables.read_file(data_file, 'rooms')
+  policy = opened.weights()['policy']
+  memory = policy['network']['memory']
   inputs = opened.model.inputs(table.train)
   for name, x in memory['inputs'].items():
     np.testing.assert_array_equal(x[0], inputs[name])
@@ -104,8 +113,37 @@ def test_the_training_rows_are_saved_once_and_read_back(run, data_file):
   np.testing.assert_array_equal(memory['places'][0], places)
   assert (run / 'weights' / 'frozen').is_dir()
   counted = json.loads((run / 'run.json').read_text())['parameters']
-  whole = sum(x.size for x in jax.tree.leaves(opened.weights()['policy']))
-  assert counted == whole - sum(x.size for x in jax.tree.leaves(memory))
+  given = (memory, policy['marginal']['log_p'])
+  whole, given = (
+    sum(x.size for x in jax.tree.leaves(tree)) for tree in (policy, given)
+  )
+  assert counted == whole - given
+
+
+def test_the_marginal_has_the_share_that_validation_rows_choose(run, data_file):
+  opened = finished.open_run(run)
+  table = tables.read_file(data_file, 'rooms')
+  policy = opened.weights()['policy']
+  values, _ = opened.model.codec.grid()
+  z = opened.model.scaler.standardize(table.train.target)
+  shares = np.bincount(opened.model.codec.index(z), minlength=len(values))
+  marginal = policy['marginal']
+  np.testing.assert_allclose(
+    np.exp(marginal['log_p'][0]), shares / len(z), rtol=1e-6
+  )
+  # Another share loses.
+  weight = float(marginal['weight'][0])
+  assert 0 < weight < 1
+  target = opened.model.scaler.standardize(table.val.target)
+
+  def loss(weight):
+    given = {'policy': with_weight(policy, np.array([weight], np.float32))}
+    opened.__dict__['_loaded'] = sharding.mesh_at_hand(), given
+    log_p = opened.predict(table.val)['log_p'][0]
+    return float(np.mean(crps(log_p, values.astype(np.float32), target)))
+
+  losses = [loss(min(max(weight + d, 0), 1)) for d in (-0.05, 0, 0.05)]
+  assert np.argmin(losses) == 1, losses
 
 
 def test_other_training_rows_are_refused(run, data_file, tmp_path):
@@ -116,7 +154,7 @@ def test_other_training_rows_are_refused(run, data_file, tmp_path):
     {
       **FIELDS,
       'data.path': str(other),
-      'data.target': 'price',
+      'data.target': 'rooms',
       'init_from': str(run),
     }
   )
@@ -124,3 +162,37 @@ def test_other_training_rows_are_refused(run, data_file, tmp_path):
     lambda: train.train_and_evaluate(config, tmp_path / 'run', verbose=0),
     'looks up training rows',
   )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('head', ['trie', 'decoder'])
+def test_rewards_train_a_mixture_from_a_run_like_this(
+  head, data_file, tmp_path
+):
+  """Samples, the dense expert and a reference, after cross-entropy."""
+  config = base.get_config()
+  config.update_from_flattened_dict(
+    {
+      **FIELDS,
+      'data.path': str(data_file),
+      'data.target': 'rooms',
+      'model.head': head,
+      'stages': ('pretrain', 'finetune'),
+      'pretrain.objective': (('ce', 1.0, {}),),
+      'pretrain.epochs': 4,
+      'pretrain.learning_rate': 1e-2,
+      'finetune.epochs': 6,
+      'finetune.objective': (
+        ('remax', 1.0, {}),
+        ('expert', 0.05, {}),
+        ('kl', 0.01, {}),
+      ),
+    }
+  )
+  workdir = train.train_and_evaluate(config, tmp_path / 'run', verbose=0)
+  log = [
+    record['val/reward']
+    for record in map(json.loads, (workdir / 'metrics.jsonl').open())
+    if 'val/reward' in record
+  ]
+  assert len(log) == 7 and max(log[1:]) > log[0]

@@ -250,7 +250,14 @@ def load(workdir: PathLike) -> Benchmark:
         info = reading.read_json(folder / 'run.json')
         stage = inputs.check_stages(folder / 'run.json', info.get('stages'))[-1]
         frames.append(
-          _read_results(folder, task, method, stage, info.get('num_results'))
+          _read_results(
+            folder,
+            task,
+            method,
+            stage,
+            info.get('num_results'),
+            _together(benchmark, info),
+          )
         )
         summary, variance = _read_evaluation(folder, stage)
       except FileNotFoundError as error:
@@ -335,20 +342,38 @@ def read_seconds(folder: pathlib.Path) -> float:
   return float(seconds)
 
 
+def _together(benchmark, info):
+  """The one seed of a benchmark whose run took several together, or ''."""
+  seeds = benchmark.get('seeds', ())
+  if len(seeds) == 1 and len(info.get('seeds', ())) > 1:
+    return str(seeds[0])
+  return ''
+
+
 def _read_results(
   folder: pathlib.Path,
   task: str,
   method: str,
   stage: str,
   num_rows: int | None,
+  together: str,
 ) -> pd.DataFrame:
   # Not pandas' reader: its floats may differ in the last bit.
   rows = pd.DataFrame(
     [
-      (task, method, row['seed'], row['estimator'], row['metric'], value)
+      (
+        task,
+        method,
+        together or row['seed'],
+        row['estimator'],
+        row['metric'],
+        value,
+      )
       for row, value in inputs.read_results(folder, num_rows)
       if (row['split'], row['stage']) == ('test', stage)
-      and (row['seed'].isdecimal() or row['seed'] == 'ensemble')
+      and (
+        row['seed'] == 'ensemble' or (row['seed'].isdecimal() and not together)
+      )
     ],
     columns=list(statistics.RESULT_COLUMNS),
   ).astype({'value': float})

@@ -10,7 +10,6 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from genre2_jax.experiment import recipes
-from genre2_jax.experiment.defaults import SIZES
 
 # A recipe for tables, and what this method changes of it.
 Method = tuple[str, tuple[tuple[str, Any], ...]]
@@ -49,15 +48,19 @@ METHODS = (
   'rloo',
   'exact',
   'genre2',
+  'crps_piecewise',
   'best',
   'pointwise',
   'riemann',
   'catboost',
   'xgboost',
   'random_forest',
+  'histogram_trees',
+  'catboost_residuals',
+  'catboost_quantiles',
+  'quantile_forest',
 )
-# Said in full, so that a benchmark stays what it was begun as.
-FIELDS = (*SIZES['small'].items(), ('report', False))
+FIELDS = (('report', False),)
 
 
 def talent_twenty() -> ConfigDict:

@@ -249,7 +249,11 @@ def _recipe(config, task, method):
     'data.root': config.root,
     'data.name': task,
     'seed': config.seed,
-    'num_seeds': config.num_seeds,
+    # Seeds that a recipe takes together are one member of a benchmark of one
+    # seed; of several seeds each is by itself.
+    'num_seeds': run_config.num_seeds
+    if config.num_seeds == 1
+    else config.num_seeds,
   }
   try:
     run_config.update_from_flattened_dict(fields)

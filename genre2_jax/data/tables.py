@@ -315,7 +315,11 @@ def describe(table: Table, *, limit: int = 30) -> str:
   if len(lines) > limit:
     head.append(f'  ... and {len(lines) - limit} more columns')
   if codes:
-    head.append(f'looks like an identifier: {listed(codes)}')
+    ignored = ','.join(f'{name}=ignore' for name in codes)
+    head.append(
+      f'looks like an identifier: {listed(codes)}; data.kinds={ignored!r} '
+      'leaves it out'
+    )
   return '\n'.join(head)
 
 

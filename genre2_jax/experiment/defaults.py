@@ -184,6 +184,8 @@ def get_config() -> ConfigDict:
   # training rows that are near in a learned map of so many dimensions: 32
   model.candidates = 512  # random training rows that a step with dropout looks
   # up; all others, and predictions, look all of them up
+  model.marginal = False  # the distribution is mixed with that of the training
+  # targets, by a share that validation rows choose at the end of a stage (CRPS)
   model.prior = ''  # trie: a baseline whose distribution the logits start from,
   # out of fold on training rows: catboost_residuals, xgboost_residuals
 

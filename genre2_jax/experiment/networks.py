@@ -23,6 +23,7 @@ from genre2_jax.models.heads import (
   pointwise_head,
   trie_policy,
 )
+from genre2_jax.models.marginal import log_shares, marginal_policy
 from genre2_jax.models.model import Model
 from genre2_jax.models.neighbours import Memory, neighbour_policy
 from genre2_jax.models.prior import Blank, with_prior
@@ -112,22 +113,22 @@ def model_of(
       'model.head=histogram writes one token: set tokenizer.name=bins'
     )
   nodes = trie.num_nodes(tokenizer)
+  is_mixable = isinstance(features, Features) and model.head != 'pointwise'
   for field, is_used in (
     ('head=trie', model.head == 'trie'),
     (f'neighbours={model.neighbours}', model.neighbours),
+    ('marginal=True', model.marginal),
   ):
     if is_used and nodes > config.trie.max_nodes:
       raise InputError(
         f'model.{field} takes logits of {nodes} nodes, more than trie.'
         f'max_nodes={config.trie.max_nodes}: raise it, or take fewer digits'
       )
-  if model.neighbours and (
-    model.head == 'pointwise' or isinstance(features, TextFeatures)
-  ):
-    raise InputError(
-      f'model.neighbours={model.neighbours} mixes distributions of tables: '
-      'leave it 0 with model.head=pointwise and with texts'
-    )
+    if is_used and field != 'head=trie' and not is_mixable:
+      raise InputError(
+        f'model.{field} mixes distributions of tables: it goes neither with '
+        'model.head=pointwise nor with texts'
+      )
   codec = Codec(
     tokenizer, scaler.low, scaler.high, scaler.mean, scaler.std, scaler.bounds
   )
@@ -137,16 +138,17 @@ def model_of(
       f'{config.tokenizer.name} writes some that are none: take another'
     )
   num_train = memory if isinstance(memory, int) else len(memory)
-  built = Model(
-    features=features,
-    scaler=scaler,
-    codec=codec,
-    network=_network(config, tokenizer, features),
-    prior=Blank(tokenizer.num_sequences, num_train) if model.prior else None,
+  return _mixed(
+    config,
+    Model(
+      features=features,
+      scaler=scaler,
+      codec=codec,
+      network=_network(config, tokenizer, features),
+      prior=Blank(tokenizer.num_sequences, num_train) if model.prior else None,
+    ),
+    memory,
   )
-  if not model.neighbours:
-    return built
-  return _with_neighbours(config, built, memory)
 
 
 def build_tokenizer(config: ConfigDict) -> Tokenizer:
@@ -161,25 +163,33 @@ def build_tokenizer(config: ConfigDict) -> Tokenizer:
   )
 
 
-def _with_neighbours(config, model, memory):
-  """The `Model` whose network is mixed with the targets of training rows."""
-  fields = config.model
+def _mixed(config, model, memory):
+  """The `Model` with what its distribution is mixed with."""
+  fields, network = config.model, model.network
+  if not (fields.neighbours or fields.marginal):
+    return model
   if isinstance(memory, int):
     known = Memory.blank(model.features.example_inputs(), memory)
   else:
     z = model.scaler.standardize(memory.known_target)
     places = model.codec.index(z).astype(np.int32)
     known = Memory(model.own_inputs(memory), places)
-  policy = neighbour_policy(
-    model.network,
-    known,
-    embedding=feature_embedding(
-      **_features(config, model.features) | {'scaled': False}
-    ),
-    width=fields.neighbours,
-    candidates=fields.candidates,
+  if fields.neighbours:
+    network = neighbour_policy(
+      network,
+      known,
+      embedding=feature_embedding(
+        **_features(config, model.features) | {'scaled': False}
+      ),
+      width=fields.neighbours,
+      candidates=fields.candidates,
+    )
+  if fields.marginal:
+    count = model.codec.tokenizer.num_sequences
+    network = marginal_policy(network, log_shares(known.places, count))
+  return dataclasses.replace(
+    model, network=network, looks_up=bool(fields.neighbours)
   )
-  return dataclasses.replace(model, network=policy, looks_up=True)
 
 
 def _features(config, features):

@@ -61,6 +61,13 @@ class Memory:
     )
 
 
+def memory_of(params: Params) -> dict[str, Any]:
+  """The training rows among a policy's parameters, however it is wrapped."""
+  while MEMORY not in params:
+    params = params['network']
+  return params[MEMORY]
+
+
 class Lookup(nn.Module):
   """Where rows lie in the map, and how much their neighbours count.
 

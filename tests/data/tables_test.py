@@ -252,12 +252,12 @@ def test_describe(tmp_path):
     f'  {"x":32} numeric   missing 1, distinct 59',
     f'  {"kind":32} category  missing 20, distinct 2',
     f'  {"code":32} category  missing 0, distinct 60',
-    "looks like an identifier: 'code'",
+    "looks like an identifier: 'code'; data.kinds='code=ignore' leaves it out",
   ]
   short = tables.describe(table, limit=1).splitlines()
   assert short[3:] == [
     '  ... and 2 more columns',
-    "looks like an identifier: 'code'",
+    "looks like an identifier: 'code'; data.kinds='code=ignore' leaves it out",
   ]
 
 

@@ -1,0 +1,128 @@
+"""A network mixed with the distribution of the training targets.
+
+  F(y|x) = (1 − w)·F_net(y|x) + w·F_train(y)
+
+w is no weight of the network: it is chosen when a stage is over, on validation
+rows, where it makes the CRPS least, and 0 until then. A task whose inputs tell
+little then ends no worse than by ignoring them.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from genre2_jax.models.layers import MASKED
+from genre2_jax.policy import Inputs, Params, Policy, tables, trie
+
+# Where the mixture lies among a network's parameters.
+MARGINAL = 'marginal'
+WEIGHT = 'weight'
+_LOG_P = 'log_p'
+
+
+def log_shares(places: np.ndarray, count: int) -> np.ndarray:
+  """log of the share of targets at each of K numbers: float32 [K].
+
+  Args:
+    places: int [n], of the targets among the numbers.
+    count: K.
+  """
+  shares = np.bincount(places, minlength=count) / max(len(places), 1)
+  logs = np.log(shares, out=np.full(count, MASKED), where=shares > 0)
+  return logs.astype(np.float32)
+
+
+def marginal_policy(base: Policy, log_p: np.ndarray) -> Policy:
+  """A policy mixed with a distribution that knows no input.
+
+  Args:
+    base: whose numbers can be enumerated.
+    log_p: [K], for `init`; what `encode` reads are the parameters.
+
+  Returns:
+    A `Policy` whose parameters are {'network': the base's, 'marginal':
+    {'log_p', 'weight'}} and whose context is a table.
+  """
+  tokenizer = base.tokenizer
+
+  def init(key: jax.Array, inputs: Inputs) -> Params:
+    boxed = {
+      _LOG_P: nn.LogicallyPartitioned(jnp.asarray(log_p), (None,)),
+      WEIGHT: nn.LogicallyPartitioned(jnp.zeros(()), ()),
+    }
+    return {'network': base.init(key, inputs), MARGINAL: boxed}
+
+  def encode(
+    params: Params, inputs: Inputs, dropout_key: jax.Array | None = None
+  ) -> jax.Array:
+    context = base.encode(params['network'], inputs, dropout_key)
+    own = trie.log_probs(base, params['network'], context)
+    # No gradient: training rows would always ask for none of it.
+    mixed = jax.lax.stop_gradient(params[MARGINAL])
+    weight = mixed[WEIGHT]
+    log_weight = jnp.where(
+      weight > 0, jnp.log(jnp.where(weight > 0, weight, 1.0)), MASKED
+    )
+    left = jnp.log1p(-jnp.minimum(weight, 1 - 1e-6))
+    mixture = jnp.logaddexp(left + own, log_weight + mixed[_LOG_P])
+    return tables.logits_of(tokenizer, mixture)
+
+  def frozen(path: tuple[str, ...]) -> bool:
+    if path[0] == MARGINAL:
+      return path[-1] == _LOG_P
+    return base.frozen is not None and base.frozen(path[1:])
+
+  return Policy(
+    tokenizer,
+    init,
+    encode,
+    tables.decode_of(tokenizer),
+    frozen=frozen,
+    is_table=True,
+  )
+
+
+def with_weight(params: Params, weight: Any) -> Params:
+  """The policy's parameters with another w, [S] of stacked ones."""
+  inner = {**params[MARGINAL], WEIGHT: weight}
+  return {**params, MARGINAL: inner}
+
+
+def best_weight(
+  log_p: np.ndarray,
+  log_marginal: np.ndarray,
+  values: np.ndarray,
+  target: np.ndarray,
+) -> float:
+  """The w of the least mean CRPS of (1 − w)·F + w·G: in closed form.
+
+  The CRPS is ∫(F − 1{t ≥ y})² dt, a square in w, whose least value lies at
+  (A − C)/(A + B − 2C), with A that of F, B that of G and C the product's.
+
+  Args:
+    log_p: [n, K], of F.
+    log_marginal: [K], of G.
+    values: [K], the numbers.
+    target: [n].
+  """
+  order = np.argsort(values, kind='stable')
+  numbers = np.asarray(values, np.float64)[order]
+  f, g = (
+    np.exp(np.asarray(x, np.float64))[..., order] for x in (log_p, log_marginal)
+  )
+  f, g = (x / x.sum(-1, keepdims=True) for x in (f, g))
+  away = np.abs(numbers - np.asarray(target)[:, None])
+  gaps = np.diff(numbers)
+  F, G = (np.cumsum(x, -1)[..., :-1] for x in (f, g))
+  near_f, near_g = (f * away).sum(-1), (g * away).sum(-1)
+  own = (near_f - (F * (1 - F)) @ gaps).mean()
+  other = (near_g - (G * (1 - G)) @ gaps).mean()
+  between = (F * (1 - G) + G * (1 - F)) @ gaps
+  both = (0.5 * (near_f + near_g - between)).mean()
+  curvature = own + other - 2 * both  # ∫(F − G)² dt, at least 0.
+  if curvature <= 1e-12:
+    return 0.0
+  return float(np.clip((own - both) / curvature, 0, 1))
