@@ -132,11 +132,6 @@ def model_of(
   codec = Codec(
     tokenizer, scaler.low, scaler.high, scaler.mean, scaler.std, scaler.bounds
   )
-  if model.prior and not np.isfinite(codec.values()).all():
-    raise InputError(
-      f'model.prior={model.prior} is spread over numbers, and tokenizer.name='
-      f'{config.tokenizer.name} writes some that are none: take another'
-    )
   num_train = memory if isinstance(memory, int) else len(memory)
   return _mixed(
     config,
