@@ -84,26 +84,27 @@ _NOT_HERE = ('report', 'baseline.name', 'language_model.name')
 class DecodingRegressor(RegressorMixin, BaseEstimator):
   """A regressor that writes its prediction digit by digit.
 
-  A small transformer gives a probability to every number that the tokenizer
-  can write: a whole predictive distribution, of which `predict` returns the
-  mean. It is first trained by cross-entropy on digits, then, by `objective`,
-  on whole numbers: GenRe² (arXiv 2512.06533), RAFT (ICLR 2025), CRPS.
+  A small network gives a probability to every number that the tokenizer can
+  write: a whole predictive distribution, of which `predict` returns the mean.
+  `objective` says how it is trained: by CRPS, by RAFT (ICLR 2025), by
+  cross-entropy on digits, by reinforcement learning on whole numbers (GenRe²,
+  arXiv 2512.06533).
 
-  The defaults are for tables of a few hundred to ten thousand rows. On two CPU
-  cores, 5,000 rows of ten columns take half a minute with 'ce' and about one
-  with 'crps' or 'remax', compilation among it; beyond that `max_steps` and
-  `finetune_max_steps` bound the time, whatever the number of rows.
+  The defaults are for tables of a few hundred to ten thousand rows; beyond that
+  `max_steps` bounds the time, whatever the number of rows, and `max_seconds`
+  does by the clock.
 
   Attributes after `fit`: `n_features_in_`, `feature_names_in_` (frames),
   `exact_`: whether all numbers are scored, rather than some sampled,
   `workdir_` (with `workdir`): where the fit is.
 
   Args:
-    objective: a recipe for tables ('ce', 'remax', 'genre2', 'crps', 'raft',
-      ...), which stands for its terms, or one term ('mse', 'reinforce', ...),
-      or a list of (name, weight, options). Those that look at tokens ('ce',
+    objective: a recipe for tables ('best', 'ce', 'remax', 'genre2', 'crps',
+      'raft', ...), taken whole, or one term ('mse', 'reinforce', ...), or a
+      list of (name, weight, options). Terms that look at tokens ('ce',
       'ntl_was', 'ntl_mse', 'dist2', 'soft_ce') and 'mse' are trained from
-      scratch, all others from the best weights of cross-entropy.
+      scratch, all others from the best weights of cross-entropy. Arguments that
+      are None are the recipe's, or those of the size `small`.
     tokenizer: 'normalized', 'bins', 'p10', ...; 'bins' is a histogram.
     base: of the digits.
     digits: of a number.
@@ -121,8 +122,10 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     encoder_hidden: width of the MLP that reads a row.
     encoder_layers: of the MLP.
     dropout: of cross-entropy.
-    numeric_embedding: 'none', 'piecewise_linear' or 'periodic'.
-    category_embedding: 'ordinal', 'one_hot' or 'learned'.
+    numeric_embedding: 'none', 'piecewise_linear' or 'periodic'; None:
+      piecewise_linear, unless the recipe has another.
+    category_embedding: 'ordinal', 'one_hot' or 'learned'; None: one_hot, unless
+      the recipe has another.
     batch_size: rows per step.
     learning_rate: peak, from scratch.
     epochs: from scratch, at most.
@@ -330,6 +333,8 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
       for name, value in _FEATURES.items():
         if config.model[name] == defaults.get_config().model[name]:
           fields[f'model.{name}'] = value
+      if self.tokenizer == 'bins' and config.model.head == 'decoder':
+        fields['model.head'] = 'histogram'
     else:
       config = defaults.get_config()
       fields |= {f'model.{name}': value for name, value in _FEATURES.items()}
@@ -394,16 +399,17 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     """
     check_is_fitted(self)
     name = self._choose(estimator)
-    sampled = not self.exact_ or name in ('mean', 'median')
     model = self._run.model
+    num_samples = None
+    if self.exact_ and not name.startswith('exact_'):
+      # The greedy number is the sampler's, which draws one at least.
+      num_samples = 1 if name == 'greedy' else self._samples()
 
     def chosen(predicted):
       found = estimates.points(predicted, model)
-      return found.get(name, found[name.removeprefix('exact_')])
+      return found[name if name in found else name.removeprefix('exact_')]
 
-    # One sample is what the program draws at least.
-    z = self._reduced(X, chosen, self._samples() if sampled else 1)
-    return model.scaler.restore(z)
+    return model.scaler.restore(self._reduced(X, chosen, num_samples))
 
   def predict_quantiles(
     self, X: Any, q: float | Sequence[float] = (0.05, 0.5, 0.95)
@@ -484,7 +490,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     """`reduce` of what is predicted for X, block by block."""
     frame, _ = self._read(X, reset=False)
     if num_samples is None:
-      num_samples = 1 if self.exact_ else self._samples()
+      num_samples = 0 if self.exact_ else self._samples()
     rows = frames.rows(
       frame, self._columns, 'X', frames.how_read(self._run.experiment.fields)
     )
@@ -577,8 +583,8 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
       columns = [Column(*column) for column in own['columns']]
       if not _fit(columns, known):
         raise ValueError('it does not fit model.json')
-      count = own['params'].get('num_samples', 1)
-      if type(count) is not int or count < 1:
+      count = own['params'].get('num_samples')
+      if count is not None and (type(count) is not int or count < 1):
         raise ValueError(f'num_samples is {count!r}')
       ways = bool(own['is_frame']), bool(own.get('by_name'))
       return cls(**own['params']), columns, *ways

@@ -6,6 +6,7 @@ import pathlib
 import pickle
 import warnings
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -34,6 +35,8 @@ from genre2_jax.data.wording import DataWarning
 from genre2_jax.errors import InputError
 from genre2_jax.experiment import defaults, recipes
 from genre2_jax.runs import prediction, workdirs
+from genre2_jax.runs.finished import FinishedRun
+from genre2_jax.training import evaluation
 
 pytestmark = [
   pytest.mark.usefixtures('quick_compiles'),
@@ -383,6 +386,49 @@ def test_rows_are_predicted_by_their_cells_alone(fitted, rows):
   )
 
 
+@pytest.mark.parametrize('estimator', ['exact_mean', 'mean', 'greedy'])
+def test_few_rows_are_predicted_as_they_are_among_many(
+  fitted, rows, estimator, monkeypatch
+):
+  """In a small block, which does not wait for rows that are not there."""
+  X = rows[0].iloc[:12]
+  many = fitted.predict(X, estimator)
+  sizes = []
+  predict = evaluation.predict
+
+  def spy(*args, block_size, **more):
+    sizes.append(block_size)
+    return predict(*args, block_size=block_size, **more)
+
+  monkeypatch.setattr(evaluation, 'predict', spy)
+  few = fitted.predict(X.iloc[:1], estimator)
+  np.testing.assert_allclose(few, many[:1], rtol=1e-5)
+  fitted.predict(X, estimator)
+  mesh_size = len(jax.devices())
+  assert sizes[0] == 8 * -(-mesh_size // 8)
+  assert sizes[1] == fitted._run.experiment.block_size
+
+
+def test_where_every_number_is_scored_none_is_sampled(
+  fitted, rows, monkeypatch
+):
+  assert fitted.exact_
+  asked = []
+  blocks = FinishedRun.predict_blocks
+
+  def spy(run, rows, *, num_samples=None):
+    asked.append(num_samples)
+    return blocks(run, rows, num_samples=num_samples)
+
+  monkeypatch.setattr(FinishedRun, 'predict_blocks', spy)
+  X = rows[0].iloc[:3]
+  for name in ('exact_mean', 'exact_median', 'greedy', 'mean'):
+    fitted.predict(X, name)
+  fitted.predict_interval(X)
+  fitted.predict_quantiles(X)
+  assert asked == [0, 0, 1, fitted.num_samples, 0, 0]
+
+
 class Foreign:
   """A frame of some other library."""
 
@@ -670,6 +716,7 @@ def test_a_recipes_objective_is_the_same_by_both_doors(name):
 
 def test_arguments_are_config_fields():
   model = DecodingRegressor(
+    objective='ce',
     width=np.int64(32),
     learning_rate=np.float64(0.1),
     tokenizer='bins',

@@ -219,9 +219,8 @@ TALENT = Family(
     ),
     # What validation rows chose (benchmarks/README.md).
     'best': _from_scratch(
-      'What to take for a table: CRPS from scratch, an MLP to all prefixes of '
-      'an adaptive grid, mixed with the targets of neighbours and of all '
-      'training rows; four seeds together.',
+      'CRPS by an MLP to all prefixes of an adaptive grid, mixed with the '
+      'targets of neighbours and of all rows; four seeds together.',
       ('crps', 1.0, {}),
       fields=_MIXED,
     ),

@@ -72,22 +72,23 @@ def pooled(predicted: Predicted) -> dict[str, np.ndarray]:
   distributions are mixed with equal weights.
 
   Args:
-    predicted: samples_z [S, n, G], log_p [S, n, K] if it is known, and others
-      [S, n].
+    predicted: samples_z [S, n, G] and log_p [S, n, K], those that are known,
+      and others [S, n].
 
   Returns:
     The same without the axis of seeds, with G·S samples.
   """
-  samples = predicted['samples_z']  # [S, n, G]
-  num_seeds, num_rows, group = samples.shape
   member = {
     name: values.mean(axis=0)
     for name, values in predicted.items()
     if name not in ('samples_z', 'log_p')
   }
-  member['samples_z'] = samples.transpose(1, 2, 0).reshape(
-    num_rows, group * num_seeds
-  )
+  if 'samples_z' in predicted:
+    samples = predicted['samples_z']  # [S, n, G]
+    num_seeds, num_rows, group = samples.shape
+    member['samples_z'] = samples.transpose(1, 2, 0).reshape(
+      num_rows, group * num_seeds
+    )
   if 'log_p' in predicted:
     member['log_p'] = exact.mixture(predicted['log_p'])
   return member

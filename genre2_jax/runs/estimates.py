@@ -53,16 +53,20 @@ def has_distribution(model: Model) -> bool:
 def points(predicted: Arrays, model: Model) -> dict[str, np.ndarray]:
   """Every point estimate, of all seeds together: name -> [n], z-scores.
 
+  Those of samples where there are some.
+
   Args:
     predicted: what `evaluation.predict` gave.
     model: of the run.
   """
   member, scaler = results.pooled(predicted), model.scaler
-  found = sampled.point_estimates(
-    member['samples_z'],
-    member['greedy_z'],
-    sampled.widened(scaler.low, scaler.high),
-  )
+  found: dict[str, np.ndarray] = {}
+  if 'samples_z' in member:
+    found |= sampled.point_estimates(
+      member['samples_z'],
+      member['greedy_z'],
+      sampled.widened(scaler.low, scaler.high),
+    )
   if 'log_p' in member:
     p = np.exp(member['log_p'].astype(np.float64))
     values, _ = model.codec.grid()

@@ -26,6 +26,8 @@ from genre2_jax.runs import estimates, weights
 from genre2_jax.training import evaluation, stages
 
 _JSON_FILES = ('config.json', 'model.json', 'run.json')
+# So few rows do not wait for a whole block: they have a program of their own.
+_FEW_ROWS = 8
 # Predicted at once, on the host: rows, and float32 numbers of them all.
 _MAX_ROWS = 10_000
 _MAX_NUMBERS = 2**24
@@ -91,11 +93,14 @@ class FinishedRun:
   ) -> dict[str, np.ndarray]:
     """What the last stage predicts: `evaluation.predict`, all seeds.
 
-    Weights and programs stay in memory from the first call on.
+    Weights and programs stay in memory from the first call on. Eight rows and
+    fewer are computed in a small block, more in blocks of the run's size:
+    programs that round differently, so that a row predicted alone agrees with
+    itself among many to float32's rounding and not to the bit.
 
     Args:
       rows: of the run's columns, without targets.
-      num_samples: instead of the run's.
+      num_samples: instead of the run's; 0, of an exact run: nothing is sampled.
     """
     blocks = list(self.predict_blocks(rows, num_samples=num_samples))
     return {
@@ -122,7 +127,10 @@ class FinishedRun:
         **(options | {'num_samples': num_samples}),
       )
     inputs = self.model.own_inputs(rows)
-    block_size = -(-self.experiment.block_size // mesh.size) * mesh.size
+    block_size = self.experiment.block_size
+    if len(rows) <= _FEW_ROWS:
+      block_size = min(block_size, _FEW_ROWS)
+    block_size = -(-block_size // mesh.size) * mesh.size
     step = self._rows_at_once(num_samples, block_size)
     for start in range(0, len(rows), step):
       yield evaluation.predict(
@@ -130,7 +138,7 @@ class FinishedRun:
         params,
         self._block(inputs, rows, slice(start, start + step)),
         block_size=block_size,
-        sharding=sharding.batch_sharding(mesh),
+        sharding=self._sharding,
         widths=self.model.widths,
         first=start,
       )
@@ -155,10 +163,7 @@ class FinishedRun:
 
   def _rows_at_once(self, num_samples, block_size):
     """Whole device blocks, so that a row has its bits whatever comes after."""
-    numbers = self.experiment.evaluation.exact and len(
-      self.model.codec.values()
-    )
-    each = len(self.seeds) * (num_samples + numbers)
+    each = len(self.seeds) * (num_samples + self._num_numbers)
     rows = min(_MAX_ROWS, _MAX_NUMBERS // each)
     return max(1, rows // block_size) * block_size
 
@@ -201,6 +206,17 @@ class FinishedRun:
     compilation.keep_programs()
     mesh = sharding.mesh_at_hand()
     return mesh, self.weights(mesh=mesh)
+
+  @functools.cached_property
+  def _sharding(self):
+    """Of a block's rows."""
+    return sharding.batch_sharding(self._loaded[0])
+
+  @functools.cached_property
+  def _num_numbers(self):
+    """Numbers that every row has the probability of."""
+    exact = self.experiment.evaluation.exact
+    return len(self.model.codec.values()) if exact else 0
 
   @functools.cached_property
   def _predictors(self):

@@ -122,13 +122,13 @@ def predictions(
     key: of this evaluation.
     network: a `Policy` or a `Pointwise`.
     codec: between tokens and z-scores.
-    num_samples: G.
+    num_samples: G; 0, where the whole trie is asked for: nothing is sampled.
     temperature: of sampling.
     exact: whether the whole trie is asked for.
     rail_numbers: so many evenly spaced numbers are scored for RAIL; 0: none.
 
   Returns:
-    {'samples_z': [b, G], 'greedy_z': [b], 'entropy': [b]}; if exact
+    {'samples_z': [b, G], 'greedy_z': [b], 'entropy': [b]} if G > 0; if exact
     'log_p' [b, K], at temperature 1, and where the numbers were trained
     'learned_mean_z' [b]; with RAIL 'rail_z' [b], Σ p(y) y over its numbers,
     and 'rail_normalized_z', with p renormalised on them; an open policy has
@@ -145,21 +145,23 @@ def predictions(
       'entropy': jnp.zeros_like(point),
     }
   context = network.encode(own, inputs)
-  rollout = sampling.sample(
-    network,
-    own,
-    context,
-    _row_keys(key, numbers),
-    num_samples=num_samples,
-    temperature=temperature,
-    greedy=True,
-  )
-  samples, greedy_tokens = sampling.without_greedy(rollout)
-  predicted = {
-    'samples_z': codec.within(codec.decode(samples.tokens)),
-    'greedy_z': codec.within(codec.decode(greedy_tokens)),
-    'entropy': jnp.mean(samples.entropy(), -1),
-  }
+  predicted: dict[str, jax.Array] = {}
+  if num_samples or not exact:
+    rollout = sampling.sample(
+      network,
+      own,
+      context,
+      _row_keys(key, numbers),
+      num_samples=num_samples,
+      temperature=temperature,
+      greedy=True,
+    )
+    samples, greedy_tokens = sampling.without_greedy(rollout)
+    predicted |= {
+      'samples_z': codec.within(codec.decode(samples.tokens)),
+      'greedy_z': codec.within(codec.decode(greedy_tokens)),
+      'entropy': jnp.mean(samples.entropy(), -1),
+    }
   rail = None
   if exact:
     log_p = predicted['log_p'] = trie.log_probs(network, own, context)

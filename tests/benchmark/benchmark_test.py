@@ -471,7 +471,7 @@ def test_the_twenty_tasks_follow_their_rule():
 @pytest.mark.parametrize('method', protocols.METHODS)
 def test_recipes_of_the_twenty_tasks_take_its_fields(method, tmp_path):
   config = protocols.talent_twenty()
-  made = suite.configure(config, config.tasks[0], method, tmp_path)
+  made = sized(suite.configure(config, config.tasks[0], method, tmp_path))
   assert made.data.name == config.tasks[0]
   assert (made.model.width, made.tokenizer.base) == (64, 4)
   shares = {'raft', 'crps', 'remax', 'grpo', 'rloo', 'exact', 'genre2'}

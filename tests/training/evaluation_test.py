@@ -181,11 +181,17 @@ TWO_SEEDS = {'policy': np.stack([TABLE, -TABLE])}
 
 
 def predict(
-  inputs, block_size, interrupts=(), exact=False, params=TWO_SEEDS, model=MODEL
+  inputs,
+  block_size,
+  interrupts=(),
+  exact=False,
+  params=TWO_SEEDS,
+  model=MODEL,
+  num_samples=6,
 ):
   return evaluation.predict(
     evaluation.predictor(
-      model, SEED_KEYS, num_samples=6, temperature=1.5, exact=exact
+      model, SEED_KEYS, num_samples=num_samples, temperature=1.5, exact=exact
     ),
     params,
     inputs,
@@ -210,6 +216,13 @@ def test_a_rows_prediction_does_not_depend_on_blocks_and_padding(exact):
   # The first rows are what they are without the others.
   few = predict(inputs[:4], 3)
   np.testing.assert_array_equal(few['samples_z'], whole['samples_z'][:, :4])
+
+
+def test_without_samples_there_is_the_exact_distribution_alone():
+  whole = predict(ROWS.inputs, 7, exact=True)
+  alone = predict(ROWS.inputs, 7, exact=True, num_samples=0)
+  assert set(alone) == {'log_p'}
+  np.testing.assert_allclose(alone['log_p'], whole['log_p'], atol=1e-6)
 
 
 def test_predictions_are_the_samplers_numbers_for_every_seed():
