@@ -20,11 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from genre2_jax.baselines import distributions, points
+from genre2_jax.baselines import distributions, points, priors
 from genre2_jax.data import targets
 from genre2_jax.data.batches import Examples
 from genre2_jax.data.features import Features
-from genre2_jax.data.tables import SPLITS, Table
+from genre2_jax.data.tables import Table
 from genre2_jax.data.texts import Texts
 from genre2_jax.devices import compilation, memory, processes, sharding
 from genre2_jax.errors import InputError
@@ -131,6 +131,14 @@ def train_and_evaluate(
         workdirs.create(workdir, experiment)
     with processes.together():
       workdirs.check_seen(workdir)
+    # ---------------------------------------------------------------- prior
+    if model.prior is not None:
+      with processes.together():
+        if is_first:
+          _write_prior(experiment, workdir, interrupts)
+      with processes.together():
+        experiment = _with_prior(experiment, workdir)
+        model, examples = experiment.model, _examples(experiment)
     if verbose > 1:
       print(tasks.describe(experiment.table, model))
       if mesh.size > 1 and states and not experiment.baseline:
@@ -182,8 +190,7 @@ def train_and_evaluate(
 def _settled(experiment):
   """(examples, stages with their epochs, their states' shapes on the mesh)."""
   model = experiment.model
-  examples = {s: model.examples(getattr(experiment.table, s)) for s in SPLITS}
-  examples['train'] = model.training_examples(experiment.table.train)
+  examples = _examples(experiment)
   epoch_steps = programs.steps_per_epoch(
     examples['train'], model.widths, experiment.batch_size
   )
@@ -195,6 +202,38 @@ def _settled(experiment):
     for stage in stages
   ]
   return examples, stages, states
+
+
+def _examples(experiment):
+  """{split: `Examples`}."""
+  model, table = experiment.model, experiment.table
+  examples = {s: model.examples(getattr(table, s)) for s in ('val', 'test')}
+  return {'train': model.training_examples(table.train), **examples}
+
+
+def _write_prior(experiment, workdir, interrupts):
+  """Fits what the network starts from and keeps it, once in a run's life."""
+  folder = workdir / priors.FOLDER
+  if priors.is_written(folder):
+    return
+  prior = experiment.model.prior
+  if experiment.source is None:
+    prior = priors.Prior.fit(
+      experiment.fields['model']['prior'],
+      experiment.table,
+      experiment.model.scaler,
+      experiment.model.codec.grid()[0],
+      seed=experiment.seeds[0],
+      interrupts=interrupts,
+    )
+  prior.write(folder)
+
+
+def _with_prior(experiment, workdir):
+  """The experiment, its model with the prior of the workdir."""
+  prior = priors.Prior.read(workdir / priors.FOLDER)
+  model = dataclasses.replace(experiment.model, prior=prior)
+  return dataclasses.replace(experiment, model=model)
 
 
 def _begun(
@@ -524,6 +563,8 @@ def _given_weights(experiment):
   params = source.weights(source.stages[0], experiment.mesh)
   if experiment.model.looks_up:
     _check_memory(experiment, memory_of(params['policy']))
+  if experiment.model.prior is not None:
+    _check_prior(experiment)
   if len(source.seeds) < len(seeds):
     # Compiled: no process has all of what is sharded over several.
     repeat = jax.jit(lambda x: jnp.repeat(x, len(seeds), 0))
@@ -542,6 +583,20 @@ def _check_memory(experiment, memory):
     raise InputError(
       f'init_from={experiment.source.workdir} looks up training rows, and they '
       f'are not those of {experiment.table.name}: train from scratch'
+    )
+
+
+def _check_prior(experiment):
+  """Raises InputError unless the prior's training rows are those at hand.
+
+  A row must not be told what trees say that were fitted to it.
+  """
+  model, train = experiment.model, experiment.table.train
+  z = model.scaler.standardize(train.known_target)
+  if not np.array_equal(model.prior.train_target, z):
+    raise InputError(
+      f'init_from={experiment.source.workdir} has a prior of training rows '
+      f'that are not those of {experiment.table.name}: train from scratch'
     )
 
 

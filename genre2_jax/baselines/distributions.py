@@ -9,7 +9,7 @@ what a decoder can take as its prior, too.
 import dataclasses
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -75,19 +75,19 @@ def fit_predict(
       f'unknown baseline {name!r}: choose from {", ".join(NAMES)}'
     )
   z = scaler.standardize(table.train.known_target)
-  if np.ptp(z) == 0 or len(z) < 2 * _FOLDS:
-    # Too few rows for folds, or nothing to tell apart: that of the targets.
+  if not has_folds(z):
+    # That of the targets.
     def alike(rows: Rows) -> Predicted:
-      cdf = _shifted(np.zeros(len(rows)), z)
-      return _on_grid(np.full(len(rows), z.mean()), cdf, values)
+      cdf = Errors.smoothed(z).around(np.zeros(len(rows)))
+      return on_grid(np.full(len(rows), z.mean()), cdf, values)
 
     return {s: alike(getattr(table, s)) for s in SPLITS}
   options = _Options(seed, num_threads or os.cpu_count() or 1, interrupts)
-  if name.endswith(_RESIDUALS):
-    found = _residuals(name.removesuffix(_RESIDUALS), table, scaler, options)
+  if name.endswith(RESIDUALS):
+    found = _residuals(name.removesuffix(RESIDUALS), table, scaler, options)
   else:
     found = _direct(_DIRECT[name], table, scaler, options)
-  return {s: _on_grid(mean, cdf, values) for s, (mean, cdf) in found.items()}
+  return {s: on_grid(mean, cdf, values) for s, (mean, cdf) in found.items()}
 
 
 class _Options(NamedTuple):
@@ -117,48 +117,74 @@ def _residuals(name, table, scaler, options):
   """
   fit = dict(zip(_Options._fields, options, strict=True))
   predicted = points.fit_predict(name, table, scaler, **fit)
-  folds = np.random.RandomState(options.seed).permutation(len(table.train))
-  predicted['train'] = np.empty(len(table.train))
+  predicted['train'] = out_of_fold(name, table, scaler, **fit)
+  z = scaler.standardize(table.train.known_target)
+  errors = Errors.smoothed(z - predicted['train'])
+  return {s: (predicted[s], errors.around(predicted[s])) for s in SPLITS}
+
+
+def out_of_fold(
+  name: str, table: Table, scaler: TargetScaler, *, seed: int, **options: Any
+) -> np.ndarray:
+  """What the folds without a train row say of it: z-scores [n].
+
+  Args:
+    name: of a baseline of one number.
+    table: the data.
+    scaler: of the train targets.
+    seed: of folds and ensembles.
+    **options: what else `points.fit_predict` takes.
+  """
+  found = np.empty(len(table.train))
+  folds = np.random.RandomState(seed % 2**32).permutation(len(found))
   for fold in np.array_split(folds, _FOLDS):
     rest = np.setdiff1d(folds, fold)
     part = dataclasses.replace(
-      table, train=_rows(table.train, rest), test=_rows(table.train, fold)
+      table, train=table.train.part(rest), test=table.train.part(fold)
     )
-    out_of_fold = points.fit_predict(name, part, scaler, **fit)
-    predicted['train'][fold] = out_of_fold['test']
-  errors = scaler.standardize(table.train.known_target) - predicted['train']
-  return {s: (predicted[s], _shifted(predicted[s], errors)) for s in SPLITS}
+    predicted = points.fit_predict(name, part, scaler, seed=seed, **options)
+    found[fold] = predicted['test']
+  return found
 
 
-def _rows(rows: Rows, index: np.ndarray) -> Rows:
-  return Rows(
-    numeric=rows.numeric[index],
-    categories=rows.categories[index],
-    target=rows.known_target[index],
-  )
+def has_folds(z: np.ndarray) -> bool:
+  """Whether train targets are enough for folds, and more than one number."""
+  return np.ptp(z) > 0 and len(z) >= 2 * _FOLDS
 
 
-def _shifted(centers: np.ndarray, errors: np.ndarray) -> Cdf:
-  """The errors' smoothed distribution function around each center.
+class Errors(NamedTuple):
+  """The smoothed distribution function of errors.
 
-  A Gaussian kernel of Silverman's width, on a fine grid of errors.
+  at: errors, ascending.
+  below: the share below each.
   """
-  from scipy import stats
 
-  spread = min(np.std(errors), stats.iqr(errors) / 1.349) or np.std(errors)
-  width = 0.9 * spread * len(errors) ** -0.2 or 1e-6
-  reach = 4 * width
-  at = np.linspace(errors.min() - reach, errors.max() + reach, 2048)
-  kernel = stats.norm.cdf
-  below = sum(
-    kernel((at[:, None] - part) / width).sum(1)
-    for part in np.array_split(errors, -(-len(errors) // 1024))
-  ) / len(errors)
+  at: np.ndarray
+  below: np.ndarray
 
-  def cdf(edges: np.ndarray) -> np.ndarray:
-    return np.interp(edges - centers[:, None], at, below, 0.0, 1.0)
+  @classmethod
+  def smoothed(cls, errors: np.ndarray) -> Self:
+    """By a Gaussian kernel of Silverman's width, on a fine grid."""
+    from scipy import stats
 
-  return cdf
+    spread = min(np.std(errors), stats.iqr(errors) / 1.349) or np.std(errors)
+    width = 0.9 * spread * len(errors) ** -0.2 or 1e-6
+    reach = 4 * width
+    at = np.linspace(errors.min() - reach, errors.max() + reach, 2048)
+    kernel = stats.norm.cdf
+    below = sum(
+      kernel((at[:, None] - part) / width).sum(1)
+      for part in np.array_split(errors, -(-len(errors) // 1024))
+    )
+    return cls(at, below / len(errors))
+
+  def around(self, centers: np.ndarray) -> Cdf:
+    """The distribution functions of centers [n] that err so."""
+
+    def cdf(edges: np.ndarray) -> np.ndarray:
+      return np.interp(edges - centers[:, None], self.at, self.below, 0.0, 1.0)
+
+    return cdf
 
 
 # --------------------------------------------------------------------- direct
@@ -296,7 +322,7 @@ def _fit_quantile_forest(data, *, seed, num_threads):
 # ----------------------------------------------------------------------- grid
 
 
-def _on_grid(mean: np.ndarray, cdf: Cdf, values: np.ndarray) -> Predicted:
+def on_grid(mean: np.ndarray, cdf: Cdf, values: np.ndarray) -> Predicted:
   """A distribution function's mass in the cell of each number.
 
   Of several sequences that mean one number, the first has it all.
@@ -326,7 +352,7 @@ class _Distribution:
   fit: Callable[..., Callable[[Any], tuple[np.ndarray, Cdf]]]
 
 
-_RESIDUALS = '_residuals'
+RESIDUALS = '_residuals'
 _DIRECT = {
   'catboost_uncertainty': _Distribution(
     package='catboost',
@@ -344,6 +370,6 @@ _DIRECT = {
   ),
 }
 NAMES = (
-  *(f'{name}{_RESIDUALS}' for name in ('catboost', 'xgboost', 'random_forest')),
+  *(f'{name}{RESIDUALS}' for name in ('catboost', 'xgboost', 'random_forest')),
   *_DIRECT,
 )

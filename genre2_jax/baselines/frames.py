@@ -1,7 +1,8 @@
 """Rows as the libraries of baselines read them: frames of float32 and codes."""
 
-from collections.abc import Mapping
-from typing import Any
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -20,30 +21,56 @@ _ABSENT, _UNSEEN = -1, -2
 Frames = Mapping[str, pd.DataFrame]
 
 
-def columns_of(table: Table) -> dict[str, pd.DataFrame]:
-  """Features of every split as the trees read them.
+@dataclasses.dataclass(frozen=True)
+class Columns:
+  """How rows become a frame that the trees read, as the train rows say.
 
   Columns are f0, f1, ..., because libraries refuse some characters: float32
   with NaN for missing, then int32 codes of the train labels (`_ABSENT`,
   `_UNSEEN`). Without those that do not vary over the train rows, on which no
   tree can split and which CatBoost refuses to be left with.
+
+  Attributes:
+    labels: of each category column, sorted.
+    varying: whether a column varies over the train rows, numeric first.
   """
-  labels = [
-    {label: code for code, label in enumerate(sorted(set(column) - {None}))}
-    for column in table.train.categories.T
-  ]
-  found = {s: _frame(getattr(table, s), labels) for s in SPLITS}
-  varying = found['train'].nunique(dropna=False) > 1
-  return {s: frame.loc[:, varying] for s, frame in found.items()}
+
+  labels: tuple[tuple[str, ...], ...]
+  varying: tuple[bool, ...]
+
+  @classmethod
+  def fit(cls, rows: Rows) -> Self:
+    """Of train rows."""
+    labels = tuple(
+      tuple(sorted(set(column) - {None})) for column in rows.categories.T
+    )
+    varying = _frame(rows, labels).nunique(dropna=False) > 1
+    return cls(labels, tuple(varying.tolist()))
+
+  def frame(self, rows: Rows) -> pd.DataFrame:
+    """Rows of any split, or new ones."""
+    return _frame(rows, self.labels).loc[:, list(self.varying)]
+
+  @property
+  def counts(self) -> dict[str, int]:
+    """Name of each column of codes -> how many labels it has."""
+    first = len(self.varying) - len(self.labels)
+    return {f'f{i}': len(names) for i, names in enumerate(self.labels, first)}
 
 
-def _frame(rows: Rows, labels: list[dict[str, int]]) -> pd.DataFrame:
+def columns_of(table: Table) -> dict[str, pd.DataFrame]:
+  """Features of every split as the trees read them."""
+  columns = Columns.fit(table.train)
+  return {s: columns.frame(getattr(table, s)) for s in SPLITS}
+
+
+def _frame(rows: Rows, labels: Sequence[Sequence[str]]) -> pd.DataFrame:
   finite = np.isfinite(rows.numeric)
   numeric = np.clip(rows.numeric, -_LIMIT, _LIMIT)
   numeric = np.where(finite, numeric, np.nan).astype(np.float32)
   columns = list(numeric.T)
-  for codes, column in zip(labels, rows.categories.T, strict=True):
-    known = codes | {None: _ABSENT}
+  for names, column in zip(labels, rows.categories.T, strict=True):
+    known = {name: code for code, name in enumerate(names)} | {None: _ABSENT}
     columns.append(
       np.array([known.get(label, _UNSEEN) for label in column], np.int32)
     )
@@ -64,13 +91,18 @@ def as_they_are(columns: Frames, table: Table) -> Mapping[str, Any]:
 def with_category_types(columns: Frames, table: Table) -> Mapping[str, Any]:
   """Codes as pandas categories of the train rows, NaN for all others."""
   del table
-  out = {s: frame.copy() for s, frame in columns.items()}
-  for name in category_names(columns['train']):
-    train = columns['train'][name]
-    labels = np.arange(train.max() + 1)
-    for frame in out.values():
-      codes = frame[name].clip(lower=-1)
-      frame[name] = pd.Categorical.from_codes(codes, categories=labels)
+  train = columns['train']
+  counts = {name: train[name].max() + 1 for name in category_names(train)}
+  return {s: categorical(frame, counts) for s, frame in columns.items()}
+
+
+def categorical(frame: pd.DataFrame, counts: Mapping[str, int]) -> pd.DataFrame:
+  """The same of one frame, whose columns of codes have so many labels."""
+  out = frame.copy()
+  for name in category_names(frame):
+    codes = frame[name].clip(lower=-1)
+    labels = np.arange(counts[name])
+    out[name] = pd.Categorical.from_codes(codes, categories=labels)
   return out
 
 

@@ -81,21 +81,51 @@ def fit_predict(
   for argument, value in {'seed': seed, 'num_trials': num_trials}.items():
     if value < 0:
       raise InputError(f'{argument}={value} must not be negative')
-  y = {
-    s: scaler.standardize(getattr(table, s).target) for s in ('train', 'val')
+  y = scaler.standardize(table.train.known_target)
+  means = {
+    s: np.full(len(getattr(table, s)), y.mean()) for s in ('val', 'test')
   }
-  mean = float(y['train'].mean())
-  means = {s: np.full(len(getattr(table, s)), mean) for s in ('val', 'test')}
   if name == 'train_mean':
     return means
   if isinstance(table, Texts):
     raise InputError(f'baseline {name} reads tables, not texts')
+  found = _fitted(
+    name, table, scaler, seed, num_trials, num_threads, interrupts
+  )
+  if found is None:
+    return means
+  model, inputs = found
+  return {s: _float64(model.predict(inputs[s])) for s in ('val', 'test')}
+
+
+def fit_model(
+  name: str,
+  table: Table,
+  scaler: TargetScaler,
+  *,
+  seed: int,
+  num_threads: int | None = None,
+  interrupts: Any = (),
+) -> Any:
+  """The library's model with its `predict`, fitted as `fit_predict` does.
+
+  None where there is nothing to learn.
+  """
+  found = _fitted(name, table, scaler, seed, 0, num_threads, interrupts)
+  return None if found is None else found[0]
+
+
+def _fitted(name, table, scaler, seed, num_trials, num_threads, interrupts):
+  """(model, {split: inputs}), or None where there is nothing to learn."""
   baseline = _BASELINES[name]
   require(baseline.package)
+  y = {
+    s: scaler.standardize(getattr(table, s).target) for s in ('train', 'val')
+  }
   columns = frames.columns_of(table)
   if np.ptp(y['train']) == 0 or not columns['train'].shape[1]:
-    # Nothing to learn, which some of the libraries refuse to.
-    return means
+    # Some of the libraries refuse to learn nothing.
+    return None
   inputs = baseline.inputs(columns, table)
   if num_threads is None:
     num_threads = os.cpu_count() or 1
@@ -110,25 +140,25 @@ def fit_predict(
       num_threads=num_threads,
     )
 
-  predict = fit({})
+  model = fit({})
   if num_trials and baseline.suggest is not None:
-    predict = _search(
-      fit, baseline.suggest, predict, inputs['val'], y['val'], num_trials, seed
+    model = _search(
+      fit, baseline.suggest, model, inputs['val'], y['val'], num_trials, seed
     )
-  return {s: _float64(predict(inputs[s])) for s in ('val', 'test')}
+  return model, inputs
 
 
 def _search(fit, suggest, default, x, y, num_trials, seed):
-  """The predict function with the best R² on validation rows x [n, F], y."""
+  """The model with the best R² on validation rows x [n, F], y."""
   optuna = require('optuna')
   optuna.logging.set_verbosity(optuna.logging.WARNING)
-  best = [r2(_float64(default(x)), y), default]
+  best = [r2(_float64(default.predict(x)), y), default]
 
   def objective(trial):
-    predict = fit(suggest(trial))
-    value = r2(_float64(predict(x)), y)
+    model = fit(suggest(trial))
+    value = r2(_float64(model.predict(x)), y)
     if value > best[0]:
-      best[:] = value, predict
+      best[:] = value, model
     return value
 
   sampler = optuna.samplers.TPESampler(seed=seed % 2**32)
@@ -138,7 +168,7 @@ def _search(fit, suggest, default, x, y, num_trials, seed):
 
 
 # -------------------------------------------------------------------- models
-# Each fits on {'train': (x, y), 'val': (x, y)} and returns x -> predictions.
+# Each fits on {'train': (x, y), 'val': (x, y)}; its result has a `predict`.
 
 
 def _fit_linear(data, parameters, *, seed, num_threads):
@@ -150,7 +180,7 @@ def _fit_linear(data, parameters, *, seed, num_threads):
     model = linear_model.Ridge(**parameters)
   else:
     model = linear_model.LinearRegression()
-  return model.fit(*data['train']).predict
+  return model.fit(*data['train'])
 
 
 def _suggest_linear(trial):
@@ -170,7 +200,7 @@ def _fit_random_forest(data, parameters, *, seed, num_threads):
   )
   model.fit(*data['train'])
   # Threads add up the trees in the order in which they finish.
-  return model.set_params(n_jobs=1).predict
+  return model.set_params(n_jobs=1)
 
 
 def _suggest_random_forest(trial):
@@ -192,7 +222,7 @@ def _fit_histogram_trees(data, parameters, *, seed, num_threads):
     n_iter_no_change=PATIENCE,
     random_state=seed,
   )
-  return model.fit(x, y, X_val=x_val, y_val=y_val).predict
+  return model.fit(x, y, X_val=x_val, y_val=y_val)
 
 
 def _fit_catboost(data, parameters, *, seed, num_threads):
@@ -213,7 +243,7 @@ def _fit_catboost(data, parameters, *, seed, num_threads):
     verbose=False,
     **parameters,
   )
-  return model.fit(*data['train'], eval_set=(x_val, y_val)).predict
+  return model.fit(*data['train'], eval_set=(x_val, y_val))
 
 
 def _suggest_catboost(trial):
@@ -242,7 +272,7 @@ def _fit_xgboost(data, parameters, *, seed, num_threads):
     **({'subsample': 0.8, 'colsample_bytree': 0.8} | parameters),
   )
   model.fit(*data['train'], eval_set=[data['val']], verbose=False)
-  return model.predict  # of the best iteration
+  return model  # Predicts with its best iteration.
 
 
 def _suggest_xgboost(trial):
@@ -282,7 +312,7 @@ def _fit_lightgbm(data, parameters, *, seed, num_threads):
     valid_sets=[lightgbm.Dataset(x_val, y_val, reference=train)],
     callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)],
   )
-  return model.predict  # of the best iteration
+  return model  # Predicts with its best iteration.
 
 
 def _suggest_lightgbm(trial):
@@ -314,13 +344,14 @@ class _Baseline:
 
   package: what it needs.
   inputs: `(columns, table) -> {split: x [n, F]}`.
-  fit: `(data, parameters, *, seed, num_threads) -> (x -> [n])`.
+  fit: `(data, parameters, *, seed, num_threads)` -> the library's model, whose
+    `predict` is x -> [n].
   suggest: `trial -> parameters`; None if there is nothing to search.
   """
 
   package: str
   inputs: Callable[..., Mapping[str, Any]]
-  fit: Callable[..., Callable[[Any], np.ndarray]]
+  fit: Callable[..., Any]
   suggest: Callable[[Any], dict[str, Any]] | None
 
 

@@ -69,6 +69,14 @@ class Rows:
     assert self.target is not None
     return self.target
 
+  def part(self, index: slice | np.ndarray) -> 'Rows':
+    """Some of them."""
+    return Rows(
+      numeric=self.numeric[index],
+      categories=self.categories[index],
+      target=None if self.target is None else self.target[index],
+    )
+
   def cells(self) -> Iterator[bytes]:
     """Every cell, to tell data from other data."""
     yield self.numeric.tobytes() + self.known_target.tobytes()

@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from genre2_jax.baselines import distributions
+from genre2_jax.baselines import distributions, priors
 from genre2_jax.baselines.catalog import BASELINES
 from genre2_jax.data import subwords, targets, texts
 from genre2_jax.data.columns import parse_kinds
@@ -64,6 +64,7 @@ def check_values(config: ConfigDict) -> None:
     ('model.head', ('decoder', 'trie', 'histogram', 'pointwise')),
     ('model.numeric_embedding', ('none', 'piecewise_linear', 'periodic')),
     ('model.category_embedding', ('ordinal', 'one_hot', 'learned')),
+    ('model.prior', ('', *priors.NAMES)),
     ('baseline.name', ('', *BASELINES)),
     ('data.transform', targets.TRANSFORMS),
     ('text.source', ('files', 'tfds', 'movielens', 'synthetic')),
@@ -81,6 +82,15 @@ def check_values(config: ConfigDict) -> None:
     ('optimizer.schedule', optimizers.SCHEDULES),
   ):
     check_choice(field, value_of(config, field), choices)
+  if config.model.prior:
+    for field, wanted in (
+      ('model.head', 'trie'), ('language_model.name', ''), ('baseline.name', '')
+    ):  # fmt: skip
+      if value_of(config, field) != wanted:
+        raise InputError(
+          f'model.prior={config.model.prior} is what the logits of a table '
+          f'start from: set {field}={wanted!r}'
+        )
   if config.baseline.trials and config.baseline.name in distributions.NAMES:
     raise InputError(
       f'baseline.trials={config.baseline.trials} searches baselines of one '

@@ -186,6 +186,8 @@ def get_config() -> ConfigDict:
   # up; all others, and predictions, look all of them up
   model.marginal = False  # the distribution is mixed with that of the training
   # targets, by a share that validation rows choose at the end of a stage (CRPS)
+  model.prior = ''  # trie: a baseline whose distribution the logits start from,
+  # out of fold on training rows: catboost_residuals, xgboost_residuals
 
   # An objective is a sum of (name, weight, options):
   #   token level      ce, ntl_mse, ntl_was, dist2, soft_ce (bins)

@@ -8,6 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from genre2_jax import tokenizers
+from genre2_jax.baselines import priors
 from genre2_jax.data import targets
 from genre2_jax.data.features import Features
 from genre2_jax.data.subwords import TextFeatures
@@ -25,6 +26,7 @@ from genre2_jax.models.heads import (
 from genre2_jax.models.marginal import log_shares, marginal_policy
 from genre2_jax.models.model import Model
 from genre2_jax.models.neighbours import Memory, neighbour_policy
+from genre2_jax.models.prior import Blank, with_prior
 from genre2_jax.models.tabular import tabular_policy
 from genre2_jax.policy import trie
 from genre2_jax.tokenizers import Tokenizer
@@ -57,6 +59,8 @@ def build_model(config: ConfigDict, table: Table | Texts) -> Model:
   target = table.train.known_target
   scaler = targets.fit(config.data.transform, target)
   tokenizer = build_tokenizer(config).fitted(scaler.standardize(target))
+  if config.model.prior:
+    priors.check_name(config.model.prior)
   return model_of(
     config, features, scaler, tokenizer.numbers, memory=table.train
   )
@@ -85,6 +89,9 @@ def model_of(
     numbers: that the tokenizer was fitted to, if it is one that is.
     memory: training rows, for a network that looks them up; their number where
       its parameters are there already.
+
+  Returns:
+    A `Model` whose prior, if it has one, is yet to be fitted.
 
   Raises:
     InputError: parts that do not fit together.
@@ -125,6 +132,7 @@ def model_of(
   codec = Codec(
     tokenizer, scaler.low, scaler.high, scaler.mean, scaler.std, scaler.bounds
   )
+  num_train = memory if isinstance(memory, int) else len(memory)
   return _mixed(
     config,
     Model(
@@ -132,6 +140,7 @@ def model_of(
       scaler=scaler,
       codec=codec,
       network=_network(config, tokenizer, features),
+      prior=Blank(tokenizer.num_sequences, num_train) if model.prior else None,
     ),
     memory,
   )
@@ -155,11 +164,11 @@ def _mixed(config, model, memory):
   if not (fields.neighbours or fields.marginal):
     return model
   if isinstance(memory, int):
-    known = Memory.blank(model.example_inputs(), memory)
+    known = Memory.blank(model.features.example_inputs(), memory)
   else:
     z = model.scaler.standardize(memory.known_target)
     places = model.codec.index(z).astype(np.int32)
-    known = Memory(model.inputs(memory), places)
+    known = Memory(model.own_inputs(memory), places)
   if fields.neighbours:
     network = neighbour_policy(
       network,
@@ -219,5 +228,7 @@ def _network(config, tokenizer, features):
   if head == 'pointwise':
     return pointwise_head(**shared)
   if head == 'trie':
-    return trie_policy(tokenizer, **shared)
+    has_prior = bool(config.model.prior)
+    policy = trie_policy(tokenizer, **shared, starts_at_zero=has_prior)
+    return with_prior(policy) if has_prior else policy
   return histogram_policy(tokenizer, **shared)

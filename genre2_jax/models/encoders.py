@@ -8,7 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genre2_jax.models.layers import Dropout, by_rows, dense, parameter
+from genre2_jax.models.layers import (
+  Dropout,
+  by_rows,
+  dense,
+  kernel_init,
+  parameter,
+)
 from genre2_jax.policy import Inputs
 
 NUMERIC_EMBEDDINGS = ('none', 'piecewise_linear', 'periodic')
@@ -254,12 +260,14 @@ class EnsembleDense(nn.Module):
     axes: logical axis names of the kernel (in, out).
     num_members: k.
     is_first: whether r begins as random signs.
+    is_zero: whether W begins at zero.
   """
 
   features: int
   axes: tuple[str | None, str | None]
   num_members: int
   is_first: bool
+  is_zero: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -280,7 +288,7 @@ class EnsembleDense(nn.Module):
     kernel = parameter(
       self,
       'kernel',
-      nn.initializers.xavier_uniform(),
+      kernel_init(self.is_zero),
       self.axes,
       (x.shape[-1], self.features),
     )
@@ -312,6 +320,7 @@ class MLPEncoder(nn.Module):
     dropout: rate after each hidden layer.
     num_members: k.
     out_axis: logical axis of what is written.
+    starts_at_zero: whether all that is written is zero at the start.
   """
 
   embedding: FeatureEmbedding
@@ -321,6 +330,7 @@ class MLPEncoder(nn.Module):
   dropout: float
   num_members: int = 1
   out_axis: str | None = 'embed'
+  starts_at_zero: bool = False
 
   @nn.compact
   def __call__(self, inputs: Inputs) -> jax.Array:
@@ -345,6 +355,9 @@ class MLPEncoder(nn.Module):
   def _linear(
     self, features: int, axes: tuple[str | None, str | None], layer: int
   ) -> nn.Module:
+    is_zero = self.starts_at_zero and layer == self.num_layers
     if self.num_members == 1:
-      return dense(features, axes)
-    return EnsembleDense(features, axes, self.num_members, layer == 0)
+      return dense(features, axes, is_zero=is_zero)
+    return EnsembleDense(
+      features, axes, self.num_members, layer == 0, is_zero=is_zero
+    )

@@ -111,6 +111,7 @@ def trie_policy(
   num_layers: int = 3,
   dropout: float = 0.1,
   ensemble_members: int = 1,
+  starts_at_zero: bool = False,
   **features: Any,
 ) -> Policy:
   """An MLP to the logits of all nodes of the trie at once.
@@ -125,6 +126,7 @@ def trie_policy(
     num_layers: hidden layers, each linear, ReLU, dropout.
     dropout: rate.
     ensemble_members: k, members of an implicit ensemble (`MLPEncoder`).
+    starts_at_zero: whether all logits are zero at the start.
     **features: cardinalities and what else `feature_embedding` takes.
 
   Returns:
@@ -144,6 +146,7 @@ def trie_policy(
       dropout=dropout,
       num_members=ensemble_members,
       out_axis='vocab',
+      starts_at_zero=starts_at_zero,
     )
   )
   one = Policy(

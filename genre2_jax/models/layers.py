@@ -39,19 +39,28 @@ def parameter(
 
 
 def dense(
-  features: int, axes: tuple[str | None, str | None], name: str | None = None
+  features: int,
+  axes: tuple[str | None, str | None],
+  name: str | None = None,
+  *,
+  is_zero: bool = False,
 ) -> nn.Dense:
   """A linear layer whose kernel carries logical axis names (in, out)."""
   return nn.Dense(
     features,
-    kernel_init=nn.with_logical_partitioning(
-      nn.initializers.xavier_uniform(), axes
-    ),
+    kernel_init=nn.with_logical_partitioning(kernel_init(is_zero), axes),
     bias_init=nn.with_logical_partitioning(
       nn.initializers.zeros_init(), axes[1:]
     ),
     name=name,
   )
+
+
+def kernel_init(is_zero: bool = False) -> Callable[..., jax.Array]:
+  """How a kernel starts: at zero, or Xavier's uniform numbers."""
+  if is_zero:
+    return nn.initializers.zeros_init()
+  return nn.initializers.xavier_uniform()
 
 
 class StackedDense(nn.Module):

@@ -13,6 +13,7 @@ from genre2_jax.data.tables import Rows
 from genre2_jax.data.targets import Scaler
 from genre2_jax.data.texts import TextRows
 from genre2_jax.models.neighbours import ROW
+from genre2_jax.models.prior import PRIOR, Prior
 from genre2_jax.policy import Pointwise, Policy
 from genre2_jax.tokenizers.codec import Codec
 
@@ -28,6 +29,8 @@ class Model:
     network: a `Policy`, or a `Pointwise`.
     looks_up: whether it looks training rows up, and is told of each of them
       which it is (`models/neighbours.py`).
+    prior: the distributions that it starts from, if it does
+      (`models/prior.py`).
   """
 
   features: Features | TextFeatures
@@ -35,6 +38,7 @@ class Model:
   codec: Codec
   network: Policy | Pointwise
   looks_up: bool = False
+  prior: Prior | None = None
 
   @property
   def widths(self) -> tuple[int, ...]:
@@ -43,29 +47,49 @@ class Model:
 
   def example_inputs(self) -> Any:
     """Inputs of one row, all zero: for shapes."""
-    return self.features.example_inputs()
+    inputs = self.features.example_inputs()
+    if self.prior is None:
+      return inputs
+    count = self.codec.tokenizer.num_sequences
+    return {**inputs, PRIOR: np.zeros((1, count), np.float32)}
 
   def inputs(self, rows: Rows | TextRows) -> Any:
     """What the network encodes, of rows of the kind that the features know."""
+    return self.with_prior(self.own_inputs(rows), rows)
+
+  def own_inputs(self, rows: Rows | TextRows) -> Any:
+    """The same, but for the prior."""
     transform: Callable[[Any], Any] = self.features.transform
     return transform(rows)
 
+  def with_prior(self, inputs: Any, rows: Rows | TextRows) -> Any:
+    """`own_inputs` of rows with their prior, K numbers a row, if it has one."""
+    if self.prior is None:
+      return inputs
+    assert isinstance(rows, Rows)
+    return {**inputs, PRIOR: self.prior.log_p(rows)}
+
   def examples(self, rows: Rows | TextRows) -> Examples:
-    """`Examples` of rows with targets."""
+    """`Examples` of rows with targets, but not of training rows."""
+    return self._examples(rows, self.inputs(rows))
+
+  def _examples(self, rows, inputs):
     z = self.scaler.standardize(rows.known_target)
     return Examples(
-      inputs=self.inputs(rows),
+      inputs=inputs,
       target=np.asarray(z, np.float32),
       tokens=self.codec.encode(z),
     )
 
   def training_examples(self, rows: Rows | TextRows) -> Examples:
-    """`examples` of the training rows, with their numbers where it wants them.
+    """`Examples` of the training rows, with their numbers where it wants them.
 
-    A row must not find itself among its neighbours.
+    A row must not find itself among its neighbours, and its prior must not know
+    its target.
     """
-    examples = self.examples(rows)
-    if not self.looks_up:
-      return examples
-    numbers = np.arange(len(examples.target), dtype=np.int32)
-    return examples._replace(inputs={**examples.inputs, ROW: numbers})
+    inputs = self.own_inputs(rows)
+    if self.prior is not None:
+      inputs = {**inputs, PRIOR: self.prior.train_log_p()}
+    if self.looks_up:
+      inputs = {**inputs, ROW: np.arange(len(rows), dtype=np.int32)}
+    return self._examples(rows, inputs)

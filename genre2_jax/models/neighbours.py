@@ -22,6 +22,7 @@ import numpy as np
 
 from genre2_jax.models.encoders import FeatureEmbedding
 from genre2_jax.models.layers import MASKED, dense, parameter
+from genre2_jax.models.prior import PRIOR
 from genre2_jax.policy import Inputs, Params, Policy, tables, trie
 
 # Where the training rows lie among a network's parameters.
@@ -138,6 +139,7 @@ def neighbour_policy(
     empty = {
       name: jnp.zeros((num_rows, *x.shape[1:]), x.dtype)
       for name, x in own.items()
+      if name != PRIOR
     }
     rows = {**rows, 'inputs': empty | rows['inputs']}
     numbers = jnp.arange(num_rows)

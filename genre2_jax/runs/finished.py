@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from genre2_jax.baselines import priors
 from genre2_jax.data import targets
 from genre2_jax.data.reading import path_of
 from genre2_jax.data.tables import Rows
@@ -125,7 +126,7 @@ class FinishedRun:
         stages.evaluation_keys(self.seeds),
         **(options | {'num_samples': num_samples}),
       )
-    inputs = self.model.inputs(rows)
+    inputs = self.model.own_inputs(rows)
     block_size = self.experiment.block_size
     if len(rows) <= _FEW_ROWS:
       block_size = min(block_size, _FEW_ROWS)
@@ -135,12 +136,19 @@ class FinishedRun:
       yield evaluation.predict(
         self._predictors[num_samples],
         params,
-        jax.tree.map(lambda x, a=start: x[a : a + step], inputs),
+        self._block(inputs, rows, slice(start, start + step)),
         block_size=block_size,
         sharding=self._sharding,
         widths=self.model.widths,
         first=start,
       )
+
+  def _block(self, inputs, rows, part):
+    """Inputs of some rows; only they have their prior, K numbers each."""
+    block = jax.tree.map(lambda x: x[part], inputs)
+    if self.model.prior is None:
+      return block
+    return self.model.with_prior(block, rows.part(part))
 
   def reduced(
     self,
@@ -167,6 +175,8 @@ class FinishedRun:
     parts = [folder / self.stages[-1], weights.frozen_folder(self.workdir)]
     if not parts[0].exists():  # From before there were weights.
       parts = [self.workdir / 'checkpoints']
+    if self.model.prior is not None:
+      parts.append(self.workdir / priors.FOLDER)
     paths = [self.workdir / name for name in _JSON_FILES]
     paths += [p for part in parts for p in sorted(part.rglob('*'))]
     root = self.workdir.absolute()
@@ -245,6 +255,8 @@ def open_run(workdir: str | os.PathLike[str]) -> FinishedRun:
       saved.get('numbers', ()),  # Older runs had none.
       run['num_train'],
     )
+    if reopened.model.prior is not None:
+      reopened = _with_prior(reopened, workdir / priors.FOLDER)
     _check_written(workdir / 'run.json', run, reopened.seeds)
     if not isinstance(saved['target_name'], str):
       raise TypeError('target_name is no text')
@@ -264,6 +276,13 @@ def open_run(workdir: str | os.PathLike[str]) -> FinishedRun:
       f'{workdir} has a damaged config.json, model.json or run.json '
       f'({one_line(error)}): train again'
     ) from error
+
+
+def _with_prior(reopened, folder):
+  """The experiment, its model with the prior that the run fitted."""
+  prior = priors.Prior.read(folder)
+  model = dataclasses.replace(reopened.model, prior=prior)
+  return dataclasses.replace(reopened, model=model)
 
 
 def _check_written(path, run, seeds):

@@ -13,6 +13,7 @@ columns.json     of a table, as they were read (`inspection.py`)
 importances.json of its columns, on validation rows (`inspection.py`)
 margins.json     of conformal intervals, last stage (`estimates.py`)
 run.json         what was run; its presence says that the run is finished
+prior/           trees that the model starts from (`baselines/priors.py`)
 weights/         of each stage, enough to predict (`weights.py`)
 checkpoints/     of each stage, to go on from (`training/checkpoints.py`)
 profile/         traces, where asked for (`profiling.py`)

@@ -112,7 +112,7 @@ def test_the_targets_of_the_test_rows_are_not_read():
 def test_a_cell_has_the_mass_between_the_midpoints():
   values = np.array([2.0, -1.0, 0.0, 2.0, 0.5])  # unsorted, with twins
   mean, std = np.array([0.3, -0.7]), np.array([1.0, 0.4])
-  found = distributions._on_grid(*distributions._normal(mean, std), values)
+  found = distributions.on_grid(*distributions._normal(mean, std), values)
   edges = [-0.5, 0.25, 1.25]
   below = stats.norm.cdf((np.array(edges) - mean[:, None]) / std[:, None])
   mass = np.diff(np.pad(below, ((0, 0), (1, 1)), constant_values=(0, 1)))

@@ -21,6 +21,7 @@ RECIPES = tuple(recipes.TALENT.recipes)
 # What each trains, where its name does not say.
 STAGES = {
   'best': ['crps'],
+  'boosted': ['crps'],
   'crps_piecewise': ['ce', 'crps'],
   'crps_ce': ['ce', 'crps_ce'],
   'dist2': ['ce_dist2'],
@@ -54,7 +55,7 @@ def make_recipe(data_file):
 
 def test_there_are_recipes():
   assert {'ce', 'remax', 'crps', 'pointwise', 'linear'} <= set(RECIPES)
-  assert len(RECIPES) == 40
+  assert len(RECIPES) == 41
 
 
 @pytest.mark.parametrize('family', recipes.FAMILIES)
