@@ -20,14 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from genre2_jax.baselines import distributions, points, priors
+from genre2_jax.baselines import points
 from genre2_jax.data import targets
 from genre2_jax.data.batches import Examples
 from genre2_jax.data.features import Features
 from genre2_jax.data.tables import Table
 from genre2_jax.data.texts import Texts
 from genre2_jax.devices import compilation, memory, processes, sharding
-from genre2_jax.errors import InputError
 from genre2_jax.experiment import tasks
 from genre2_jax.experiment.experiment import Prepared, build
 from genre2_jax.files import atomic, formats
@@ -38,13 +37,14 @@ from genre2_jax.models.marginal import (
   best_weight,
   with_weight,
 )
-from genre2_jax.models.neighbours import memory_of
 from genre2_jax.report import page
 from genre2_jax.runs import (
+  baselines,
   environment,
   estimates,
   finished,
   inspection,
+  start,
   weights,
   workdirs,
 )
@@ -52,9 +52,6 @@ from genre2_jax.training import evaluation, loop, programs, train_state
 from genre2_jax.training.stages import Stage, evaluation_keys
 
 _logger = logging.getLogger('genre2_jax')
-
-# Baselines beside every run; texts have the first.
-REFERENCES = ('train_mean', 'histogram_trees')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,7 +113,7 @@ def train_and_evaluate(
     processes.check_alike(
       'config and data', workdirs.identity(experiment.fields, experiment.table)
     )
-    start = _given_weights(experiment)
+    params = start.given_weights(experiment)
   compilation.keep_programs(experiment.fields['compilation_cache'])
   clock = _Clock(experiment.max_seconds or math.inf, began)
   model, mesh = experiment.model, experiment.mesh
@@ -135,9 +132,9 @@ def train_and_evaluate(
     if model.prior is not None:
       with processes.together():
         if is_first:
-          _write_prior(experiment, workdir, interrupts)
+          start.write_prior(experiment, workdir, interrupts)
       with processes.together():
-        experiment = _with_prior(experiment, workdir)
+        experiment = start.with_prior(experiment, workdir)
         model, examples = experiment.model, _examples(experiment)
     if verbose > 1:
       print(tasks.describe(experiment.table, model))
@@ -156,14 +153,16 @@ def train_and_evaluate(
       atomic.write_json(workdir / 'env.json', seen)
     # ----------------------------------------------------------- references
     with processes.together():
-      references = _references(experiment, interrupts) if is_first else []
+      references = (
+        baselines.references(experiment, interrupts) if is_first else []
+      )
       if references:
         workdirs.write_references(workdir, references)
     # --------------------------------------------------------------- stages
     run = _begun(experiment, workdir, stages, examples, interrupts, verbose)
     need, settings = run.options.need, _settings(run)
     with memory.shortage_in_words(need, settings, mesh, workdir):
-      names, rows, params, out_of_time = _run_stages(run, start, clock)
+      names, rows, params, out_of_time = _run_stages(run, params, clock)
       if experiment.report:
         inspection.write(
           workdir, experiment, params, run.predict_block, run.options.interrupts
@@ -209,31 +208,6 @@ def _examples(experiment):
   model, table = experiment.model, experiment.table
   examples = {s: model.examples(getattr(table, s)) for s in ('val', 'test')}
   return {'train': model.training_examples(table.train), **examples}
-
-
-def _write_prior(experiment, workdir, interrupts):
-  """Fits what the network starts from and keeps it, once in a run's life."""
-  folder = workdir / priors.FOLDER
-  if priors.is_written(folder):
-    return
-  prior = experiment.model.prior
-  if experiment.source is None:
-    prior = priors.Prior.fit(
-      experiment.fields['model']['prior'],
-      experiment.table,
-      experiment.model.scaler,
-      experiment.model.codec.grid()[0],
-      seed=experiment.seeds[0],
-      interrupts=interrupts,
-    )
-  prior.write(folder)
-
-
-def _with_prior(experiment, workdir):
-  """The experiment, its model with the prior of the workdir."""
-  prior = priors.Prior.read(workdir / priors.FOLDER)
-  model = dataclasses.replace(experiment.model, prior=prior)
-  return dataclasses.replace(experiment, model=model)
 
 
 def _begun(
@@ -301,7 +275,7 @@ def _run_stages(run, params, clock):
   """
   experiment = run.experiment
   if experiment.baseline:
-    fitted = _fit_baseline(
+    fitted = baselines.fit(
       experiment,
       experiment.baseline,
       experiment.seeds,
@@ -455,149 +429,6 @@ def _record(run, stage, predicted):
     write({'row': np.arange(1, len(target) + 1), 'target': target} | columns)
   estimates.write_margins(run.workdir, margins)
   return rows
-
-
-def _fit_baseline(experiment, name, seeds, interrupts):
-  """What a baseline predicts, every seed's, split by split.
-
-  Point masses, or distributions over the numbers that the model can write.
-  """
-  if name in distributions.NAMES:
-    return _fit_distributions(experiment, name, seeds, interrupts)
-  fitted = [
-    points.fit_predict(
-      name,
-      experiment.table,
-      experiment.model.scaler,
-      seed=seed,
-      num_trials=experiment.baseline_trials,
-      interrupts=interrupts,
-    )
-    for seed in seeds
-  ]
-  predicted: dict[str, dict[str, np.ndarray]] = {}
-  for split in ('val', 'test'):
-    z = np.stack([member[split] for member in fitted]).astype(np.float32)
-    predicted[split] = {
-      'samples_z': z[..., None],
-      'greedy_z': z,
-      'entropy': np.zeros_like(z),
-    }
-  return predicted
-
-
-def _fit_distributions(experiment, name, seeds, interrupts):
-  if not experiment.evaluation.exact:
-    raise InputError(
-      f'baseline.name={name} has a probability for every number: raise '
-      'trie.max_nodes, or take fewer tokenizer.digits'
-    )
-  values = experiment.model.codec.grid()[0]
-  fitted = [
-    distributions.fit_predict(
-      name,
-      experiment.table,
-      experiment.model.scaler,
-      values,
-      seed=seed,
-      interrupts=interrupts,
-    )
-    for seed in seeds
-  ]
-  predicted = {}
-  for split in ('val', 'test'):
-    log_p = np.stack([member[split].log_p for member in fitted])
-    mean = np.stack([member[split].mean for member in fitted])
-    samples = [
-      distributions.samples(
-        values, member, experiment.evaluation.num_samples, seed
-      )
-      for seed, member in zip(seeds, log_p, strict=True)
-    ]
-    predicted[split] = {
-      'samples_z': np.stack(samples).astype(np.float32),
-      'greedy_z': mean.astype(np.float32),
-      'entropy': -np.sum(np.exp(log_p) * log_p, -1),
-      'log_p': log_p,
-    }
-  return predicted
-
-
-def _references(experiment, interrupts):
-  """Rows of references.csv: what anybody has in seconds, on the same rows.
-
-  Their number alone, as `greedy`. None beside a baseline, which is one, and
-  none where no report will show them. A text has no columns for trees.
-  """
-  if experiment.baseline or not experiment.report:
-    return []
-  table, model, seeds = experiment.table, experiment.model, experiment.seeds[:1]
-  rows: list[tuple] = []
-  for name in REFERENCES[: 2 if isinstance(table, Table) else 1]:
-    predicted = _fit_baseline(experiment, name, seeds, interrupts)
-    for split, arrays in predicted.items():
-      target = getattr(table, split).target
-      found = results.rows(
-        arrays,
-        model.scaler.standardize(target),
-        model=model,
-        seeds=seeds,
-        task=table.name,
-        stage=name,
-        split=split,
-      )
-      rows += [row for row in found if row[4] == 'greedy']
-  return rows
-
-
-def _given_weights(experiment):
-  """Parameters of the source's first stage, for this run's seeds, or None."""
-  source, seeds = experiment.source, experiment.seeds
-  if source is None:
-    return None
-  if len(source.seeds) not in (1, len(seeds)):
-    raise InputError(
-      f'init_from={source.workdir} has {len(source.seeds)} seeds, this run '
-      f'{len(seeds)}: set num_seeds to that'
-    )
-  params = source.weights(source.stages[0], experiment.mesh)
-  if experiment.model.looks_up:
-    _check_memory(experiment, memory_of(params['policy']))
-  if experiment.model.prior is not None:
-    _check_prior(experiment)
-  if len(source.seeds) < len(seeds):
-    # Compiled: no process has all of what is sharded over several.
-    repeat = jax.jit(lambda x: jnp.repeat(x, len(seeds), 0))
-    params = jax.tree.map(repeat, params)
-  return params
-
-
-def _check_memory(experiment, memory):
-  """Raises InputError unless the rows that are looked up are those at hand.
-
-  A row that is trained on must not find itself among them.
-  """
-  model, train = experiment.model, experiment.table.train
-  places = model.codec.index(model.scaler.standardize(train.known_target))
-  if not np.array_equal(processes.fetch(memory['places'])[0], places):
-    raise InputError(
-      f'init_from={experiment.source.workdir} looks up training rows, and they '
-      f'are not those of {experiment.table.name}: train from scratch'
-    )
-
-
-def _check_prior(experiment):
-  """Raises InputError unless the prior's training rows are those at hand.
-
-  A row must not be told what trees say that were fitted to it.
-  """
-  model, train = experiment.model, experiment.table.train
-  z = model.scaler.standardize(train.known_target)
-  if not np.array_equal(model.prior.train_target, z):
-    raise InputError(
-      f'init_from={experiment.source.workdir} has a prior of training rows '
-      f'that are not those of {experiment.table.name}: train from scratch'
-    )
 
 
 def _num_parameters(experiment, params):

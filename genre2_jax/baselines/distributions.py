@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from genre2_jax.baselines import frames, points
-from genre2_jax.data.features import TargetScaler
 from genre2_jax.data.tables import SPLITS, Rows, Table
+from genre2_jax.data.targets import Scaler
 from genre2_jax.errors import InputError, InterruptedRunError
 
 # Out-of-fold errors of the train rows: folds.
@@ -44,7 +44,7 @@ class Predicted(NamedTuple):
 def fit_predict(
   name: str,
   table: Table,
-  scaler: TargetScaler,
+  scaler: Scaler,
   values: np.ndarray,
   *,
   seed: int,
@@ -124,7 +124,7 @@ def _residuals(name, table, scaler, options):
 
 
 def out_of_fold(
-  name: str, table: Table, scaler: TargetScaler, *, seed: int, **options: Any
+  name: str, table: Table, scaler: Scaler, *, seed: int, **options: Any
 ) -> np.ndarray:
   """What the folds without a train row say of it: z-scores [n].
 

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from genre2_jax.baselines import frames
-from genre2_jax.data.features import TargetScaler
 from genre2_jax.data.tables import Table
+from genre2_jax.data.targets import Scaler
 from genre2_jax.data.texts import Texts
 from genre2_jax.errors import InputError, InterruptedRunError
 from genre2_jax.metrics.points import r2
@@ -48,7 +48,7 @@ def names() -> tuple[str, ...]:
 def fit_predict(
   name: str,
   table: Table | Texts,
-  scaler: TargetScaler,
+  scaler: Scaler,
   *,
   seed: int,
   num_trials: int = 0,
@@ -101,7 +101,7 @@ def fit_predict(
 def fit_model(
   name: str,
   table: Table,
-  scaler: TargetScaler,
+  scaler: Scaler,
   *,
   seed: int,
   num_threads: int | None = None,

@@ -21,8 +21,8 @@ import pandas as pd
 from genre2_jax.baselines import distributions, frames, points
 from genre2_jax.baselines.distributions import RESIDUALS, Errors
 from genre2_jax.baselines.frames import Columns
-from genre2_jax.data.features import TargetScaler
 from genre2_jax.data.tables import Rows, Table
+from genre2_jax.data.targets import Scaler
 from genre2_jax.errors import InputError, one_line
 from genre2_jax.files import atomic
 
@@ -64,7 +64,7 @@ class Prior:
     cls,
     name: str,
     table: Table,
-    scaler: TargetScaler,
+    scaler: Scaler,
     values: np.ndarray,
     *,
     seed: int,

@@ -1,0 +1,120 @@
+"""Baselines of a run: instead of a network, or beside it as references."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from genre2_jax.baselines import distributions, points
+from genre2_jax.data.tables import Table
+from genre2_jax.errors import InputError
+from genre2_jax.experiment.experiment import Prepared
+from genre2_jax.metrics import results
+
+# Beside every run; texts have the first.
+REFERENCES = ('train_mean', 'histogram_trees')
+
+
+def fit(
+  experiment: Prepared, name: str, seeds: Sequence[int], interrupts: object
+) -> dict[str, dict[str, np.ndarray]]:
+  """What a baseline predicts, every seed's, split by split.
+
+  Point masses, or distributions over the numbers that the model can write; as
+  `evaluation.predict` gives them.
+
+  Args:
+    experiment: with its data.
+    name: of the baseline.
+    seeds: S integers.
+    interrupts: true once the run is asked to leave.
+
+  Raises:
+    InputError: no such baseline, a missing package, or too many numbers.
+    InterruptedRunError: asked to leave.
+  """
+  if name in distributions.NAMES:
+    return _fit_distributions(experiment, name, seeds, interrupts)
+  fitted = [
+    points.fit_predict(
+      name,
+      experiment.table,
+      experiment.model.scaler,
+      seed=seed,
+      num_trials=experiment.baseline_trials,
+      interrupts=interrupts,
+    )
+    for seed in seeds
+  ]
+  predicted: dict[str, dict[str, np.ndarray]] = {}
+  for split in ('val', 'test'):
+    z = np.stack([member[split] for member in fitted]).astype(np.float32)
+    predicted[split] = {
+      'samples_z': z[..., None],
+      'greedy_z': z,
+      'entropy': np.zeros_like(z),
+    }
+  return predicted
+
+
+def references(experiment: Prepared, interrupts: object) -> list[tuple]:
+  """Rows of references.csv: what anybody has in seconds, on the same rows.
+
+  Their number alone, as `greedy`. None beside a baseline, which is one, and
+  none where no report will show them. A text has no columns for trees.
+  """
+  if experiment.baseline or not experiment.report:
+    return []
+  table, model, seeds = experiment.table, experiment.model, experiment.seeds[:1]
+  rows: list[tuple] = []
+  for name in REFERENCES[: 2 if isinstance(table, Table) else 1]:
+    predicted = fit(experiment, name, seeds, interrupts)
+    for split, arrays in predicted.items():
+      target = getattr(table, split).target
+      found = results.rows(
+        arrays,
+        model.scaler.standardize(target),
+        model=model,
+        seeds=seeds,
+        task=table.name,
+        stage=name,
+        split=split,
+      )
+      rows += [row for row in found if row[4] == 'greedy']
+  return rows
+
+
+def _fit_distributions(experiment, name, seeds, interrupts):
+  if not experiment.evaluation.exact:
+    raise InputError(
+      f'baseline.name={name} has a probability for every number: raise '
+      'trie.max_nodes, or take fewer tokenizer.digits'
+    )
+  values = experiment.model.codec.grid()[0]
+  fitted = [
+    distributions.fit_predict(
+      name,
+      experiment.table,
+      experiment.model.scaler,
+      values,
+      seed=seed,
+      interrupts=interrupts,
+    )
+    for seed in seeds
+  ]
+  predicted = {}
+  for split in ('val', 'test'):
+    log_p = np.stack([member[split].log_p for member in fitted])
+    mean = np.stack([member[split].mean for member in fitted])
+    samples = [
+      distributions.samples(
+        values, member, experiment.evaluation.num_samples, seed
+      )
+      for seed, member in zip(seeds, log_p, strict=True)
+    ]
+    predicted[split] = {
+      'samples_z': np.stack(samples).astype(np.float32),
+      'greedy_z': mean.astype(np.float32),
+      'entropy': -np.sum(np.exp(log_p) * log_p, -1),
+      'log_p': log_p,
+    }
+  return predicted
