@@ -74,8 +74,8 @@ _OWN_FILE = 'estimator.json'
 # Features that the paper leaves as they are: other defaults than a recipe's,
 # where it has none of its own.
 _FEATURES = {
-  'numeric_embedding': 'piecewise_linear',
-  'category_embedding': 'one_hot',
+  'model.numeric_embedding': 'piecewise_linear',
+  'model.category_embedding': 'one_hot',
 }
 # Fields of what only the command line does.
 _NOT_HERE = ('report', 'baseline.name', 'language_model.name')
@@ -330,14 +330,13 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     }
     if self._recipe():
       config = recipes.get_config('talent', self._recipe())
-      for name, value in _FEATURES.items():
-        if config.model[name] == defaults.get_config().model[name]:
-          fields[f'model.{name}'] = value
-      if self.tokenizer == 'bins' and config.model.head == 'decoder':
+      own = recipes.TALENT.recipes[self._recipe()].changes
+      fields |= {field: x for field, x in _FEATURES.items() if field not in own}
+      if self.tokenizer == 'bins' and 'model.head' not in own:
         fields['model.head'] = 'histogram'
     else:
       config = defaults.get_config()
-      fields |= {f'model.{name}': value for name, value in _FEATURES.items()}
+      fields |= _FEATURES
       fields |= self._stages()
     given = {field: getattr(self, name) for name, field in _FIELDS.items()}
     fields |= {field: x for field, x in given.items() if x is not None}
