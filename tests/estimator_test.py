@@ -712,6 +712,7 @@ def test_a_recipes_objective_is_the_same_by_both_doors(name):
   for stage in recipe.stages:
     assert config[stage].objective == recipe[stage].objective
   assert config.model.head == recipe.model.head
+  assert config.model.prior == recipe.model.prior
 
 
 def test_arguments_are_config_fields():

@@ -13,7 +13,9 @@ from tiny import tiny_stage
 
 from genre2_jax import tokenizers
 from genre2_jax.data.batches import Examples
+from genre2_jax.models.encoders import feature_embedding
 from genre2_jax.models.heads import histogram_policy, trie_policy
+from genre2_jax.models.neighbours import Memory, neighbour_policy
 from genre2_jax.models.prior import PRIOR, Blank, with_prior
 from genre2_jax.policy import sampling, trie
 from genre2_jax.tokenizers.codec import Codec
@@ -134,6 +136,26 @@ def test_the_first_gradient_leads_on_from_the_prior():
   np.testing.assert_allclose(before, -inputs[PRIOR][:, 4].mean(), rtol=1e-3)
   moved = jax.tree.map(lambda x, g: x - 0.1 * g, params, gradient)
   assert loss(moved) < before - 0.01
+
+
+def test_neighbours_are_mixed_with_what_starts_from_a_prior():
+  """Where nothing is learnt yet half of the mixture is the prior's."""
+  base, _ = fresh()
+  rows = {k: x for k, x in inputs_of(7, seed=3).items() if k != PRIOR}
+  mixed = neighbour_policy(
+    base,
+    Memory(rows, np.arange(7, dtype=np.int32)),
+    embedding=feature_embedding(**FEATURES),
+    width=2,
+    candidates=100,
+  )
+  inputs = inputs_of(4)
+  params = nn.unbox(mixed.init(jax.random.key(0), inputs))
+  other = {**inputs, PRIOR: inputs[PRIOR][::-1]}
+  apart = np.exp(inputs[PRIOR]) - np.exp(other[PRIOR])
+  found = np.exp(log_probs(mixed, params, inputs))
+  found -= np.exp(log_probs(mixed, params, other))
+  np.testing.assert_allclose(found, 0.5 * apart, atol=1e-4)
 
 
 def test_only_tables_take_a_prior():
