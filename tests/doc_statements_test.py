@@ -159,7 +159,7 @@ def test_the_workdir_of_the_readme_is_that_of_a_run(finished):
   cells = table_after('README.md', '| in the workdir | |')
   named = {name.split('/')[0] for row in cells for name in row}
   there = {path.name for path in finished.iterdir()}
-  assert named - there == {'profile'}
+  assert named - there == {'profile', 'prior'}
   # `figures` are those of the report, the lock is nobody's to read.
   assert there - named <= {'figures', '.lock'}
 
