@@ -153,11 +153,9 @@ def train_and_evaluate(
       atomic.write_json(workdir / 'env.json', seen)
     # ----------------------------------------------------------- references
     with processes.together():
-      references = (
-        baselines.references(experiment, interrupts) if is_first else []
-      )
-      if references:
-        workdirs.write_references(workdir, references)
+      references = []
+      if is_first:
+        references = baselines.references(experiment, workdir, interrupts)
     # --------------------------------------------------------------- stages
     run = _begun(experiment, workdir, stages, examples, interrupts, verbose)
     need, settings = run.options.need, _settings(run)

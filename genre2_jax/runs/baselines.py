@@ -1,5 +1,6 @@
 """Baselines of a run: instead of a network, or beside it as references."""
 
+import pathlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,7 +9,9 @@ from genre2_jax.baselines import distributions, points
 from genre2_jax.data.tables import Table
 from genre2_jax.errors import InputError
 from genre2_jax.experiment.experiment import Prepared
+from genre2_jax.files import atomic, reading
 from genre2_jax.metrics import results
+from genre2_jax.runs import workdirs
 
 # Beside every run; texts have the first.
 REFERENCES = ('train_mean', 'histogram_trees')
@@ -56,14 +59,27 @@ def fit(
   return predicted
 
 
-def references(experiment: Prepared, interrupts: object) -> list[tuple]:
-  """Rows of references.csv: what anybody has in seconds, on the same rows.
+def references(
+  experiment: Prepared, workdir: pathlib.Path, interrupts: object
+) -> list[tuple]:
+  """Rows of references.csv, written once: what anybody has in seconds.
 
   Their number alone, as `greedy`. None beside a baseline, which is one, and
   none where no report will show them. A text has no columns for trees.
   """
   if experiment.baseline or not experiment.report:
     return []
+  path = workdir / workdirs.REFERENCES
+  if path.exists():  # Of the same run, before it was stopped.
+    return [
+      (
+        row['task'],
+        int(row['seed']),
+        *(row[name] for name in results.COLUMNS[2:-1]),
+        reading.number(path, row['value']),
+      )
+      for row in reading.read_csv(path, results.COLUMNS)
+    ]
   table, model, seeds = experiment.table, experiment.model, experiment.seeds[:1]
   rows: list[tuple] = []
   for name in REFERENCES[: 2 if isinstance(table, Table) else 1]:
@@ -80,6 +96,7 @@ def references(experiment: Prepared, interrupts: object) -> list[tuple]:
         split=split,
       )
       rows += [row for row in found if row[4] == 'greedy']
+  atomic.write_csv(path, results.COLUMNS, rows)
   return rows
 
 

@@ -48,6 +48,7 @@ PathLike = str | os.PathLike[str]
 _logger = logging.getLogger('genre2_jax')
 
 _LOCK = '.lock'
+REFERENCES = 'references.csv'
 # Fields that do not change what a run computes.
 _FREE_FIELDS = (
   'checkpoint',
@@ -195,11 +196,6 @@ def write_evaluation(
 def write_results(workdir: pathlib.Path, rows: Sequence[Sequence]) -> None:
   """Writes results.csv: all rows so far, each with all of its columns."""
   atomic.write_csv(workdir / 'results.csv', results.COLUMNS, rows)
-
-
-def write_references(workdir: pathlib.Path, rows: Sequence[Sequence]) -> None:
-  """Writes references.csv, with the columns of results.csv."""
-  atomic.write_csv(workdir / 'references.csv', results.COLUMNS, rows)
 
 
 def write_run(

@@ -59,7 +59,7 @@ def test_the_table_has_the_largest_operations(traced):
     assert sum(m['share'] for m in modules.values()) == pytest.approx(1)
     # Products of matrices, whose source the compiler drops, are among them.
     assert modules['decoder/layer_*/self_attention']['share'] > 0.01
-    assert modules.get('unknown', {'share': 0})['share'] < 0.3
+    assert modules.get('unknown', {'share': 0})['share'] < 0.4
 
 
 def test_the_report_shows_it(traced, finished):

@@ -29,6 +29,7 @@ from genre2_jax.experiment import experiment, meshes, networks, recipes, tasks
 from genre2_jax.experiment.stages import build_stages
 from genre2_jax.models.gemma.policy import gemma_policy
 from genre2_jax.models.gemma.sizes import PRESETS
+from genre2_jax.models.neighbours import MEMORY
 from genre2_jax.policy import Policy
 from genre2_jax.tokenizers.codec import Codec
 from genre2_jax.training import stages
@@ -169,11 +170,13 @@ def test_under_fsdp_only_small_arrays_are_whole(name):
   state = state_on(name, abstract_mesh(MESHES['fsdp']))
   split, total = 0, 0
   for path, x in jax.tree_util.tree_leaves_with_path(state):
+    if MEMORY in jax.tree_util.keystr(path):
+      continue  # Rows that are looked up: every device needs all of them.
     size = x.size * x.dtype.itemsize
     local = np.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
     assert local * 8 == size or size <= SMALL, (path, x.shape)
     split, total = split + local, total + size
-  assert split < 0.126 * total
+  assert split < 0.13 * total
 
 
 def test_heads_and_feed_forward_are_over_model_and_the_optimizer_follows():

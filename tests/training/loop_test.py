@@ -120,7 +120,7 @@ def test_a_run_asked_to_leave_saves_where_it_is(
   workdir = tmp_path / 'run'
   config = make_config({'steps_per_dispatch': 2})  # 2, 2, 1 of 5 per epoch
   with pytest.raises(InterruptedRunError, match='step 9 of stage ce, saved'):
-    train.train_and_evaluate(config, workdir, After(5))
+    train.train_and_evaluate(config, workdir, After(6))
   with pytest.raises(InterruptedRunError, match='step 9 of stage ce, saved'):
     train.train_and_evaluate(config, workdir, After(0))
   # In the evaluation of 'ce', and of 'remax': their last step is saved.
@@ -144,7 +144,7 @@ def test_damaged_checkpoints_cost_time_and_no_bits(
     {'steps_per_dispatch': 1, 'checkpoint.every_seconds': 0.0}
   )
   with pytest.raises(InterruptedRunError, match='step 13 of stage ce'):
-    train.train_and_evaluate(config, workdir, After(13))
+    train.train_and_evaluate(config, workdir, After(14))
   folder = workdir / 'checkpoints' / 'ce'
   assert {path.name for path in folder.iterdir()} == {'12', '13'}
   for step in (13, 12)[:num_damaged]:
