@@ -33,6 +33,8 @@ FIELDS = {
   'stages': ('pretrain',),
 }
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True, scope='module')
 def quick():

@@ -10,7 +10,7 @@ from tiny import TINY_REGRESSOR
 from genre2_jax import DecodingRegressor
 
 matplotlib.use('agg')
-pytestmark = pytest.mark.usefixtures('quick_compiles')
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('quick_compiles')]
 
 
 @pytest.fixture(scope='module')

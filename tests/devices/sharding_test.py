@@ -396,10 +396,15 @@ def check_equal(arrays):
   for path in ours:
     x, y = arrays[f'8/{path}'], arrays[f'1/{path}']
     assert np.isfinite(x).all()
-    if path.endswith('key/bias'):  # Of a memory that is longer than one.
+    # Of a memory that is longer than one, and of a map in which only distances
+    # count: their gradients are rounding, which AdamW divides by its size.
+    if path.endswith(('key/bias', 'lookup/map/bias')):
       continue
+    # So are some of the map itself, to 3e-7 of 8e-5: squares of distances
+    # cancel. A step of AdamW is up to its rate, 1e-2.
+    atol = 5e-3 if path.endswith('lookup/map/kernel') else 2e-5
     x, y = without_key_bias(path, x), without_key_bias(path, y)
-    np.testing.assert_allclose(x, y, rtol=1e-4, atol=2e-5, err_msg=path)
+    np.testing.assert_allclose(x, y, rtol=1e-4, atol=atol, err_msg=path)
 
 
 @pytest.mark.parametrize('name', [*RECIPES, *TEXT_RECIPES])

@@ -299,8 +299,8 @@ def test_a_run_with_frozen_parameters_goes_on_where_it_was_stopped(
   """From stage to stage, through a stop, into predictions and a new run."""
   model_of = networks.model_of
 
-  def frozen(*args):
-    model = model_of(*args)
+  def frozen(*args, **options):
+    model = model_of(*args, **options)
     network = model.network._replace(frozen=lambda path: path[0] == 'encoder')
     return dataclasses.replace(model, network=network)
 

@@ -13,7 +13,10 @@ from genre2_jax.benchmark import page as comparison
 from genre2_jax.report import page
 
 CHROMIUM = browser.find()
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason='no browser is here')
+pytestmark = [
+  pytest.mark.slow,
+  pytest.mark.skipif(CHROMIUM is None, reason='no browser is here'),
+]
 
 
 @pytest.fixture(scope='module')
