@@ -3,8 +3,8 @@
     python -m genre2_jax.benchmark --config=configs/talent_twenty.py \
       --config.root=TALENT --workdir=runs/talent_twenty
 
-Seventeen methods on twenty tasks are 340 runs; several processes can share
-them: --index=0 --count=4. Tasks, methods and sizes:
+A run for each of METHODS on each of the twenty tasks; several processes can
+share them: --index=0 --count=4. Tasks, methods and sizes:
 `genre2_jax/benchmark/protocols.py`.
 
 The tasks follow a rule that looks at nothing but row counts. Of the 44 tasks of

@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import itertools
 import json
-import logging
 import os
 import tempfile
 import warnings
@@ -38,6 +37,7 @@ from genre2_jax.objectives.catalog import LEVELS
 from genre2_jax.runs import estimates, workdirs
 from genre2_jax.runs.finished import FinishedRun, open_run, write_files
 from genre2_jax.runs.workdirs import InUseError
+from genre2_jax.training.checkpoints import without_warnings
 
 # What `predict` returns.
 ESTIMATORS = ('exact_mean', 'exact_median', 'mean', 'median', 'greedy')
@@ -284,7 +284,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
       val_is_new=X_val is not None,
     )
     with contextlib.ExitStack() as held:
-      held.enter_context(_quiet_orbax())
+      held.enter_context(without_warnings())
       for workdir in self._workdirs(held, config, table):
         try:
           workdir = train.train_and_evaluate(
@@ -638,20 +638,8 @@ def _finished(workdir):
       f'{workdir} is a run on texts, which are not X: predict with '
       'python -m genre2_jax.main --mode=predict'
     )
-  with _quiet_orbax():
+  with without_warnings():
     return FinishedRun.of_files(run.files())
-
-
-@contextlib.contextmanager
-def _quiet_orbax():
-  """Orbax warns of what it is asked for: of reading, of keeping one."""
-  logger = logging.getLogger('absl')
-  level = logger.level
-  logger.setLevel(logging.ERROR)
-  try:
-    yield
-  finally:
-    logger.setLevel(level)
 
 
 # ------------------------------------------------------------------- a config

@@ -239,7 +239,12 @@ def _quantiles(
 
 def _fit_catboost_uncertainty(data, *, seed, num_threads):
   """CatBoost's RMSEWithUncertainty: a normal distribution."""
-  model = _catboost(data, 'RMSEWithUncertainty', seed, num_threads)
+  model = points.fit_catboost(
+    data,
+    {'loss_function': 'RMSEWithUncertainty'},
+    seed=seed,
+    num_threads=num_threads,
+  )
 
   def predict(x):
     mean, variance = np.asarray(model.predict(x), np.float64).T
@@ -251,8 +256,12 @@ def _fit_catboost_uncertainty(data, *, seed, num_threads):
 def _fit_catboost_quantiles(data, *, seed, num_threads):
   """CatBoost's MultiQuantile at 21 levels."""
   levels = ','.join(map(str, _LEVELS))
-  loss = f'MultiQuantile:alpha={levels}'
-  model = _catboost(data, loss, seed, num_threads)
+  model = points.fit_catboost(
+    data,
+    {'loss_function': f'MultiQuantile:alpha={levels}'},
+    seed=seed,
+    num_threads=num_threads,
+  )
   y = data['train'][1]
 
   def predict(x):
@@ -260,23 +269,6 @@ def _fit_catboost_quantiles(data, *, seed, num_threads):
     return _quantiles(found, y.min(), y.max())
 
   return predict
-
-
-def _catboost(data, loss, seed, num_threads):
-  import catboost
-
-  (x, y), (x_val, y_val) = data['train'], data['val']
-  model = catboost.CatBoostRegressor(
-    loss_function=loss,
-    iterations=points.MAX_TREES,
-    early_stopping_rounds=points.PATIENCE,
-    random_seed=seed,
-    thread_count=num_threads,
-    cat_features=frames.category_names(x),
-    allow_writing_files=False,
-    verbose=False,
-  )
-  return model.fit(x, y, eval_set=(x_val, y_val))
 
 
 def _fit_ngboost(data, *, seed, num_threads):

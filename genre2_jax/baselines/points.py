@@ -225,10 +225,22 @@ def _fit_histogram_trees(data, parameters, *, seed, num_threads):
   return model.fit(x, y, X_val=x_val, y_val=y_val)
 
 
-def _fit_catboost(data, parameters, *, seed, num_threads):
+def fit_catboost(
+  data: Mapping[str, tuple[Any, np.ndarray]],
+  parameters: Mapping[str, Any],
+  *,
+  seed: int,
+  num_threads: int,
+) -> Any:
   """CatBoost's defaults and its use of validation rows: the best iteration.
 
   The learning rate is the one that CatBoost derives from the number of rows.
+
+  Args:
+    data: 'train' and 'val', (frame, targets) each.
+    parameters: instead of the defaults.
+    seed: int32.
+    num_threads: of the library.
   """
   import catboost
 
@@ -377,7 +389,7 @@ _BASELINES = {
   'catboost': _Baseline(
     package='catboost',
     inputs=frames.as_they_are,
-    fit=_fit_catboost,
+    fit=fit_catboost,
     suggest=_suggest_catboost,
   ),
   'xgboost': _Baseline(

@@ -135,11 +135,7 @@ def table(
     target_name=target_name,
     kinds=[column.kind for column in (*numeric, *categories)],
   )
-  none = {
-    field.name: getattr(made.val, field.name)[:0]
-    for field in dataclasses.fields(tables.Rows)
-  }
-  return dataclasses.replace(made, test=tables.Rows(**none))
+  return dataclasses.replace(made, test=made.val.part(slice(0)))
 
 
 def refuse_target(y: Any) -> None:

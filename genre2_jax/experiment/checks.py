@@ -13,6 +13,7 @@ from genre2_jax.data.columns import parse_kinds
 from genre2_jax.data.reading import Reading
 from genre2_jax.devices import profiling
 from genre2_jax.errors import InputError, near_hint, shortened
+from genre2_jax.experiment.defaults import value_of
 from genre2_jax.models import language_model
 from genre2_jax.models.gemma.head import ACTIVATIONS, HEADS
 from genre2_jax.objectives.rewards import REWARDS
@@ -205,10 +206,3 @@ def check_choice(field: str, value: Any, choices: Collection[str]) -> None:
       f'{field}={value!r} is not one of {", ".join(choices)}'
       f'{near_hint(value, choices)}'
     )
-
-
-def value_of(config: ConfigDict, dotted: str) -> Any:
-  """The value of a dotted field."""
-  for part in dotted.split('.'):
-    config = config[part]
-  return config

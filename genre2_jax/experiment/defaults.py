@@ -283,13 +283,15 @@ def sized(config: ConfigDict) -> ConfigDict:
   """
   config = config.copy_and_resolve_references()
   fields = SIZES[config.size]
-  unset = {name: x for name, x in fields.items() if _is_unset(config, name)}
+  unset = {
+    name: x for name, x in fields.items() if value_of(config, name) is None
+  }
   config.update_from_flattened_dict(unset)
   return config
 
 
-def _is_unset(config, name):
-  *sections, field = name.split('.')
-  for section in sections:
-    config = config[section]
-  return config[field] is None
+def value_of(config: ConfigDict, dotted: str) -> Any:
+  """The value of a dotted field."""
+  for part in dotted.split('.'):
+    config = config[part]
+  return config

@@ -25,9 +25,13 @@ from genre2_jax.experiment.checks import (
   check_choice,
   check_types,
   check_values,
+)
+from genre2_jax.experiment.defaults import (
+  SIZES,
+  get_config,
+  sized,
   value_of,
 )
-from genre2_jax.experiment.defaults import SIZES, get_config, sized
 from genre2_jax.experiment.meshes import build_mesh
 from genre2_jax.experiment.networks import build_model, model_of
 from genre2_jax.experiment.stages import all_stages, build_stages

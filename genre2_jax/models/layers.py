@@ -9,9 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genre2_jax.policy import Cache, Context, Inputs, Params
-
-# exp(-1e9) is 0 in float32, and 0 * -1e9 is 0, where -inf would give NaN.
-MASKED = -1e9
+from genre2_jax.policy.base import MASKED
 
 Axes = tuple[str | None, ...]
 

@@ -63,11 +63,8 @@ def marginal_policy(base: Policy, log_p: np.ndarray) -> Policy:
     # No gradient: training rows would always ask for none of it.
     mixed = jax.lax.stop_gradient(params[MARGINAL])
     weight = mixed[WEIGHT]
-    log_weight = jnp.where(
-      weight > 0, jnp.log(jnp.where(weight > 0, weight, 1.0)), MASKED
-    )
     left = jnp.log1p(-jnp.minimum(weight, 1 - 1e-6))
-    mixture = jnp.logaddexp(left + own, log_weight + mixed[_LOG_P])
+    mixture = jnp.logaddexp(left + own, tables.log_of(weight) + mixed[_LOG_P])
     return tables.logits_of(tokenizer, mixture)
 
   def frozen(path: tuple[str, ...]) -> bool:

@@ -164,12 +164,10 @@ def neighbour_policy(
       inputs.get(ROW),
       log_p.shape[-1],
     )
-    log_masses = jnp.where(
-      masses > 0, jnp.log(jnp.where(masses > 0, masses, 1.0)), MASKED
-    )
     gate = gate[:, None]
     mixture = jnp.logaddexp(
-      jax.nn.log_sigmoid(-gate) + log_p, jax.nn.log_sigmoid(gate) + log_masses
+      jax.nn.log_sigmoid(-gate) + log_p,
+      jax.nn.log_sigmoid(gate) + tables.log_of(masses),
     )
     return tables.logits_of(tokenizer, mixture)
 

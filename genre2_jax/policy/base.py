@@ -24,6 +24,10 @@ from genre2_jax.tokenizers import Tokenizer
 Params = Any
 Inputs = Any  # leading axis B
 Context = Any  # leading axis B
+# The logit of what is not allowed: exp(-1e9) is 0 in float32, and 0 * -1e9 is
+# 0, where -inf would give NaN.
+MASKED = -1e9
+
 Cache = Any  # leading axes [B, U, N]
 
 

@@ -15,11 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from genre2_jax.policy import trie
-from genre2_jax.policy.base import Cache, Params
+from genre2_jax.policy.base import MASKED, Cache, Params
 from genre2_jax.tokenizers import Tokenizer
-
-# exp(-1e9) is 0 in float32, where -inf would give gradients of NaN.
-_FORBIDDEN = -1e9
 
 
 def allowed_at_nodes(tokenizer: Tokenizer) -> np.ndarray:
@@ -89,13 +86,17 @@ def logits_of(tokenizer: Tokenizer, log_p: jax.Array) -> jax.Array:
   return jnp.concatenate(levels[::-1], axis=1)
 
 
+def log_of(p: jax.Array) -> jax.Array:
+  """log p, −1e9 where p is 0; the gradient there is 0."""
+  is_positive = p > 0
+  return jnp.where(is_positive, jnp.log(jnp.where(is_positive, p, 1.0)), MASKED)
+
+
 def _in_columns(children, choices, vocabulary):
   """[B, n, choices] as [B, n, V]; what is forbidden stands at −1e9."""
   if len(choices) == vocabulary:
     return children
   column = np.full(vocabulary, len(choices))
   column[choices] = np.arange(len(choices))
-  padded = jnp.pad(
-    children, ((0, 0), (0, 0), (0, 1)), constant_values=_FORBIDDEN
-  )
+  padded = jnp.pad(children, ((0, 0), (0, 0), (0, 1)), constant_values=MASKED)
   return padded[..., column]

@@ -123,7 +123,7 @@ def inspect(
   if count < MIN_ROWS:
     return None
   draw = np.random.default_rng(0)
-  rows = _taken(rows, np.sort(draw.permutation(len(rows))[:count]))
+  rows = rows.part(np.sort(draw.permutation(len(rows))[:count]))
   target = rows.known_target
   places = {column.name: _places(features, column) for column in columns}
 
@@ -194,14 +194,6 @@ def _replaced(
   return dataclasses.replace(rows, numeric=numeric, categories=categories)
 
 
-def _taken(rows: Rows, order: np.ndarray) -> Rows:
-  return Rows(
-    numeric=rows.numeric[order],
-    categories=rows.categories[order],
-    target=None if rows.target is None else rows.target[order],
-  )
-
-
 def _stacked(parts: list[Rows]) -> Rows:
   return Rows(
     numeric=np.concatenate([part.numeric for part in parts]),
@@ -247,7 +239,7 @@ def _dependence(
   if len(grid) < 2:
     return None
   n = min(len(rows), MAX_AVERAGED)
-  others = _taken(rows, np.linspace(0, len(rows) - 1, n).round().astype(int))
+  others = rows.part(np.linspace(0, len(rows) - 1, n).round().astype(int))
   settings = [_replaced(others, rows, np.full(n, c), own) for c in chosen]
   predictions = predict(_stacked(settings)).reshape(len(grid), n).mean(axis=1)
   return {

@@ -11,14 +11,12 @@ from numpy.typing import ArrayLike
 
 from genre2_jax.errors import InputError
 from genre2_jax.tokenizers.base import (
-  DIGITS,
   ArrayT,
-  Tokenizer,
+  Positional,
   check_digits,
   check_finite,
   digits_of,
   float_type,
-  nearest_completion,
   number_of,
 )
 
@@ -28,7 +26,7 @@ _MAX_NUMBERS = 2**16
 
 
 @dataclasses.dataclass(frozen=True)
-class Adaptive(Tokenizer):
+class Adaptive(Positional):
   """K = b^T numbers, ascending, each written as its place, T digits in base b.
 
   `fitted` places them: on every different training target where these are few,
@@ -66,14 +64,6 @@ class Adaptive(Tokenizer):
     if not ((steps > 0).all() or (steps == 0).all()):
       raise InputError('numbers: give them ascending')
 
-  @property
-  def token_names(self) -> tuple[str, ...]:
-    return tuple(DIGITS[: self.base])
-
-  @property
-  def allowed(self) -> np.ndarray:
-    return np.ones((self.digits, self.base), bool)
-
   def fitted(self, values: np.ndarray) -> Self:
     found = placed(values, self.base**self.digits)
     return dataclasses.replace(self, numbers=tuple(found.tolist()))
@@ -94,9 +84,6 @@ class Adaptive(Tokenizer):
     xp = tokens.__array_namespace__()
     numbers = xp.asarray(self._numbers, dtype=float_type(xp))
     return numbers[number_of(xp, tokens, self.base)]
-
-  def _nearest(self, xp, tokens, target):
-    return nearest_completion(xp, tokens, target, self.base)
 
   @functools.cached_property
   def _numbers(self):

@@ -151,6 +151,28 @@ class Tokenizer(abc.ABC):
     """`best_tokens` where the prefix is not the target's; elsewhere unused."""
 
 
+class Positional(Tokenizer):
+  """Numbers that ascend as their digits do: T digits in base b, all allowed."""
+
+  base: int
+  digits: int
+
+  @property
+  def token_names(self) -> tuple[str, ...]:
+    return tuple(DIGITS[: self.base])
+
+  @property
+  def allowed(self) -> np.ndarray:
+    return np.ones((self.digits, self.base), bool)
+
+  def _nearest(self, xp, tokens, target):
+    # Prefixes order as their numbers do: above the target the lowest
+    # completion is the nearest, below it the highest.
+    ahead = (tokens - target) * xp.asarray(place_values(self.base, self.digits))
+    ahead = xp.cumsum(ahead, axis=-1) - ahead
+    return xp.where(ahead > 0, 0, self.base - 1)
+
+
 def place_values(base: int, count: int) -> np.ndarray:
   """Place values, most significant first, int32 [count]."""
   return np.array([base**n for n in reversed(range(count))], np.int32)
@@ -165,23 +187,6 @@ def number_of(xp: Any, digits: Any, base: int) -> Any:
   """The inverse of `digits_of`, in the array library `xp`: integers [...]."""
   places = xp.asarray(place_values(base, digits.shape[-1]))
   return (digits * places).sum(axis=-1)
-
-
-def nearest_completion(xp: Any, tokens: Any, target: Any, base: int) -> Any:
-  """`best_tokens` off the target's prefix, of numbers that ascend as digits do.
-
-  Prefixes order as their numbers do: above the target the lowest completion is
-  the nearest, below it the highest.
-
-  Args:
-    xp: the array library.
-    tokens: digits [..., T].
-    target: digits [..., T].
-    base: of the digits.
-  """
-  ahead = (tokens - target) * xp.asarray(place_values(base, tokens.shape[-1]))
-  ahead = xp.cumsum(ahead, axis=-1) - ahead
-  return xp.where(ahead > 0, 0, base - 1)
 
 
 def float_type(xp: Any) -> type[np.floating]:

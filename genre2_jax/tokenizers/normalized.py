@@ -7,21 +7,19 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from genre2_jax.tokenizers.base import (
-  DIGITS,
   ArrayT,
-  Tokenizer,
+  Positional,
   check_choice,
   check_digits,
   check_finite,
   digits_of,
   float_type,
-  nearest_completion,
   number_of,
 )
 
 
 @dataclasses.dataclass(frozen=True)
-class Normalized(Tokenizer):
+class Normalized(Positional):
   """A number in [0, 1] as K digits, most significant first.
 
   k = round(u·b^K), clipped to b^K − 1, as in GenRe² (arXiv 2512.06533), halves
@@ -42,14 +40,6 @@ class Normalized(Tokenizer):
     check_digits(self.base, self.digits)
     check_choice('rounding', self.rounding, ('round', 'truncate'))
     check_choice('edge', self.edge, ('left', 'midpoint'))
-
-  @property
-  def token_names(self) -> tuple[str, ...]:
-    return tuple(DIGITS[: self.base])
-
-  @property
-  def allowed(self) -> np.ndarray:
-    return np.ones((self.digits, self.base), bool)
 
   def encode(self, values: ArrayLike) -> np.ndarray:
     values = np.asarray(values, np.float64)
@@ -77,6 +67,3 @@ class Normalized(Tokenizer):
       low = xp.maximum(cell - 0.5, 0)
       cell = (low + xp.where(number == count - 1, count, cell + 0.5)) / 2
     return cell / count
-
-  def _nearest(self, xp, tokens, target):
-    return nearest_completion(xp, tokens, target, self.base)

@@ -8,6 +8,7 @@ import dataclasses
 import logging
 import pathlib
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -48,8 +49,8 @@ def _fingerprint(tree):
 
 
 @contextlib.contextmanager
-def _without_warnings():
-  """Orbax warns of what it is asked for: a manager that only reads."""
+def without_warnings() -> Iterator[None]:
+  """Orbax warns of what it is asked for: of reading, of keeping one."""
   logger = logging.getLogger('absl')
   level = logger.level
   logger.setLevel(logging.ERROR)
@@ -91,7 +92,7 @@ class Checkpoints:
     self._every_seconds = every_seconds
     self._read_only = read_only
     self._last_save = time.monotonic()
-    with _without_warnings():
+    with without_warnings():
       self._manager = ocp.CheckpointManager(
         directory,
         options=ocp.CheckpointManagerOptions(
