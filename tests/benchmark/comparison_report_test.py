@@ -239,6 +239,20 @@ def test_a_wild_method_does_not_break_the_figures(tmp_path):
   assert 'at the left edge' in text
 
 
+def test_seeds_that_a_run_takes_together_are_one_of_a_benchmark(tmp_path):
+  """Of a benchmark of one seed the ensemble's rows; of several each seed's."""
+  folder = tmp_path / 'wind' / 'crps'
+  write_run(folder, task='wind', method='crps', seeds=(0, 1))
+  rows = pd.read_csv(folder / 'results.csv')
+  ensemble = rows[rows['seed'] == '0'].assign(seed='ensemble', value=0.25)
+  pd.concat([rows, ensemble]).to_csv(folder / 'results.csv', index=False)
+  for seeds, expected in (([0], {'0'}), ([0, 1], {'0', '1', 'ensemble'})):
+    atomic.write_json(tmp_path / 'benchmark.json', {'seeds': seeds})
+    found = page.load(tmp_path).results
+    assert set(found['seed']) == expected
+    assert (set(found['value']) == {0.25}) == (seeds == [0])
+
+
 def test_hostile_names_are_text(tmp_path):
   evil = '<script>|$x_1$'
   write_benchmark(tmp_path, ['ce', evil], [evil, '&amp;'])
