@@ -84,7 +84,7 @@ def test_members_differ_in_what_the_config_says(run):
   rate = 0.1 * factors['dropout']
   np.testing.assert_allclose(own['member_dropout'], rate, rtol=1e-6)
   np.testing.assert_array_equal(own['member_neighbours'], factors['neighbours'])
-  assert own['member_neighbours'].tolist() == [0, 0, 1]
+  assert own['member_neighbours'].tolist() == [1, 1, 0]
   assert set(factors) == set(stage.pack.__dataclass_fields__) - {'prior'}
   assert all(len(np.unique(x)) > 1 for x in factors.values())
 

@@ -92,7 +92,7 @@ _ADAPTIVE = {'tokenizer.name': 'adaptive', **_SCORED}
 # What reads a table best, chosen on validation rows.
 _MIXED = {
   **_ADAPTIVE,
-  'num_seeds': 4,
+  'num_seeds': 6,
   'model.head': 'trie',
   'model.head_hidden': 256,
   'model.head_layers': 2,
@@ -104,10 +104,23 @@ _MIXED = {
   'model.least_category_rows': 5,
   'model.neighbours': 32,
   'model.marginal': True,
-  'pretrain.learning_rate': 1e-3,
-  'pretrain.epochs': 10_000,
-  'pretrain.max_steps': 1000,
+  'pretrain.learning_rate': 2e-3,
+  # What has many rows takes more steps to read.
+  'pretrain.epochs': 60,
+  'pretrain.max_steps': 3000,
   'pretrain.patience': 0,
+  'pack.learning_rate': (0.75, 2.5),
+  'pack.dropout': (0.3, 1.5),
+  'pack.neighbours': 2 / 3,
+  'pack.chosen': True,
+}
+# Half of the members from CatBoost's distribution, in turn.
+_BOOSTED = {
+  **_MIXED,
+  'num_seeds': 8,
+  'model.prior': 'catboost_residuals',
+  'pack.prior': 0.5,
+  'pack.neighbours': 0.75,
 }
 _HISTOGRAM = {'model.head': 'histogram', 'tokenizer.name': 'bins'}
 _NOTHING: Mapping[str, Any] = {}
@@ -219,16 +232,16 @@ TALENT = Family(
     ),
     # What validation rows chose (benchmarks/README.md).
     'best': _from_scratch(
-      'CRPS by an MLP to all prefixes of an adaptive grid, mixed with the '
-      'targets of neighbours and of all rows; four seeds together.',
+      'CRPS by an MLP to all prefixes of an adaptive grid, mixed with targets '
+      'of neighbours and of all rows; six members that differ, chosen from.',
       ('crps', 1.0, {}),
       fields=_MIXED,
     ),
     'boosted': _from_scratch(
-      'Not a decoder alone: `best` from the distribution that CatBoost has, '
-      'its number with its out-of-fold errors, in the logits.',
+      'Not a decoder alone: `best` with eight members, half of them from '
+      "CatBoost's number and its out-of-fold errors, in the logits.",
       ('crps', 1.0, {}),
-      fields={**_MIXED, 'model.prior': 'catboost_residuals'},
+      fields=_BOOSTED,
     ),
     # Numbers sampled, after cross-entropy.
     'remax': _after_ce(

@@ -26,8 +26,10 @@ MARGINAL = 'marginal'
 WEIGHT = 'weight'
 SHARE = results.SHARE
 _LOG_P = 'log_p'
-# Members of a mixture, with repetition.
-_MOST = 20
+# Members of a mixture, with repetition; and the share of its CRPS that one more
+# must take away, times the number of rows: few rows tell few things apart.
+_MOST = 30
+_LEAST_GAIN = 0.5
 
 
 def log_shares(places: np.ndarray, count: int) -> np.ndarray:
@@ -154,7 +156,8 @@ def chosen(
 ) -> tuple[np.ndarray, float]:
   """The members of a mixture, and its w, by the CRPS of n rows.
 
-  From all members alike greedily, then w in closed form.
+  Greedily from all members alike, the safest start where rows are few, then w
+  in closed form.
 
   Args:
     log_p: [S, n, K], of the members.
@@ -166,7 +169,10 @@ def chosen(
     (shares [S], their sum one; w).
   """
   shares = mixing.greedy(
-    mixing.distances(log_p, values, target), np.ones(len(log_p)), _MOST
+    mixing.distances(log_p, values, target),
+    np.ones(len(log_p)),
+    most=_MOST,
+    least_gain=_LEAST_GAIN / len(target),
   )
   mixture = exact.mixture(log_p, shares)
   return shares, best_weight(mixture, log_marginal, values, target)

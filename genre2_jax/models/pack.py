@@ -66,7 +66,8 @@ class Pack:
 
     A seed's are its own, whoever is beside it. Factors are even in log over
     their range, frac(½ + seed·√prime) of it, so that seeds in a row are spread
-    over all of it, which draws are not.
+    over all of it, which draws are not. Who goes without comes in turn, and is
+    never seed 0.
     """
     numbers = np.asarray(seeds, np.float64)
     found = {}
@@ -77,8 +78,10 @@ class Pack:
         found[field] = np.exp(low + (high - low) * place)
     for field, stride in _STRIDES.items():
       if self.varies(field):
-        group, share = numbers // stride, getattr(self, field)
-        found[field] = np.floor((group + 1) * share) > np.floor(group * share)
+        group, without = numbers // stride, 1 - getattr(self, field)
+        # Those before, rounded: a third of three is one.
+        before, after = ((g * without + 1e-9) // 1 for g in (group, group + 1))
+        found[field] = after == before
     return {name: x.astype(np.float32) for name, x in found.items()}
 
 

@@ -42,10 +42,11 @@ def test_factors_fill_their_ranges_and_members_go_without_in_turn():
     places = np.log(found[field] / low) / np.log(high / low)
     counts, _ = np.histogram(places, bins=8, range=(0, 1))
     assert counts.sum() == 64 and counts.min() >= 5, field
-  assert found['prior'][:4].tolist() == [0, 1, 0, 1]
-  assert found['neighbours'][:4].tolist() == [0, 0, 1, 1]
-  thirds = Pack(prior=1 / 3).factors(range(9))['prior']
-  assert thirds.sum() == 3
+  assert found['prior'][:4].tolist() == [1, 0, 1, 0]
+  assert found['neighbours'][:4].tolist() == [1, 1, 0, 0]
+  for share in (1 / 3, 2 / 3):
+    thirds = Pack(prior=share).factors(range(9))['prior']
+    assert thirds.sum() == 9 * share
 
 
 def test_members_that_are_alike_have_no_numbers():
