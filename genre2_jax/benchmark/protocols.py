@@ -50,6 +50,7 @@ METHODS = (
   'genre2',
   'crps_piecewise',
   'best',
+  'boosted',
   'pointwise',
   'riemann',
   'catboost',
@@ -57,6 +58,9 @@ METHODS = (
   'random_forest',
   'histogram_trees',
   'catboost_residuals',
+  'xgboost_residuals',
+  'random_forest_residuals',
+  'catboost_uncertainty',
   'catboost_quantiles',
   'quantile_forest',
 )
