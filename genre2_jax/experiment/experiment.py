@@ -55,6 +55,23 @@ _OFFICIAL_FIELDS = {
   'dropout': 'model.dropout',
   'learning_rate': 'pretrain.learning_rate',
 }
+# The rest of GenRe²'s protocol for TALENT, the same for all tasks; the searched
+# rate is both stages' (the paper: that, or 1e-5).
+_PROTOCOL = {
+  'size': 'paper',
+  'batch_size': 128,
+  'pretrain.epochs': 200,
+  'pretrain.max_steps': 0,
+  'pretrain.patience': 20,
+  'finetune.epochs': 100,
+  'finetune.max_steps': 0,
+  'finetune.patience': 20,
+  'optimizer.name': 'adamw',
+  'optimizer.schedule': 'cosine',
+  'optimizer.warmup_steps': 100,
+  'eval.num_samples': 128,
+  'eval.temperature': 1.0,
+}
 # Groups of fields that a run and the one whose weights it takes share.
 _SHARED_GROUPS = ('model', 'tokenizer', 'language_model')
 
@@ -168,7 +185,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
   if config.hyperparameters == 'official':
     official = _official(config.data.name)
     config = config.copy_and_resolve_references()
-    config.size = 'paper'
+    config.update_from_flattened_dict(_PROTOCOL)
     config = sized(config)
     config.update_from_flattened_dict(
       {
@@ -176,6 +193,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
         for column, field in _OFFICIAL_FIELDS.items()
       }
     )
+    config.finetune.learning_rate = config.pretrain.learning_rate
   else:
     check_choice('hyperparameters', config.hyperparameters, ('config',))
     config = sized(config)
