@@ -132,6 +132,12 @@ def notes(compared: Comparison) -> list[str]:
       'Left out of means, ranks and tests, for too few finished tasks: '
       f'{", ".join(map(method_name, compared.left_out))}.'
     )
+  if benchmark.drawn:
+    tasks = ', '.join(
+      f'{task} ({kept:,} of {given:,})'
+      for task, (kept, given) in benchmark.drawn.items()
+    )
+    said.append(f'Training rows were drawn at random: {tasks}.')
   if benchmark.unit == statistics.MIXED:
     said.append(
       'Runs have targets in different units (data.transform): their RMSE, '
@@ -241,6 +247,7 @@ def load(workdir: PathLike) -> Benchmark:
   seconds: dict[tuple[str, str], float] = {}
   machines: dict[str, None] = {}
   units: set[targets.Unit] = set()
+  drawn: dict[str, tuple[int, int]] = {}
   for task in tasks:
     for method in methods:
       if (task, method) not in folders:
@@ -271,6 +278,8 @@ def load(workdir: PathLike) -> Benchmark:
       if summary is not None:
         samples[task, method] = summary
       variances[task] = variance
+      if info.get('drawn_from'):
+        drawn[task] = info['num_train'], info['drawn_from']
       units.add(_unit(folder))
       if (folder / SECONDS_FILE).exists():
         seconds[task, method] = read_seconds(folder)
@@ -291,6 +300,7 @@ def load(workdir: PathLike) -> Benchmark:
     failures=_read_failures(workdir, folders),
     published=_read_published(workdir / PUBLISHED_FILE),
     unit=units.pop() if len(units) == 1 else statistics.MIXED,
+    drawn=drawn,
   )
 
 

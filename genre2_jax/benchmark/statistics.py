@@ -95,6 +95,8 @@ class Benchmark:
     failures: (task, method, reason).
     published: frame of task, method, rmse_unit.
     unit: what errors in z are measured in; `MIXED` where runs differ.
+    drawn: task -> (train rows, those that they were drawn from), where some
+      were left out (`data.max_train_rows`).
   """
 
   tasks: Sequence[str]
@@ -109,6 +111,7 @@ class Benchmark:
   failures: Sequence[tuple[str, str, str]]
   published: pd.DataFrame
   unit: Unit = UNITS['standard']
+  drawn: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -81,6 +81,8 @@ def get_config() -> ConfigDict:
   data.reading = ''  # how files are written: 'separator=; decimal=,
   # thousands=. encoding=cp1252 date_format=%d.%m.%Y skip_lines=1 header=none
   # quotes=text sheet=2020', each where needed; new rows too. Texts too
+  data.max_train_rows = 0  # more are cut to so many, drawn at random by seed;
+  # validation and test rows are all kept; 0: no cut
   data.transform = 'standard'  # of the target: z-scores; none: its own unit;
   # quantile: ranks in [0, 1]; quantile_normal: ranks made normal. Texts too
 

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from genre2_jax.data import tables
 from genre2_jax.data.features import Features
 from genre2_jax.data.subwords import TextFeatures
 from genre2_jax.data.tables import Table
@@ -224,6 +225,8 @@ def build(
   mesh = build_mesh(config, devices)
   if table is None:
     table = read_table(config)
+  if isinstance(table, Table):
+    table = tables.cut(table, config.data.max_train_rows, config.seed)
   source = None
   if config.init_from and open_run is not None:
     source = open_run(config.init_from)

@@ -10,7 +10,7 @@ import pytest
 from drawn_runs import write_run
 from ml_collections import ConfigDict
 
-from configs import ablations, talent_twenty
+from configs import ablations, talent_all, talent_twenty
 from genre2_jax import errors
 from genre2_jax.benchmark import __main__ as doors
 from genre2_jax.benchmark import figures, protocols, suite
@@ -466,6 +466,21 @@ def test_the_twenty_tasks_follow_their_rule():
   assert len(small) == 26
   chosen = [small[round(i * 25 / 19)][1] for i in range(20)]
   assert list(protocols.TASKS) == chosen
+  assert list(protocols.ROWS.items()) == [
+    (task, n) for n, task in sorted((n, task) for task, n in rows.items())
+  ]
+
+
+def test_all_tasks_are_cut_alike_and_the_others_are_not_of_the_twenty(tmp_path):
+  whole, others = protocols.talent_all(), protocols.talent_all('others')
+  assert len(whole.tasks) == 44
+  assert len(others.tasks) == 24
+  assert set(others.tasks) == set(whole.tasks) - set(protocols.TASKS)
+  for method in whole.methods:
+    made = suite.configure(others, 'Diamonds', method, tmp_path)
+    assert made.data.max_train_rows == 20_000
+  with pytest.raises(errors.InputError, match="did you mean 'others'"):
+    protocols.talent_all('other')
 
 
 @pytest.mark.parametrize('method', protocols.METHODS)
@@ -494,6 +509,8 @@ def same(a, b):
 
 def test_files_of_benchmarks_are_the_packages():
   assert same(talent_twenty.get_config(), protocols.talent_twenty())
+  assert same(talent_all.get_config(), protocols.talent_all())
+  assert same(talent_all.get_config('others'), protocols.talent_all('others'))
   assert same(ablations.get_config(), protocols.ablation('reward'))
   for name in protocols.ABLATIONS:
     assert same(ablations.get_config(name), protocols.ablation(name))
