@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from genre2_jax.experiment import recipes
+from genre2_jax.experiment import official, recipes
 
 # A recipe for tables, and what this method changes of it.
 Method = tuple[str, tuple[tuple[str, Any], ...]]
@@ -64,9 +64,7 @@ ROWS: Mapping[str, int] = {
 }
 _SMALL = [task for task, rows in ROWS.items() if rows <= 6_500]
 # Of those, twenty evenly spread.
-TASKS = tuple(
-  _SMALL[round(i * (len(_SMALL) - 1) / 19)] for i in range(20)
-)
+TASKS = tuple(_SMALL[round(i * (len(_SMALL) - 1) / 19)] for i in range(20))
 OTHERS = tuple(task for task in ROWS if task not in TASKS)
 _SETS = {'all': tuple(ROWS), 'others': OTHERS}
 # Of all tasks: what claims are made of, and what they are measured against.
@@ -101,6 +99,9 @@ METHODS = (
   'histogram_trees',
   *FIELD,
 )
+# What the paper compares, by its own code: its base, its token-level rivals,
+# its policy gradients and the dense expert.
+PUBLISHED_METHODS = ('ce', 'ntl_was', 'dist2', 'remax', 'grpo', 'genre2')
 FIELDS = (('report', False),)
 MAX_TRAIN_ROWS = 20_000
 
@@ -123,6 +124,12 @@ def talent_all(name: str = 'all') -> ConfigDict:
   return _benchmark(tasks, FIELD, (*FIELDS, cut))
 
 
+def talent_hundred() -> ConfigDict:
+  """GenRe²'s hundred tasks of TALENT, fewest rows first, its own protocol."""
+  fields = (*FIELDS, ('hyperparameters', 'official'))
+  return _benchmark(tuple(official.tasks()), PUBLISHED_METHODS, fields)
+
+
 def _benchmark(
   tasks: tuple[str, ...],
   methods: tuple[str, ...],
@@ -136,9 +143,7 @@ def _benchmark(
   config.num_seeds = 1
   config.fields = fields  # (field, value) for every recipe
   # Method -> recipe for tables, and (field, value) for it alone.
-  config.recipes = ConfigDict(
-    {method: (method, ()) for method in methods}
-  )
+  config.recipes = ConfigDict({method: (method, ()) for method in methods})
   config.lock()
   return config
 
@@ -218,5 +223,6 @@ def ablation(name: str = 'reward') -> ConfigDict:
 PROTOCOLS: Mapping[str, Callable[..., ConfigDict]] = {
   'talent_twenty': talent_twenty,
   'talent_all': talent_all,
+  'talent_hundred': talent_hundred,
   'ablations': ablation,
 }

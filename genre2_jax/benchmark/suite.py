@@ -30,14 +30,20 @@ from genre2_jax.benchmark.page import (
 )
 from genre2_jax.benchmark.statistics import BASE
 from genre2_jax.devices.interrupts import leaving_with
-from genre2_jax.errors import InputError, InterruptedRunError, suggestion
+from genre2_jax.errors import (
+  InputError,
+  InterruptedRunError,
+  listed,
+  suggestion,
+)
 from genre2_jax.experiment import defaults, recipes
 from genre2_jax.files import atomic, locks
 from genre2_jax.files.atomic import PathLike
 
 # Two methods share a base if these sections of their configs are the same.
 _BASE_SECTIONS = (
-  'pretrain', 'model', 'tokenizer', 'data', 'seed', 'num_seeds',
+  'pretrain', 'model', 'tokenizer', 'data', 'optimizer', 'seed', 'num_seeds',
+  'size', 'batch_size', 'hyperparameters',
 )  # fmt: skip
 
 
@@ -96,6 +102,26 @@ def select(
   return config
 
 
+def present(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
+  """The config with the tasks that its root has, and the names of the others.
+
+  Raises:
+    InputError: the root is no folder, or has none of them.
+  """
+  root = _root(config)
+  there = [task for task in config.tasks if (root / task).is_dir()]
+  if not there:
+    raise InputError(
+      f'{root} has none of the tasks {listed(config.tasks)}: give the folder '
+      'that holds them'
+    )
+  missing = [task for task in config.tasks if task not in there]
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    config.tasks = tuple(there)
+  return config, missing
+
+
 def configure(
   config: ConfigDict, task: str, method: str, workdir: PathLike
 ) -> ConfigDict:
@@ -146,11 +172,7 @@ def run(
   workdir = pathlib.Path(workdir)
   if not 0 <= index < count:
     raise InputError(f'--index={index} must be 0 to {count - 1}: see --count')
-  if not config.root or not pathlib.Path(config.root).is_dir():
-    raise InputError(
-      f'config.root={config.root!r} is no folder of TALENT tasks: give one, '
-      'as in --config.root=TALENT'
-    )
+  _root(config)
   for method in config.methods:  # A misspelt field shows before hours of work.
     configure(config, config.tasks[0], method, workdir)
   _write_benchmark(workdir, config, command)
@@ -195,6 +217,17 @@ def collect(workdir: PathLike) -> pathlib.Path:
   """
   with _alone(pathlib.Path(workdir)):
     return page.write(workdir)
+
+
+def _root(config):
+  """The folder of the tasks."""
+  root = pathlib.Path(config.root)
+  if not config.root or not root.is_dir():
+    raise InputError(
+      f'config.root={config.root!r} is no folder of TALENT tasks: give one, '
+      'as in --config.root=TALENT'
+    )
+  return root
 
 
 def _run_one(config, task, method, workdir, train_and_evaluate, interrupts):

@@ -1,5 +1,6 @@
 """What a run costs, known before it begins: FLOPs of a decoder of numbers."""
 
+import itertools
 import math
 from collections.abc import Mapping
 
@@ -32,7 +33,10 @@ def run_flops(
   config = resolve(config)
   if config.model.head != 'decoder' or config.baseline.name:
     return math.nan
-  encoder, position = _encoder_flops(config, num_columns), _decoder_flops(config)
+  encoder, position = (
+    _encoder_flops(config, num_columns),
+    _decoder_flops(config),
+  )
   rows = num_rows['val'] + num_rows['test']
   samples = _positions(config, config.eval.num_samples + 1)
   total = 0.0
@@ -55,7 +59,7 @@ def _encoder_flops(config, num_columns):
   model = config.model
   hidden = [model.encoder_hidden] * model.encoder_layers
   sizes = [num_columns, *hidden, model.width]
-  products = sum(a * b for a, b in zip(sizes, sizes[1:], strict=False))
+  products = sum(a * b for a, b in itertools.pairwise(sizes))
   return 2 * (products + 2 * model.num_layers * model.width**2)
 
 

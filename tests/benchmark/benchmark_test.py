@@ -10,12 +10,13 @@ import pytest
 from drawn_runs import write_run
 from ml_collections import ConfigDict
 
-from configs import ablations, talent_all, talent_twenty
+from configs import ablations, talent_all, talent_hundred, talent_twenty
 from genre2_jax import errors
 from genre2_jax.benchmark import __main__ as doors
-from genre2_jax.benchmark import figures, protocols, suite
+from genre2_jax.benchmark import figures, forecast, protocols, suite
 from genre2_jax.devices.interrupts import Interrupts
 from genre2_jax.errors import InterruptedRunError
+from genre2_jax.experiment import experiment
 from genre2_jax.experiment.defaults import sized
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -290,6 +291,8 @@ def test_the_command_leaves_at_once_where_nothing_is_lost(
   )
   monkeypatch.setattr(doors, 'command_line', given)
   monkeypatch.setattr(suite, 'run', run)
+  for task in config.tasks:
+    write_task(tmp_path / 'TALENT', task, num_train=90, columns=2)
   doors.main()
   assert seen[0]._leaves
 
@@ -483,6 +486,61 @@ def test_all_tasks_are_cut_alike_and_the_others_are_not_of_the_twenty(tmp_path):
     protocols.talent_all('other')
 
 
+def write_task(root, name, *, num_train, columns):
+  """A TALENT task of zeros."""
+  folder = root / name
+  folder.mkdir(parents=True)
+  for split, rows in (('train', num_train), ('val', 20), ('test', 30)):
+    np.save(folder / f'N_{split}.npy', np.zeros((rows, columns)))
+    np.save(folder / f'y_{split}.npy', np.zeros(rows))
+
+
+def test_the_hundred_are_by_the_papers_protocol(tmp_path):
+  hundred = protocols.talent_hundred()
+  assert len(set(hundred.tasks)) == 100
+  for method in hundred.methods:
+    made = suite.configure(hundred, 'Abalone_reg', method, tmp_path)
+    made = experiment.resolve(made)
+    assert (made.model.width, made.batch_size) == (128, 128)
+    assert made.finetune.epochs == 100
+    starts = method in ('remax', 'grpo', 'genre2')
+    assert bool(made.init_from) == starts
+
+
+def test_tasks_that_a_root_lacks_are_left_out_by_name(config, tmp_path):
+  root = tmp_path / 'tasks'
+  write_task(root, 'b', num_train=100, columns=3)
+  config.root = str(root)
+  there, missing = suite.present(config)
+  assert (there.tasks, missing) == (('b',), ['a', 'c'])
+  (root / 'b').rename(root / 'd')
+  with pytest.raises(errors.InputError, match="none of the tasks 'a', 'b'"):
+    suite.present(config)
+
+
+def test_a_forecast_is_of_the_runs_that_are_left(config, tmp_path):
+  root, runs = tmp_path / 'tasks', tmp_path / 'runs'
+  for name, rows in (('a', 100), ('b', 1000), ('c', 100)):
+    write_task(root, name, num_train=rows, columns=3)
+  config.root = str(root)
+  config.methods = ('ce', 'catboost')
+  whole, known, others = forecast.seconds(config, runs, 1e9)
+  assert (known, others) == (3, 3)
+  parts = [
+    forecast.seconds(config, runs, 1e9, index=i, count=3)[0] for i in range(3)
+  ]
+  assert parts[0] == parts[2] < parts[1]
+  assert whole == pytest.approx(sum(parts))
+  assert forecast.seconds(config, runs, 2e9)[0] == pytest.approx(whole / 2)
+  finished = runs / 'b' / 'ce' / 'run.json'
+  finished.parent.mkdir(parents=True)
+  finished.write_text('{}')
+  left = forecast.seconds(config, runs, 1e9)
+  assert left == (pytest.approx(parts[0] + parts[2]), 2, 3)
+  assert '2 runs' in forecast.said(*left)
+  assert forecast.said(0.0, 0, 3) == ''
+
+
 @pytest.mark.parametrize('method', protocols.METHODS)
 def test_recipes_of_the_twenty_tasks_take_its_fields(method, tmp_path):
   config = protocols.talent_twenty()
@@ -510,6 +568,7 @@ def same(a, b):
 def test_files_of_benchmarks_are_the_packages():
   assert same(talent_twenty.get_config(), protocols.talent_twenty())
   assert same(talent_all.get_config(), protocols.talent_all())
+  assert same(talent_hundred.get_config(), protocols.talent_hundred())
   assert same(talent_all.get_config('others'), protocols.talent_all('others'))
   assert same(ablations.get_config(), protocols.ablation('reward'))
   for name in protocols.ABLATIONS:

@@ -7,7 +7,13 @@ from checks import assert_refused
 
 from configs import base
 from genre2_jax import DecodingRegressor
-from genre2_jax.experiment import checks, defaults, experiment, recipes
+from genre2_jax.experiment import (
+  checks,
+  defaults,
+  experiment,
+  official,
+  recipes,
+)
 from genre2_jax.experiment.stages import build_stages
 from genre2_jax.policy.enumeration import Enumeration
 
@@ -75,7 +81,7 @@ def test_the_same_objective_twice_makes_two_stages():
 
 
 def test_the_official_hyperparameters_are_the_published_ones():
-  with open(experiment.OFFICIAL_HYPERPARAMETERS, encoding='utf-8') as file:
+  with open(official.HYPERPARAMETERS, encoding='utf-8') as file:
     (row,) = (r for r in csv.DictReader(file) if r['dataset'] == 'Abalone_reg')
   before = changed(hyperparameters='official', data__name='Abalone_reg')
   config = experiment.resolve(before)
