@@ -64,9 +64,7 @@ ROWS: Mapping[str, int] = {
 }
 _SMALL = [task for task, rows in ROWS.items() if rows <= 6_500]
 # Of those, twenty evenly spread.
-TASKS = tuple(
-  _SMALL[round(i * (len(_SMALL) - 1) / 19)] for i in range(20)
-)
+TASKS = tuple(_SMALL[round(i * (len(_SMALL) - 1) / 19)] for i in range(20))
 OTHERS = tuple(task for task in ROWS if task not in TASKS)
 _SETS = {'all': tuple(ROWS), 'others': OTHERS}
 # Of all tasks: what claims are made of, and what they are measured against.
@@ -136,9 +134,7 @@ def _benchmark(
   config.num_seeds = 1
   config.fields = fields  # (field, value) for every recipe
   # Method -> recipe for tables, and (field, value) for it alone.
-  config.recipes = ConfigDict(
-    {method: (method, ()) for method in methods}
-  )
+  config.recipes = ConfigDict({method: (method, ()) for method in methods})
   config.lock()
   return config
 

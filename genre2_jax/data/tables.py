@@ -243,9 +243,7 @@ def cut(table: Table, max_train_rows: int, seed: int) -> Table:
     return table
   order = np.random.RandomState(seed).permutation(n)
   kept = np.sort(order[:max_train_rows])
-  return dataclasses.replace(
-    table, train=table.train.part(kept), drawn_from=n
-  )
+  return dataclasses.replace(table, train=table.train.part(kept), drawn_from=n)
 
 
 def read_rows(

@@ -1,3 +1,4 @@
+import json
 import re
 import subprocess
 import sys
@@ -123,6 +124,17 @@ def test_missing_and_failed_runs_are_said(tmp_path, no_figures):
   assert 'for too few finished tasks: CRPS loss.' in text
   assert '1 run failed' in text
   assert 'NonFiniteError: the &lt;loss&gt;' in text and 'OSError' not in text
+
+
+def test_train_rows_that_were_drawn_are_said(tmp_path, no_figures):
+  write_benchmark(tmp_path, ['ce', 'catboost'], TASKS[:2])
+  for method in ('ce', 'catboost'):
+    path = tmp_path / 'wind' / method / 'run.json'
+    cut = {'num_train': 20_000, 'drawn_from': 26_091}
+    atomic.write_json(path, json.loads(path.read_text()) | cut)
+  text, _ = render(tmp_path)
+  said = 'Training rows were drawn at random: wind (20,000 of 26,091).'
+  assert said in text and said in (tmp_path / 'table.md').read_text()
 
 
 def test_verdict_names_the_best_and_its_tests(tmp_path):
