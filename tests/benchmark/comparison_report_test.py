@@ -193,12 +193,16 @@ def test_results_are_those_of_the_last_stage(tmp_path, no_figures):
 
 def test_seconds_and_machine_are_in_the_table(tmp_path, no_figures):
   write_benchmark(tmp_path, ['ce'], TASKS[:2])
-  atomic.write_json(tmp_path / 'wind/ce/seconds.json', {'seconds': 27.5})
+  for task, spent in (
+    ('sensory', {'seconds': 12.5, 'peak_bytes': 2**30}),
+    ('wind', {'seconds': 27.5, 'peak_bytes': 2**31}),
+  ):
+    atomic.write_json(tmp_path / task / 'ce/seconds.json', spent)
   page.write(tmp_path)
   text = (tmp_path / 'table.md').read_text()
   assert 'Machine: AMD EPYC, 1 x cpu, jax 0.10.2, commit 8f3c2e1.' in text
   row = next(line for line in text.splitlines() if line.startswith('| ce |'))
-  assert row.endswith('| 20 |')
+  assert row.endswith('| 20 | 1.50 |')
 
 
 def test_published_numbers_are_kept_with_the_runs(tmp_path, no_figures):
