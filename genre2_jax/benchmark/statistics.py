@@ -92,6 +92,8 @@ class Benchmark:
     samples: of the runs that draw any.
     variances: of the test target, original unit squared (ddof 0).
     seconds: wall seconds of a run, all seeds together, compilation included.
+    peaks: bytes that its process had resident at most (`page.Spent`), of the
+      runs that say.
     failures: (task, method, reason).
     published: frame of task, method, rmse_unit.
     unit: what errors in z are measured in; `MIXED` where runs differ.
@@ -111,6 +113,7 @@ class Benchmark:
   failures: Sequence[tuple[str, str, str]]
   published: pd.DataFrame
   unit: Unit = UNITS['standard']
+  peaks: Mapping[tuple[str, str], int] = dataclasses.field(default_factory=dict)
   drawn: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
 
 

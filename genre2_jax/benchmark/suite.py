@@ -29,6 +29,7 @@ from genre2_jax.benchmark.page import (
   SECONDS_FILE,
 )
 from genre2_jax.benchmark.statistics import BASE
+from genre2_jax.devices import resident
 from genre2_jax.devices.interrupts import leaving_with
 from genre2_jax.errors import (
   InputError,
@@ -192,7 +193,7 @@ def run(
         config, task, method, workdir, train_and_evaluate, interrupts
       )
       if failure is None:
-        said = _duration(page.read_seconds(folder))
+        said = _duration(page.read_spent(folder).seconds)
       else:
         failures.append(failure)
         atomic.write_json(note, dataclasses.asdict(failure))
@@ -234,19 +235,23 @@ def _run_one(config, task, method, workdir, train_and_evaluate, interrupts):
   """Runs one (task, method) to its end: None, or why it failed."""
   folder = workdir / task / method
   run_config = configure(config, task, method, workdir)
-  spent, began = page.read_seconds(folder), time.monotonic()
+  before, began = page.read_spent(folder), time.monotonic()
+  resident.forget_peak()
 
-  def note_seconds():
+  def note_spent():
     # What an interrupted run took counts as well.
     if folder.exists():
-      seconds = spent + time.monotonic() - began
-      atomic.write_json(folder / SECONDS_FILE, {'seconds': seconds})
+      spent = page.Spent(
+        seconds=before.seconds + time.monotonic() - began,
+        peak_bytes=max(before.peak_bytes, resident.peak()),
+      )
+      atomic.write_json(folder / SECONDS_FILE, spent._asdict())
 
   try:
     base = run_config.init_from
     if base and not pathlib.Path(base, 'run.json').exists():
       raise InputError(f'the run in {base}, its base, has not finished')
-    with leaving_with(interrupts, note_seconds):
+    with leaving_with(interrupts, note_spent):
       train_and_evaluate(run_config, str(folder), interrupts)
   except InterruptedRunError:
     raise
@@ -260,7 +265,7 @@ def _run_one(config, task, method, workdir, train_and_evaluate, interrupts):
       traceback=traceback.format_exc().splitlines(),
     )
   finally:
-    note_seconds()
+    note_spent()
   return None
 
 
@@ -397,7 +402,7 @@ def _time_left(workdir, todo):
   ]
   spent: dict[str, list[float]] = {}
   for path in workdir.glob('*/*/run.json'):
-    seconds = page.read_seconds(path.parent)
+    seconds = page.read_spent(path.parent).seconds
     spent.setdefault(path.parent.name, []).append(seconds)
   if not todo or not spent:
     return ''

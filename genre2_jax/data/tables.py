@@ -123,16 +123,18 @@ def build(
     raise InputError(f'{name}: no feature columns; at least one is needed')
   refuse_duplicates(name, names)
   widths = len(numeric_names), len(category_names)
+  train, val, test = (
+    _rows(f'{name}: {split}', splits[split], widths) for split in SPLITS
+  )
   return Table(
     name=name,
     numeric_names=tuple(numeric_names),
     category_names=tuple(category_names),
     target_name=target_name,
     kinds=tuple(kinds),
-    **{
-      split: _rows(f'{name}: {split}', splits[split], widths)
-      for split in SPLITS
-    },
+    train=train,
+    val=val,
+    test=test,
   )
 
 

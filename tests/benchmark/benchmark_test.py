@@ -14,6 +14,7 @@ from configs import ablations, talent_all, talent_hundred, talent_twenty
 from genre2_jax import errors
 from genre2_jax.benchmark import __main__ as doors
 from genre2_jax.benchmark import figures, forecast, protocols, suite
+from genre2_jax.devices import resident
 from genre2_jax.devices.interrupts import Interrupts
 from genre2_jax.errors import InterruptedRunError
 from genre2_jax.experiment import experiment
@@ -244,6 +245,23 @@ def test_seconds_of_an_interrupted_run_add_up(config, tmp_path):
   suite.run(config, tmp_path / 'runs', training)
   seconds = json.loads((folder / 'seconds.json').read_text())['seconds']
   assert 100 < seconds < 110
+
+
+@pytest.mark.skipif(not resident.peak(), reason='the system does not say')
+def test_memory_is_of_the_run_and_not_of_one_before(config, tmp_path):
+  config.tasks, config.methods = ('a', 'b'), ('ce',)
+
+  def training(config, workdir, interrupts):
+    took = 300_000_000 if config.data.name == 'a' else 0
+    assert len(b'1' * took) == took
+    write_run(pathlib.Path(workdir), task=config.data.name)
+
+  suite.run(config, tmp_path / 'runs', training)
+  first, second = (
+    json.loads((tmp_path / 'runs' / task / 'ce/seconds.json').read_text())
+    for task in 'ab'
+  )
+  assert first['peak_bytes'] - second['peak_bytes'] > 200_000_000
 
 
 def test_seconds_of_a_run_that_ends_the_process_add_up(

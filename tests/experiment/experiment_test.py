@@ -47,6 +47,21 @@ def test_recipes_name_their_stages(recipe, stages, weights):
   assert [term.weight for term in built[-1].objective.terms] == weights
 
 
+def test_methods_of_a_task_have_the_same_train_rows():
+  targets = []
+  for recipe in ('ce', 'best', 'catboost'):
+    config = recipes.get_config('talent', recipe)
+    config.data.max_train_rows = 50
+    built = experiment.build(config)
+    assert built.table.drawn_from > len(built.table.train) == 50
+    targets.append(built.table.train.known_target.tolist())
+  assert targets[0] == targets[1] == targets[2]
+  table = experiment.build(recipes.get_config('talent', 'ce')).table
+  assert experiment.build(config, table=table).table.drawn_from == len(
+    table.train
+  )
+
+
 def test_a_stage_is_what_the_config_says():
   config = finetune(
     ('rloo', 0.5, {'clip_low': 0.1}),
