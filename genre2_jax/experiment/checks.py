@@ -14,6 +14,7 @@ from genre2_jax.data.reading import Reading
 from genre2_jax.devices import profiling
 from genre2_jax.errors import InputError, near_hint, shortened
 from genre2_jax.experiment.defaults import value_of
+from genre2_jax.experiment.packs import check_pack
 from genre2_jax.models import language_model
 from genre2_jax.models.gemma.head import ACTIVATIONS, HEADS
 from genre2_jax.objectives.rewards import REWARDS
@@ -83,6 +84,7 @@ def check_values(config: ConfigDict) -> None:
     ('optimizer.schedule', optimizers.SCHEDULES),
   ):
     check_choice(field, value_of(config, field), choices)
+  check_pack(config)
   if config.model.prior:
     for field, wanted in (
       ('model.head', 'trie'), ('language_model.name', ''), ('baseline.name', '')
