@@ -35,11 +35,11 @@ def check_values(config: ConfigDict) -> None:
     'text.buckets',
   )  # fmt: skip
   not_negative = (
-    'seed', 'max_seconds', 'model.encoder_layers', 'model.head_layers',
-    'model.dropout', 'model.least_category_rows', 'model.neighbours',
-    'pretrain.epochs', 'finetune.epochs', 'pretrain.max_steps',
-    'finetune.max_steps', 'pretrain.patience', 'finetune.patience',
-    'optimizer.warmup_steps', 'optimizer.weight_decay',
+    'seed', 'max_seconds', 'data.max_train_rows', 'model.encoder_layers',
+    'model.head_layers', 'model.dropout', 'model.least_category_rows',
+    'model.neighbours', 'pretrain.epochs', 'finetune.epochs',
+    'pretrain.max_steps', 'finetune.max_steps', 'pretrain.patience',
+    'finetune.patience', 'optimizer.warmup_steps', 'optimizer.weight_decay',
     'optimizer.max_grad_norm', 'checkpoint.every_seconds',
     'steps_per_dispatch', 'baseline.trials', 'eval.rail_numbers',
   )  # fmt: skip
@@ -133,6 +133,11 @@ def _check_text(config):
       raise InputError(f'text.{field} is empty: the task needs one')
   texts.fields_of(text.prompt)
   sizes = text.max_rows
+  if config.data.max_train_rows:
+    raise InputError(
+      f'data.max_train_rows={config.data.max_train_rows} is of tables: set '
+      'text.max_rows'
+    )
   if len(sizes) != 3 or not all(type(n) is int and n >= 0 for n in sizes):
     raise InputError(
       f'text.max_rows={sizes!r}: give three numbers, for train, val and test'

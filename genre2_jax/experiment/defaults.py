@@ -81,6 +81,8 @@ def get_config() -> ConfigDict:
   data.reading = ''  # how files are written: 'separator=; decimal=,
   # thousands=. encoding=cp1252 date_format=%d.%m.%Y skip_lines=1 header=none
   # quotes=text sheet=2020', each where needed; new rows too. Texts too
+  data.max_train_rows = 0  # more are cut to so many, drawn at random by seed;
+  # validation and test rows are all kept; 0: no cut
   data.transform = 'standard'  # of the target: z-scores; none: its own unit;
   # quantile: ranks in [0, 1]; quantile_normal: ranks made normal. Texts too
 
@@ -101,11 +103,13 @@ def get_config() -> ConfigDict:
   text.cache = ''  # folder of tokenised texts; '': ~/.cache/genre2_jax; none
 
   config.language_model = language = ConfigDict()  # of texts
-  language.name = ''  # gemma2, or t5gemma: its encoder and model's decoder
+  language.name = ''  # gemma (2 or 3; gemma2 is its older name), or t5gemma:
+  # its encoder and model's decoder
   language.pretrained = ''  # folder of config.json and safetensors, or a name
   # on the Hugging Face hub; '': weights are drawn
   language.tokenizer = ''  # the same of a tokenizer; '': that of pretrained
-  language.preset = 'gemma2_2b'  # gemma2_9b, gemma2_27b; sizes to draw
+  language.preset = 'gemma2_2b'  # gemma2_9b, gemma2_27b, gemma3_270m,
+  # gemma3_1b, gemma3_4b, gemma3_12b, gemma3_27b; sizes to draw
   language.sizes = sizes = ConfigDict()  # if not 0, instead of the preset's
   sizes.vocab_size = 0
   sizes.width = 0
@@ -129,6 +133,8 @@ def get_config() -> ConfigDict:
   language.param_dtype = 'float32'
   language.remat = False  # layers are computed again in the backward pass
   language.frozen = True  # t5gemma: whether the encoder stays as it is
+  language.freeze_embedding = False  # gemma: subwords' embedding stays as it is,
+  # 168 of the 268 million parameters of Gemma 3 270M; with lora it does anyway
   language.lora = lora = ConfigDict()
   lora.rank = 0  # 0: all parameters are trained
   lora.alpha = 16.0

@@ -46,6 +46,9 @@ def build_model(config: ConfigDict, table: Table | Texts) -> Model:
       max_length=text.max_length,
       truncate=text.truncate,
       num_buckets=text.buckets,
+      embedded=language_model.config_of(
+        language.pretrained, language.preset, language.sizes
+      ).vocab_size,
       cache=text.cache,
     )
   else:
