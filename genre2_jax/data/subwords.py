@@ -159,8 +159,8 @@ class TextFeatures:
         int(ids[first])
       )
       raise InputError(
-        f'{self.tokenizer}: the text in {tables.located(row)}, has {subword!r}, '
-        'which the language model does not embed; remove it'
+        f'{self.tokenizer}: the text in {tables.located(row)}, has '
+        f'{subword!r}, which the language model does not embed; remove it'
       )
     return ids, starts
 

@@ -29,6 +29,7 @@ __all__ = [
   'Rows',
   'Table',
   'build',
+  'cut',
   'describe',
   'extension_of',
   'labels',
@@ -88,6 +89,7 @@ class Table:
   """A regression task. Loaders make it by `build`, which checks it.
 
   kinds: of the columns, numeric first, as in `cells`; () if they don't matter.
+  drawn_from: train rows that there were before `cut`; 0 if all are here.
   """
 
   name: str
@@ -98,6 +100,7 @@ class Table:
   val: Rows
   test: Rows
   kinds: tuple[str, ...] = ()
+  drawn_from: int = 0
 
 
 def build(
@@ -120,16 +123,18 @@ def build(
     raise InputError(f'{name}: no feature columns; at least one is needed')
   refuse_duplicates(name, names)
   widths = len(numeric_names), len(category_names)
+  train, val, test = (
+    _rows(f'{name}: {split}', splits[split], widths) for split in SPLITS
+  )
   return Table(
     name=name,
     numeric_names=tuple(numeric_names),
     category_names=tuple(category_names),
     target_name=target_name,
     kinds=tuple(kinds),
-    **{
-      split: _rows(f'{name}: {split}', splits[split], widths)
-      for split in SPLITS
-    },
+    train=train,
+    val=val,
+    test=test,
   )
 
 
@@ -233,6 +238,16 @@ def load_openml(
   return _from_frame(frame, name, bunch.target.name, seed, where, kinds=kinds)
 
 
+def cut(table: Table, max_train_rows: int, seed: int) -> Table:
+  """At most so many train rows, drawn at random, in their order; 0: all."""
+  n = len(table.train)
+  if not 0 < max_train_rows < n:
+    return table
+  order = np.random.RandomState(seed).permutation(n)
+  kept = np.sort(order[:max_train_rows])
+  return dataclasses.replace(table, train=table.train.part(kept), drawn_from=n)
+
+
 def read_rows(
   path: str | os.PathLike,
   *,
@@ -306,10 +321,13 @@ def describe(table: Table, *, limit: int = 30) -> str:
   counts = ', '.join(
     f'{split} {len(rows)}' for split, rows in zip(SPLITS, splits, strict=True)
   )
+  drawn = ''
+  if table.drawn_from:
+    drawn = f'; train rows drawn at random from {table.drawn_from}'
   head = [
     f'{table.name}: target {table.target_name}, {len(table.numeric_names)} '
     f'numeric and {len(table.category_names)} category columns',
-    f'rows: {counts}',
+    f'rows: {counts}{drawn}',
     *lines[:limit],
   ]
   if len(lines) > limit:

@@ -81,6 +81,8 @@ def get_config() -> ConfigDict:
   data.reading = ''  # how files are written: 'separator=; decimal=,
   # thousands=. encoding=cp1252 date_format=%d.%m.%Y skip_lines=1 header=none
   # quotes=text sheet=2020', each where needed; new rows too. Texts too
+  data.max_train_rows = 0  # more are cut to so many, drawn at random by seed;
+  # validation and test rows are all kept; 0: no cut
   data.transform = 'standard'  # of the target: z-scores; none: its own unit;
   # quantile: ranks in [0, 1]; quantile_normal: ranks made normal. Texts too
 
@@ -194,6 +196,18 @@ def get_config() -> ConfigDict:
   # targets, by a share that validation rows choose at the end of a stage (CRPS)
   model.prior = ''  # trie: a baseline whose distribution the logits start from,
   # out of fold on training rows: catboost_residuals, xgboost_residuals
+
+  config.pack = pack = ConfigDict()  # how the seeds, members of a run, differ
+  pack.learning_rate = (1.0, 1.0)  # times the rate: each member's own factor,
+  # between these two, even in log; as are the next ones
+  pack.weight_decay = (1.0, 1.0)  # times optimizer.weight_decay
+  pack.dropout = (1.0, 1.0)  # times model.dropout; not of a decoder
+  pack.embedding_scale = (1.0, 1.0)  # times the learned scale of features and
+  # the frequencies of periodic ones, at the start
+  pack.prior = 1.0  # share of members that start from model.prior
+  pack.neighbours = 1.0  # share of members that model.neighbours are mixed with
+  pack.chosen = False  # which members predict, and how often, is chosen by the
+  # CRPS of validation rows at the end of a stage; False: all alike
 
   # An objective is a sum of (name, weight, options):
   #   token level      ce, ntl_mse, ntl_was, dist2, soft_ce (bins)

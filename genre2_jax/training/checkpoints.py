@@ -320,8 +320,8 @@ class ReferredFrozen:
     frozen = self.read()
     if processes.fetch(_fingerprint(frozen)).tolist() != saved:
       raise InputError(
-        f'{self.source} has changed since {self.where} was written: restore it, '
-        'or train again in a new workdir'
+        f'{self.source} has changed since {self.where} was written: restore '
+        'it, or train again in a new workdir'
       )
     return frozen
 
@@ -372,8 +372,8 @@ class StageCheckpoints:
     frozen = self._frozen.restore(abstract_state.frozen)
     if frozen is None:
       raise InputError(
-        f'{self._frozen.where} has no whole frozen parameters, which the checkpoints '
-        'beside it need: train again, in a new workdir'
+        f'{self._frozen.where} has no whole frozen parameters, which the '
+        'checkpoints beside it need: train again, in a new workdir'
       )
     self._frozen_is_saved = True
     return dataclasses.replace(state, frozen=frozen)

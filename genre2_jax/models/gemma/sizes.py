@@ -1,4 +1,4 @@
-"""Sizes of Gemma 2 and 3 and of T5Gemma encoders; the published ones by name."""
+"""Sizes of Gemma 2 and 3 and of T5Gemma encoders; published ones by name."""
 
 import dataclasses
 from collections.abc import Mapping
