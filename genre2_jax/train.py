@@ -219,7 +219,7 @@ def _begun(
     batch_size=experiment.batch_size,
     block_size=experiment.block_size,
     checkpoint=experiment.checkpoint,
-    frozen_folder=weights.frozen_folder(workdir),
+    frozen=weights.frozen_of(workdir, experiment, mesh),
     profile_steps=experiment.profile_steps,
     steps_per_dispatch=experiment.steps_per_dispatch,
     interrupts=processes.Shared(interrupts),

@@ -155,10 +155,12 @@ class TextFeatures:
     if self.embedded and ids.max(initial=0) >= self.embedded:
       first = int(np.argmax(ids >= self.embedded))
       row = np.arange(len(texts)) == np.searchsorted(starts, first, 'right') - 1
-      subword = load_tokenizer(self.tokenizer).convert_ids_to_tokens(ids[first])
+      subword = load_tokenizer(self.tokenizer).convert_ids_to_tokens(
+        int(ids[first])
+      )
       raise InputError(
-        f'{self.tokenizer}: the text in {tables.located(row)}, has {subword!r}, '
-        'which the language model does not embed; remove it'
+        f'{self.tokenizer}: the text in {tables.located(row)}, has '
+        f'{subword!r}, which the language model does not embed; remove it'
       )
     return ids, starts
 

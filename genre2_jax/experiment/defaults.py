@@ -133,7 +133,9 @@ def get_config() -> ConfigDict:
   language.param_dtype = 'float32'
   language.remat = False  # layers are computed again in the backward pass
   language.frozen = True  # t5gemma: whether the encoder stays as it is
-  language.freeze_embedding = False  # gemma: subwords' embedding stays as it is,
+  language.freeze_embedding = (
+    False  # gemma: subwords' embedding stays as it is,
+  )
   # 168 of the 268 million parameters of Gemma 3 270M; with lora it does anyway
   language.lora = lora = ConfigDict()
   lora.rank = 0  # 0: all parameters are trained

@@ -188,9 +188,17 @@ def load_params(
 
   members = [load(key) for key in keys]
   stacked = sharding.abstract_params(boxed, mesh, 'seed')
+  shardings = jax.tree.map(lambda x: x.sharding, stacked)
+  if len(members) == 1:  # Without a second copy in memory.
+    alone = jax.jit(
+      lambda tree: jax.tree.map(lambda x: x[None], tree),
+      out_shardings=shardings,
+      donate_argnums=0,
+    )
+    return alone(*members)
   return jax.jit(
     lambda *trees: jax.tree.map(lambda *x: jnp.stack(x), *trees),
-    out_shardings=jax.tree.map(lambda x: x.sharding, stacked),
+    out_shardings=shardings,
   )(*members)
 
 

@@ -20,7 +20,8 @@ def export_workdir(
   Args:
     workdir: of a finished run of a Gemma that writes numbers.
     output: folder to make: a checkpoint of Gemma2ForCausalLM or
-      Gemma3ForCausalLM with its tokenizer, or one per seed, `seed_<n>`, if there are several.
+      Gemma3ForCausalLM with its tokenizer, or one per seed, `seed_<n>`, if
+      there are several.
 
   Raises:
     InputError: the run or the folder cannot be used.

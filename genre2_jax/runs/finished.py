@@ -172,13 +172,14 @@ class FinishedRun:
     if self.content is not None:
       return self.content
     folder = self.workdir / weights.FOLDER
-    parts = [folder / self.stages[-1], weights.frozen_folder(self.workdir)]
+    parts = [folder / self.stages[-1]]
     if not parts[0].exists():  # From before there were weights.
       parts = [self.workdir / 'checkpoints']
     if self.model.prior is not None:
       parts.append(self.workdir / priors.FOLDER)
     paths = [self.workdir / name for name in _JSON_FILES]
     paths += [p for part in parts for p in sorted(part.rglob('*'))]
+    paths += weights.frozen_files(self.workdir)
     root = self.workdir.absolute()
     kept = {estimates.FILE: estimates.content(self.margins)}
     return (kept if self.margins else {}) | {

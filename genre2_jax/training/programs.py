@@ -103,7 +103,7 @@ def state_program(
 
   Returns:
     (abstract state with shardings, `(the network's stacked parameters or None)
-    -> state`).
+    -> state`, which donates them).
 
   Raises:
     InputError: an array does not split over the mesh.
@@ -141,7 +141,9 @@ def state_program(
 
   def init(start):
     axes = (None if start is None else 0, 0, 0)
-    function = jax.jit(jax.vmap(create, axes), out_shardings=shardings)
+    function = jax.jit(
+      jax.vmap(create, axes), out_shardings=shardings, donate_argnums=0
+    )
     return function(start, keys, factors)
 
   return abstract, init

@@ -1,4 +1,4 @@
-"""Sizes of Gemma 2 and 3 and of T5Gemma encoders; the published ones by name."""
+"""Sizes of Gemma 2 and 3 and of T5Gemma encoders; published ones by name."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -194,7 +194,9 @@ def _rope(rope, theta, kinds=('default',)):
   kind = rope.get('rope_type', rope.get('type', 'default'))
   nested = [name for name in _LAYER_TYPES if name in rope]
   if kind not in kinds or nested:
-    said = f'{nested[0]} in rope_parameters' if nested else f'rope_type={kind!r}'
+    said = (
+      f'{nested[0]} in rope_parameters' if nested else f'rope_type={kind!r}'
+    )
     raise ValueError(
       f'{said}: only {" and ".join(map(repr, kinds))} '
       f'{"are" if len(kinds) > 1 else "is"} known'
