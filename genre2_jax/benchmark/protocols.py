@@ -78,6 +78,7 @@ FIELD = (
   'random_forest_residuals',
   'catboost_uncertainty',
   'catboost_quantiles',
+  'ngboost',
   'quantile_forest',
 )
 METHODS = (
@@ -156,6 +157,10 @@ def _remax_with(*terms: recipes.Term) -> Method:
   return _remax({'finetune.objective': terms})
 
 
+def _best(fields: Mapping[str, Any] | None = None) -> Method:
+  return 'best', tuple((fields or {}).items())
+
+
 # Ablation -> its methods.
 ABLATIONS: Mapping[str, Mapping[str, Method]] = {
   # The paper's five (base, digits); method@tokenizer draws a heat map.
@@ -201,17 +206,35 @@ ABLATIONS: Mapping[str, Mapping[str, Method]] = {
     for percent in (1, 10)
   }
   | {'no_kl': _remax()},
+  # What `best` has beyond a trie's logits from an MLP, one taken out at a time.
+  'levers': {
+    'best': _best(),
+    'even_grid': _best({'tokenizer.name': 'normalized'}),
+    'no_feature_scale': _best({'model.feature_scale': False}),
+    'no_ranks_and_gaps': _best(
+      {
+        'model.rank_features': False,
+        'model.missing_features': False,
+        'model.least_category_rows': 0,
+      }
+    ),
+    'no_neighbours': _best({'model.neighbours': 0}),
+    'no_marginal': _best({'model.marginal': False}),
+    'one_seed': _best({'num_seeds': 1}),
+  },
 }
+# Whose variants all start from random weights.
+_FROM_SCRATCH = ('tokenizer', 'levers')
 
 
 def ablation(name: str = 'reward') -> ConfigDict:
-  """Variants of one recipe on the twenty tasks, from the weights of `ce`.
+  """Variants of one recipe on the twenty tasks, most from the weights of `ce`.
 
   Raises:
     InputError: no such ablation, with the nearest names.
   """
   methods = dict(recipes.find(name, ABLATIONS, 'ablations'))
-  if name != 'tokenizer':  # Its variants differ in their base.
+  if name not in _FROM_SCRATCH:
     methods = {'ce': ('ce', ())} | methods
   config = talent_twenty()
   with config.unlocked():

@@ -22,6 +22,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from genre2_jax.baselines import catalog
 from genre2_jax.benchmark import page
 from genre2_jax.benchmark.page import (
   BENCHMARK_FILE,
@@ -75,8 +76,9 @@ def select(
     seeds: consecutive numbers, as in '0,1'; '' for those of the config.
 
   Raises:
-    InputError: a config of a single run, a name that the config lacks, or
-      seeds that are not consecutive.
+    InputError: a config of a single run, a name that the config lacks, seeds
+      that are not consecutive, or a method that was asked for by name and needs
+      a package that is not here; of 'all', `run` leaves such methods out.
   """
   if 'methods' not in config:
     raise InputError(
@@ -85,6 +87,9 @@ def select(
   config = config.copy_and_resolve_references()
   with config.unlocked():
     chosen = _chosen('method', methods, config.methods)
+    if methods != 'all':
+      for method, how in _lacking(config, chosen).items():
+        raise InputError(f'method {method}: {how}')
     config.methods = tuple(sorted(chosen, key=lambda m: m != BASE))
     config.tasks = _chosen('task', tasks, config.tasks)
     if seeds:
@@ -174,6 +179,12 @@ def run(
   if not 0 <= index < count:
     raise InputError(f'--index={index} must be 0 to {count - 1}: see --count')
   _root(config)
+  lacking = _lacking(config, config.methods)
+  if lacking:
+    for method, how in lacking.items():
+      print(f'Left out, {method}: {how}', flush=True)
+    config = config.copy_and_resolve_references()
+    config.methods = tuple(m for m in config.methods if m not in lacking)
   for method in config.methods:  # A misspelt field shows before hours of work.
     configure(config, config.tasks[0], method, workdir)
   _write_benchmark(workdir, config, command)
@@ -289,7 +300,7 @@ def _recipe(config, task, method):
     'seed': config.seed,
     # Seeds that a recipe takes together are one member of a benchmark of one
     # seed; of several seeds each is by itself.
-    'num_seeds': run_config.num_seeds
+    'num_seeds': dict(overrides).get('num_seeds', run_config.num_seeds)
     if config.num_seeds == 1
     else config.num_seeds,
   }
@@ -301,6 +312,17 @@ def _recipe(config, task, method):
       f'method {method}: a field does not fit the recipe {name} ({reason})'
     ) from error
   return run_config
+
+
+def _lacking(config, methods):
+  """Methods that cannot run here -> how to install what they need."""
+  found = {}
+  for method in methods:
+    run_config = _recipe(config, config.tasks[0], method)
+    name = run_config.baseline.name or run_config.model.prior
+    if name and (how := catalog.missing(name, run_config.baseline.trials)):
+      found[method] = how
+  return found
 
 
 def _fine_tunes(run_config):

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from configs import ablations, talent_all, talent_hundred, talent_twenty
 from genre2_jax import errors
+from genre2_jax.baselines import packages
 from genre2_jax.benchmark import __main__ as doors
 from genre2_jax.benchmark import figures, forecast, protocols, suite
 from genre2_jax.devices import resident
@@ -472,6 +473,27 @@ def test_the_command_is_the_same_for_every_part():
   ) == ('python -m genre2_jax.benchmark --config=c.py --seeds=0,1')
 
 
+def test_methods_whose_packages_are_missing_are_left_out_and_said(
+  config, tmp_path, monkeypatch, capsys
+):
+  config.tasks, config.methods = ('a',), ('ce', 'catboost', 'boosted')
+  with config.unlocked():
+    config.recipes.boosted = ('boosted', ())
+  assert len(suite.select(config, methods='ce,boosted').methods) == 2
+  monkeypatch.setattr(
+    packages, 'missing', lambda name: f'{name} is not installed: pip install it'
+  )
+  training = FakeTraining()
+  assert suite.run(suite.select(config), tmp_path / 'runs', training) == []
+  assert training.order == [('a', 'ce')]
+  assert capsys.readouterr().out.splitlines()[:2] == [
+    f'Left out, {method}: catboost is not installed: pip install it'
+    for method in ('catboost', 'boosted')
+  ]
+  with pytest.raises(errors.InputError, match='pip install it'):
+    suite.select(config, methods='ce,catboost')
+
+
 # ------------------------------------------------------------------ protocols
 
 
@@ -602,6 +624,9 @@ def test_variants_of_an_ablation_differ_from_each_other(name, tmp_path):
   }
   told = {str(run.copy_and_resolve_references()) for run in made.values()}
   assert len(told) == len(made) > 1
-  if name != 'tokenizer':
+  if name == 'levers':
+    assert {run.init_from for run in made.values()} == {''}
+    assert [run.num_seeds for run in made.values()].count(1) == 1
+  elif name != 'tokenizer':
     base = str(tmp_path / config.tasks[0] / 'ce')
     assert {run.init_from for run in made.values()} == {'', base}
