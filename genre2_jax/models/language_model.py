@@ -21,7 +21,7 @@ from genre2_jax.models.t5gemma import t5gemma_policy
 from genre2_jax.policy import Inputs, Params, Pointwise, Policy
 from genre2_jax.tokenizers import Tokenizer
 
-NAMES = ('gemma2', 't5gemma')
+NAMES = ('gemma2', 't5gemma', 'bert')
 DTYPES = ('bfloat16', 'float32')
 PRESETS = tuple(SIZES)
 _DECODER = ('width', 'num_layers', 'num_heads', 'feedforward', 'dropout')
@@ -75,6 +75,11 @@ def build(
   Raises:
     InputError: parts that do not fit together.
   """
+  if name == 'bert':
+    raise InputError(
+      'language_model.frozen=False: a sentence encoder stays as it is; leave it '
+      'True'
+    )
   config = config_of(pretrained, preset, sizes)
   size = subwords.vocabulary_size(features.tokenizer)
   if size > config.vocab_size:
