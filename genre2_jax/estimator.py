@@ -491,7 +491,9 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     if not isinstance(n, int | np.integer) or n < 1:
       raise InputError(f'n={n!r}: give a positive integer')
     self._refuse_points('samples')
-    each = -(-int(n) // len(self._run.seeds))
+    # Of members that were chosen one alone may be asked for all of them.
+    is_chosen = self._run.experiment.fields['pack']['chosen']
+    each = int(n) if is_chosen else -(-int(n) // len(self._run.seeds))
     z = self._reduced(X, lambda p: results.pooled(p)['samples_z'][:, :n], each)
     return self._run.model.scaler.restore(z)
 

@@ -92,9 +92,13 @@ class Benchmark:
     samples: of the runs that draw any.
     variances: of the test target, original unit squared (ddof 0).
     seconds: wall seconds of a run, all seeds together, compilation included.
+    peaks: bytes that its process had resident at most (`page.Spent`), of the
+      runs that say.
     failures: (task, method, reason).
     published: frame of task, method, rmse_unit.
     unit: what errors in z are measured in; `MIXED` where runs differ.
+    drawn: task -> (train rows, those that they were drawn from), where some
+      were left out (`data.max_train_rows`).
   """
 
   tasks: Sequence[str]
@@ -109,6 +113,8 @@ class Benchmark:
   failures: Sequence[tuple[str, str, str]]
   published: pd.DataFrame
   unit: Unit = UNITS['standard']
+  peaks: Mapping[tuple[str, str], int] = dataclasses.field(default_factory=dict)
+  drawn: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

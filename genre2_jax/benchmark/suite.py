@@ -29,15 +29,22 @@ from genre2_jax.benchmark.page import (
   SECONDS_FILE,
 )
 from genre2_jax.benchmark.statistics import BASE
+from genre2_jax.devices import resident
 from genre2_jax.devices.interrupts import leaving_with
-from genre2_jax.errors import InputError, InterruptedRunError, suggestion
+from genre2_jax.errors import (
+  InputError,
+  InterruptedRunError,
+  listed,
+  suggestion,
+)
 from genre2_jax.experiment import defaults, recipes
 from genre2_jax.files import atomic, locks
 from genre2_jax.files.atomic import PathLike
 
 # Two methods share a base if these sections of their configs are the same.
 _BASE_SECTIONS = (
-  'pretrain', 'model', 'tokenizer', 'data', 'seed', 'num_seeds',
+  'pretrain', 'model', 'tokenizer', 'data', 'optimizer', 'seed', 'num_seeds',
+  'size', 'batch_size', 'hyperparameters',
 )  # fmt: skip
 
 
@@ -96,6 +103,26 @@ def select(
   return config
 
 
+def present(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
+  """The config with the tasks that its root has, and the names of the others.
+
+  Raises:
+    InputError: the root is no folder, or has none of them.
+  """
+  root = _root(config)
+  there = [task for task in config.tasks if (root / task).is_dir()]
+  if not there:
+    raise InputError(
+      f'{root} has none of the tasks {listed(config.tasks)}: give the folder '
+      'that holds them'
+    )
+  missing = [task for task in config.tasks if task not in there]
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    config.tasks = tuple(there)
+  return config, missing
+
+
 def configure(
   config: ConfigDict, task: str, method: str, workdir: PathLike
 ) -> ConfigDict:
@@ -146,11 +173,7 @@ def run(
   workdir = pathlib.Path(workdir)
   if not 0 <= index < count:
     raise InputError(f'--index={index} must be 0 to {count - 1}: see --count')
-  if not config.root or not pathlib.Path(config.root).is_dir():
-    raise InputError(
-      f'config.root={config.root!r} is no folder of TALENT tasks: give one, '
-      'as in --config.root=TALENT'
-    )
+  _root(config)
   for method in config.methods:  # A misspelt field shows before hours of work.
     configure(config, config.tasks[0], method, workdir)
   _write_benchmark(workdir, config, command)
@@ -170,7 +193,7 @@ def run(
         config, task, method, workdir, train_and_evaluate, interrupts
       )
       if failure is None:
-        said = _duration(page.read_seconds(folder))
+        said = _duration(page.read_spent(folder).seconds)
       else:
         failures.append(failure)
         atomic.write_json(note, dataclasses.asdict(failure))
@@ -197,23 +220,38 @@ def collect(workdir: PathLike) -> pathlib.Path:
     return page.write(workdir)
 
 
+def _root(config):
+  """The folder of the tasks."""
+  root = pathlib.Path(config.root)
+  if not config.root or not root.is_dir():
+    raise InputError(
+      f'config.root={config.root!r} is no folder of TALENT tasks: give one, '
+      'as in --config.root=TALENT'
+    )
+  return root
+
+
 def _run_one(config, task, method, workdir, train_and_evaluate, interrupts):
   """Runs one (task, method) to its end: None, or why it failed."""
   folder = workdir / task / method
   run_config = configure(config, task, method, workdir)
-  spent, began = page.read_seconds(folder), time.monotonic()
+  before, began = page.read_spent(folder), time.monotonic()
+  resident.forget_peak()
 
-  def note_seconds():
+  def note_spent():
     # What an interrupted run took counts as well.
     if folder.exists():
-      seconds = spent + time.monotonic() - began
-      atomic.write_json(folder / SECONDS_FILE, {'seconds': seconds})
+      spent = page.Spent(
+        seconds=before.seconds + time.monotonic() - began,
+        peak_bytes=max(before.peak_bytes, resident.peak()),
+      )
+      atomic.write_json(folder / SECONDS_FILE, spent._asdict())
 
   try:
     base = run_config.init_from
     if base and not pathlib.Path(base, 'run.json').exists():
       raise InputError(f'the run in {base}, its base, has not finished')
-    with leaving_with(interrupts, note_seconds):
+    with leaving_with(interrupts, note_spent):
       train_and_evaluate(run_config, str(folder), interrupts)
   except InterruptedRunError:
     raise
@@ -227,7 +265,7 @@ def _run_one(config, task, method, workdir, train_and_evaluate, interrupts):
       traceback=traceback.format_exc().splitlines(),
     )
   finally:
-    note_seconds()
+    note_spent()
   return None
 
 
@@ -364,7 +402,7 @@ def _time_left(workdir, todo):
   ]
   spent: dict[str, list[float]] = {}
   for path in workdir.glob('*/*/run.json'):
-    seconds = page.read_seconds(path.parent)
+    seconds = page.read_spent(path.parent).seconds
     spent.setdefault(path.parent.name, []).append(seconds)
   if not todo or not spent:
     return ''

@@ -44,6 +44,7 @@ class TextFeatures:
     max_length: subwords of a prompt at most, with the one that begins it.
     truncate: what longer ones lose: 'start', 'end', or '': they are refused.
     widths: ascending; rows are padded to the least that holds them.
+    embedded: subwords that the language model embeds; 0: all.
     cache: folder of tokenised texts; '' for the user's cache, 'none' for none.
   """
 
@@ -53,6 +54,7 @@ class TextFeatures:
   max_length: int
   truncate: str = ''
   widths: tuple[int, ...] = ()
+  embedded: int = 0
   cache: str = dataclasses.field(default='', compare=False)
 
   @classmethod
@@ -64,6 +66,7 @@ class TextFeatures:
     max_length: int,
     truncate: str = '',
     num_buckets: int = 1,
+    embedded: int = 0,
     cache: str = '',
   ) -> Self:
     """Features of a set's prompts; widths hold those of all its splits.
@@ -74,6 +77,7 @@ class TextFeatures:
       max_length: of prompts.
       truncate: what longer ones lose.
       num_buckets: widths at most, each for as many training rows.
+      embedded: subwords that the language model embeds; 0: all.
       cache: folder of tokenised texts.
 
     Raises:
@@ -85,6 +89,7 @@ class TextFeatures:
       fingerprint=fingerprint(tokenizer),
       max_length=max_length,
       truncate=truncate,
+      embedded=embedded,
       cache=cache,
     )
     lengths = {
@@ -148,8 +153,19 @@ class TextFeatures:
     """
     path = self._cache_path(texts)
     cached = path and _read_cache(path, len(texts))
-    if cached:
-      return cached
+    ids, starts = cached or self._encoded(texts, path)
+    if self.embedded and ids.max(initial=0) >= self.embedded:
+      first = int(np.argmax(ids >= self.embedded))
+      row = np.arange(len(texts)) == np.searchsorted(starts, first, 'right') - 1
+      subword = load_tokenizer(self.tokenizer).convert_ids_to_tokens(ids[first])
+      raise InputError(
+        f'{self.tokenizer}: the text in {tables.located(row)}, has {subword!r}, '
+        'which the language model does not embed; remove it'
+      )
+    return ids, starts
+
+  def _encoded(self, texts, path):
+    """What `encode` returns, made and kept at `path` unless that is None."""
     tokenizer = load_tokenizer(self.tokenizer)
     first = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     rows = []
@@ -187,8 +203,9 @@ class TextFeatures:
     """
     kinds = {
       'prompt': str, 'tokenizer': str, 'fingerprint': str, 'max_length': int,
-      'truncate': str, 'widths': list,
+      'truncate': str, 'widths': list, 'embedded': int,
     }  # fmt: skip
+    data = {'embedded': 0, **data}  # Older runs had none.
     if set(data) != set(kinds) or any(
       type(data[key]) is not kind for key, kind in kinds.items()
     ):
@@ -341,6 +358,21 @@ def _with_marks(tokenizer, texts, **options):
 def vocabulary_size(name: str) -> int:
   """Subwords of a tokenizer, special ones included."""
   return len(load_tokenizer(name))
+
+
+def has_unembedded(name: str, embedded: int) -> bool:
+  """Whether texts are made of subwords that a language model does not embed.
+
+  Marks that no text has do not count, as the place of an image in a Gemma 3:
+  `TextFeatures.encode` refuses a text that has one all the same.
+
+  Args:
+    name: of the tokenizer.
+    embedded: subwords that the model embeds.
+  """
+  tokenizer = load_tokenizer(name)
+  beyond = {i for i in tokenizer.get_vocab().values() if i >= embedded}
+  return not beyond <= set(tokenizer.added_tokens_decoder)
 
 
 def id_of(name: str, subword: str) -> int:

@@ -29,6 +29,7 @@ __all__ = [
   'Rows',
   'Table',
   'build',
+  'cut',
   'describe',
   'extension_of',
   'labels',
@@ -98,6 +99,7 @@ class Table:
 
   kinds: of the columns, numeric first, as in `cells`; () if they don't matter.
   text_names: of the columns of text, whose numbers are yet to be made.
+  drawn_from: train rows that there were before `cut`; 0 if all are here.
   """
 
   name: str
@@ -109,6 +111,7 @@ class Table:
   test: Rows
   kinds: tuple[str, ...] = ()
   text_names: tuple[str, ...] = ()
+  drawn_from: int = 0
 
 
 def build(
@@ -133,6 +136,9 @@ def build(
     raise InputError(f'{name}: no feature columns; at least one is needed')
   refuse_duplicates(name, names)
   widths = len(numeric_names), len(category_names)
+  train, val, test = (
+    _rows(f'{name}: {split}', splits[split], widths) for split in SPLITS
+  )
   return Table(
     name=name,
     numeric_names=tuple(numeric_names),
@@ -140,10 +146,9 @@ def build(
     target_name=target_name,
     kinds=tuple(kinds),
     text_names=tuple(text_names),
-    **{
-      split: _rows(f'{name}: {split}', splits[split], widths)
-      for split in SPLITS
-    },
+    train=train,
+    val=val,
+    test=test,
   )
 
 
@@ -250,6 +255,16 @@ def load_openml(
   return _from_frame(frame, name, bunch.target.name, seed, where, kinds=kinds)
 
 
+def cut(table: Table, max_train_rows: int, seed: int) -> Table:
+  """At most so many train rows, drawn at random, in their order; 0: all."""
+  n = len(table.train)
+  if not 0 < max_train_rows < n:
+    return table
+  order = np.random.RandomState(seed).permutation(n)
+  kept = np.sort(order[:max_train_rows])
+  return dataclasses.replace(table, train=table.train.part(kept), drawn_from=n)
+
+
 def read_rows(
   path: str | os.PathLike,
   *,
@@ -328,6 +343,9 @@ def describe(table: Table, *, limit: int = 30) -> str:
   counts = ', '.join(
     f'{split} {len(rows)}' for split, rows in zip(SPLITS, splits, strict=True)
   )
+  drawn = ''
+  if table.drawn_from:
+    drawn = f'; train rows drawn at random from {table.drawn_from}'
   for place, name in enumerate(table.text_names):
     cells_ = np.concatenate([rows.text[:, place] for rows in splits])
     present = cells_[~pd.isna(cells_)]
@@ -342,7 +360,7 @@ def describe(table: Table, *, limit: int = 30) -> str:
     kinds_there += f', {count} of text as {num_embedded} numbers'
   head = [
     f'{table.name}: target {table.target_name}, {kinds_there}',
-    f'rows: {counts}',
+    f'rows: {counts}{drawn}',
     *lines[:limit],
   ]
   if len(lines) > limit:

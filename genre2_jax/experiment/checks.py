@@ -15,6 +15,7 @@ from genre2_jax.devices import profiling
 from genre2_jax.errors import InputError, near_hint, shortened
 from genre2_jax.experiment.defaults import value_of
 from genre2_jax.experiment.fields import is_table
+from genre2_jax.experiment.packs import check_pack
 from genre2_jax.models import language_model
 from genre2_jax.models.gemma.head import ACTIVATIONS, HEADS
 from genre2_jax.objectives.rewards import REWARDS
@@ -35,13 +36,14 @@ def check_values(config: ConfigDict) -> None:
     'text.buckets',
   )  # fmt: skip
   not_negative = (
-    'seed', 'max_seconds', 'data.text_components', 'model.encoder_layers',
+    'seed', 'max_seconds', 'data.max_train_rows', 'data.text_components',
+    'model.encoder_layers',
     'model.head_layers', 'model.dropout', 'model.least_category_rows',
     'model.neighbours', 'pretrain.epochs', 'finetune.epochs',
     'pretrain.max_steps', 'finetune.max_steps', 'pretrain.patience',
     'finetune.patience', 'optimizer.warmup_steps', 'optimizer.weight_decay',
-    'optimizer.max_grad_norm', 'checkpoint.every_seconds', 'steps_per_dispatch',
-    'baseline.trials', 'eval.rail_numbers',
+    'optimizer.max_grad_norm', 'checkpoint.every_seconds',
+    'steps_per_dispatch', 'baseline.trials', 'eval.rail_numbers',
   )  # fmt: skip
   for field in positive:
     if not value_of(config, field) > 0:
@@ -84,6 +86,7 @@ def check_values(config: ConfigDict) -> None:
     ('optimizer.schedule', optimizers.SCHEDULES),
   ):
     check_choice(field, value_of(config, field), choices)
+  check_pack(config)
   if config.model.prior:
     for field, wanted in (
       ('model.head', 'trie'), ('language_model.name', ''), ('baseline.name', '')
@@ -157,6 +160,11 @@ def _check_text(config):
   for prompt in filter(None, (text.prompt, text.second)):
     texts.fields_of(prompt)
   sizes = text.max_rows
+  if config.data.max_train_rows:
+    raise InputError(
+      f'data.max_train_rows={config.data.max_train_rows} is of tables: set '
+      'text.max_rows'
+    )
   if len(sizes) != 3 or not all(type(n) is int and n >= 0 for n in sizes):
     raise InputError(
       f'text.max_rows={sizes!r}: give three numbers, for train, val and test'

@@ -17,7 +17,8 @@ from genre2_jax.data.targets import Scaler
 from genre2_jax.data.texts import TextRows, Texts
 from genre2_jax.errors import InputError
 from genre2_jax.experiment.fields import is_table
-from genre2_jax.models import language_model
+from genre2_jax.experiment.packs import pack_of
+from genre2_jax.models import language_model, pack
 from genre2_jax.models.encoders import feature_embedding
 from genre2_jax.models.heads import (
   histogram_policy,
@@ -79,6 +80,9 @@ def build_model(
       max_length=text.max_length,
       truncate=text.truncate,
       num_buckets=text.buckets,
+      embedded=language_model.config_of(
+        language.pretrained, language.preset, language.sizes
+      ).vocab_size,
       cache=text.cache,
     )
   else:
@@ -176,7 +180,7 @@ def model_of(
   num_train = memory if isinstance(memory, int) else len(memory)
   if texts is not None:
     texts = dataclasses.replace(texts, cache=config.text.cache)
-  return _mixed(
+  mixed = _mixed(
     config,
     Model(
       features=features,
@@ -188,6 +192,10 @@ def model_of(
     ),
     memory,
   )
+  members, network = pack_of(config), mixed.network
+  if any(map(members.varies, pack.IN_NETWORKS)):
+    network = network._replace(frozen=pack.frozen(network.frozen))
+  return dataclasses.replace(mixed, network=network)
 
 
 def build_tokenizer(config: ConfigDict) -> Tokenizer:
@@ -222,10 +230,12 @@ def _mixed(config, model, memory):
       ),
       width=fields.neighbours,
       candidates=fields.candidates,
+      is_own=pack_of(config).varies('neighbours'),
     )
   if fields.marginal:
     count = model.codec.tokenizer.num_sequences
-    network = marginal_policy(network, log_shares(known.places, count))
+    shares = log_shares(known.places, count)
+    network = marginal_policy(network, shares, is_chosen=config.pack.chosen)
   return dataclasses.replace(
     model, network=network, looks_up=bool(fields.neighbours)
   )
@@ -256,7 +266,7 @@ def _network(config, tokenizer, features):
       decoder=fields,
       **config.language_model.to_dict(),
     )
-  head = config.model.head
+  head, members = config.model.head, pack_of(config)
   shared = {name: fields[name] for name in ('dropout', 'ensemble_members')}
   shared |= _features(config, features)
   if head == 'decoder':
@@ -268,11 +278,14 @@ def _network(config, tokenizer, features):
   shared |= {
     'hidden': config.model.head_hidden,
     'num_layers': config.model.head_layers,
+    'own_dropout': members.varies('dropout'),
   }
   if head == 'pointwise':
     return pointwise_head(**shared)
   if head == 'trie':
     has_prior = bool(config.model.prior)
     policy = trie_policy(tokenizer, **shared, starts_at_zero=has_prior)
-    return with_prior(policy) if has_prior else policy
+    if has_prior:
+      policy = with_prior(policy, is_own=members.varies('prior'))
+    return policy
   return histogram_policy(tokenizer, **shared)

@@ -337,7 +337,7 @@ TALENT = Family(
 # What RAFT's runs of Gemma-2 share.
 _GEMMA = {
   'size': 'paper',
-  'language_model.name': 'gemma2',
+  'language_model.name': 'gemma',
   'language_model.pretrained': 'google/gemma-2-2b',
   'language_model.vocabulary': 'all',
   'language_model.remat': True,

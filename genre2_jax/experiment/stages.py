@@ -5,6 +5,7 @@ from ml_collections import ConfigDict
 from genre2_jax.errors import InputError
 from genre2_jax.experiment.fields import head_of, is_table
 from genre2_jax.experiment.networks import build_tokenizer
+from genre2_jax.experiment.packs import pack_of
 from genre2_jax.models.encoders import FAST_PARAMETERS
 from genre2_jax.objectives.catalog import build_term
 from genre2_jax.objectives.objective import (
@@ -75,6 +76,7 @@ def _stage(section, config):
     max_steps=fields.max_steps,
     learning_rate=fields.learning_rate,
     patience=fields.patience,
+    pack=pack_of(config),
     **_optimizer(config),
   )
 

@@ -227,6 +227,7 @@ def write_run(
       'stages': list(stages),
       'seeds': list(experiment.seeds),
       'num_train': len(table.train),
+      'drawn_from': table.drawn_from if isinstance(table, Table) else 0,
       'num_val': len(table.val),
       'num_test': len(table.test),
       'parameters': num_parameters,
