@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+import tiny_bert
 import tiny_text
 from checks import (
   assert_refused,
@@ -48,6 +49,9 @@ def home(tmp_path_factory):
   """A folder with reviews.jsonl, tokenizer and a checkpoint to begin with."""
   folder = tiny_text.write_home(tmp_path_factory.mktemp('texts'))
   tiny_text.write_tokenizer(folder / 'pretrained')
+  tiny_bert.write_encoder(folder / 'encoder')
+  rows = [row | {'score': row['stars']} for row in tiny_text.reviews(60)]
+  tiny_text.write_json_lines(folder / 'pairs.jsonl', rows)
   return folder
 
 
@@ -57,9 +61,14 @@ def make(home):
 
   def make(family, name, fields=()):
     config = recipes.get_config(family, name)
-    config.update_from_flattened_dict(
-      tiny_text.tiny_fields(home) | dict(fields)
-    )
+    own = tiny_text.tiny_fields(home)
+    if name.startswith('encoder_'):
+      own |= from_checkpoint(home / 'encoder')
+      own |= {
+        'text.prompt': '{review}', 'text.second': '{stars} {review}',
+        'text.target': 'score', 'text.path': str(home / 'pairs.jsonl'),
+      }  # fmt: skip
+    config.update_from_flattened_dict(own | dict(fields))
     return config
 
   return make
@@ -85,8 +94,8 @@ def from_checkpoint(checkpoint):
 
 
 def build(config):
-  table = tasks.read_table(config)
-  return networks.build_model(config, table), table
+  texts, table = networks.with_numbers(config, tasks.read_table(config))
+  return networks.build_model(config, table, texts), table
 
 
 def results(workdir):
@@ -109,7 +118,7 @@ def test_a_recipe_takes_a_step(make, recipe):
     return
   config = experiment.resolve(make(*recipe))
   model = assert_steps(config)
-  is_head = recipe[-1] in HEADS
+  is_head = recipe[-1] in {*HEADS, 'encoder_mse'}
   assert isinstance(model.network, Pointwise) == is_head
 
 

@@ -29,6 +29,8 @@ _INSTALL = "pip install 'transformers>=5.0'"
 # Widths are multiples of this: rows a few tokens longer compile nothing new.
 _MULTIPLE = 8
 _BATCH = 4096  # texts that are tokenised at once
+# Of a subword, on average: what is beyond them is not even looked at.
+_MOST_CHARACTERS = 100
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -291,15 +293,68 @@ def load_tokenizer(name: str) -> Any:
 
 @functools.lru_cache(maxsize=4)
 def fingerprint(name: str) -> str:
-  """Hash of what a tokenizer does: vocabulary, rules and BOS."""
+  """Hash of what a tokenizer does: vocabulary, rules and BOS.
+
+  Padding and truncation are left out: a fast tokenizer keeps those of the last
+  call, and we ask for neither.
+  """
   tokenizer = load_tokenizer(name)
   backend = getattr(tokenizer, 'backend_tokenizer', None)
   if backend is not None:
-    said = backend.to_str()
+    same = type(backend).from_str(backend.to_str())
+    same.no_padding()
+    same.no_truncation()
+    said = same.to_str()
   else:
     said = repr(sorted(tokenizer.get_vocab().items()))
   said += repr((type(tokenizer).__name__, tokenizer.bos_token_id))
   return hashlib.sha256(said.encode()).hexdigest()[:40]
+
+
+def sentence_ids(
+  name: str, texts: Sequence[str], max_length: int
+) -> tuple[list[np.ndarray], int]:
+  """Subword ids of texts with the marks that the tokenizer puts around one.
+
+  Such as [CLS] and [SEP]. A longer text loses its end, not its marks.
+
+  Args:
+    name: of the tokenizer.
+    texts: n texts.
+    max_length: subwords at most, with the marks.
+
+  Returns:
+    (int32 [length] of each, how many were cut).
+  """
+  tokenizer = load_tokenizer(name)
+  rows: list[np.ndarray] = []
+  num_cut = 0
+  for start in range(0, len(texts), _BATCH):
+    most = _MOST_CHARACTERS * max_length
+    part = [text[:most] for text in texts[start : start + _BATCH]]
+    found = _with_marks(tokenizer, part)
+    long = [i for i, ids in enumerate(found) if len(ids) > max_length]
+    if long:
+      cut = _with_marks(
+        tokenizer, [part[i] for i in long], truncation=True,
+        max_length=max_length,
+      )  # fmt: skip
+      for i, ids in zip(long, cut, strict=True):
+        found[i] = ids
+    num_cut += len(long)
+    rows += [np.array(ids, np.int32) for ids in found]
+  return rows, num_cut
+
+
+def _with_marks(tokenizer, texts, **options):
+  encoded = tokenizer(
+    texts,
+    add_special_tokens=True,
+    return_attention_mask=False,
+    verbose=False,
+    **options,
+  )
+  return encoded['input_ids']
 
 
 def vocabulary_size(name: str) -> int:

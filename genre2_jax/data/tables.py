@@ -55,11 +55,15 @@ class Rows:
   numeric: [n, F_num] float64, NaN where missing; may hold ±inf.
   categories: [n, F_cat] object: str, None where missing.
   target: [n] float64, finite; None for rows to predict.
+  text: [n, T] object: str, None where missing; None without text columns.
+  num_embedded: numeric columns, the last ones, that were made of the text.
   """
 
   numeric: np.ndarray
   categories: np.ndarray
   target: np.ndarray | None
+  text: np.ndarray | None = None
+  num_embedded: int = 0
 
   def __len__(self) -> int:
     return len(self.numeric)
@@ -72,16 +76,21 @@ class Rows:
 
   def part(self, index: slice | np.ndarray) -> 'Rows':
     """Some of them."""
-    return Rows(
+    return dataclasses.replace(
+      self,
       numeric=self.numeric[index],
       categories=self.categories[index],
       target=None if self.target is None else self.target[index],
+      text=None if self.text is None else self.text[index],
     )
 
   def cells(self) -> Iterator[bytes]:
     """Every cell, to tell data from other data."""
-    yield self.numeric.tobytes() + self.known_target.tobytes()
+    own = self.numeric[:, : self.numeric.shape[1] - self.num_embedded]
+    yield own.tobytes() + self.known_target.tobytes()
     yield repr(self.categories.tolist()).encode()
+    if self.text is not None:
+      yield repr(self.text.tolist()).encode()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,6 +98,7 @@ class Table:
   """A regression task. Loaders make it by `build`, which checks it.
 
   kinds: of the columns, numeric first, as in `cells`; () if they don't matter.
+  text_names: of the columns of text, whose numbers are yet to be made.
   drawn_from: train rows that there were before `cut`; 0 if all are here.
   """
 
@@ -100,6 +110,7 @@ class Table:
   val: Rows
   test: Rows
   kinds: tuple[str, ...] = ()
+  text_names: tuple[str, ...] = ()
   drawn_from: int = 0
 
 
@@ -111,14 +122,16 @@ def build(
   category_names: Sequence[str],
   target_name: str,
   kinds: Sequence[str] = (),
+  text_names: Sequence[str] = (),
 ) -> Table:
   """Checked table from raw arrays: every loader ends here.
 
   splits: for each of `SPLITS` (numeric [n, F_num] or None, categories
-  [n, F_cat] or None, target [n] or [n, 1]), of any plain dtype.
+  [n, F_cat] or None, target [n] or [n, 1]), of any plain dtype; with
+  `text_names` behind them the text [n, T].
   Raises InputError for a table that cannot be trained on.
   """
-  names = (*numeric_names, *category_names)
+  names = (*numeric_names, *category_names, *text_names)
   if not names:
     raise InputError(f'{name}: no feature columns; at least one is needed')
   refuse_duplicates(name, names)
@@ -132,6 +145,7 @@ def build(
     category_names=tuple(category_names),
     target_name=target_name,
     kinds=tuple(kinds),
+    text_names=tuple(text_names),
     train=train,
     val=val,
     test=test,
@@ -145,6 +159,7 @@ def read_file(
   seed: int = 0,
   kinds: Mapping[str, str] | str | None = None,
   reading: Reading | Mapping | str | None = None,
+  text_columns: Sequence[str] = (),
 ) -> Table:
   """Table from a CSV, TSV, JSONL (all may be gzipped), Parquet or .xlsx file.
 
@@ -159,6 +174,7 @@ def read_file(
     seed: of the split.
     kinds: of columns, as 'size=number,zip=category'; the others are found.
     reading: how the file is written, as 'separator=; decimal=,'.
+    text_columns: names of columns of free text.
 
   Raises InputError.
   """
@@ -172,7 +188,7 @@ def read_file(
     target,
     seed,
     str(path),
-    kinds=kinds,
+    kinds=columns.with_texts(kinds, text_columns),
     formats=reading,
   )
 
@@ -203,6 +219,7 @@ def load_openml(
   *,
   seed: int = 0,
   kinds: Mapping[str, str] | str | None = None,
+  text_columns: Sequence[str] = (),
 ) -> Table:
   """Table from OpenML by name or number; '' takes its default target.
 
@@ -234,7 +251,7 @@ def load_openml(
     )
   name = (bunch.get('details') or {}).get('name', key)
   frame = bunch.data.assign(**{bunch.target.name: bunch.target})
-  kinds = columns.parse_kinds(kinds)
+  kinds = columns.with_texts(columns.parse_kinds(kinds), text_columns)
   return _from_frame(frame, name, bunch.target.name, seed, where, kinds=kinds)
 
 
@@ -299,8 +316,8 @@ def read_rows(
   )
   return _rows(
     str(path),
-    (numeric, categories, None),
-    (len(numeric_names), len(category_names)),
+    (numeric, categories, None, *columns.texts(frame, known)),
+    (numeric.shape[1], len(category_names)),
   )
 
 
@@ -310,7 +327,12 @@ def describe(table: Table, *, limit: int = 30) -> str:
   numeric = np.concatenate([rows.numeric for rows in splits])
   categories = np.concatenate([rows.categories for rows in splits])
   lines, codes = [], []
-  for name, values in zip(table.numeric_names, numeric.T, strict=True):
+  kinds = table.kinds or ('',) * len(table.numeric_names)
+  for name, kind, values in zip(  # Numbers of text are told as one.
+    table.numeric_names, kinds, numeric.T, strict=False
+  ):
+    if kind == columns.TEXT:
+      continue
     present = values[~np.isnan(values)]
     lines.append(_column_line(name, 'numeric', values, present))
   for name, values in zip(table.category_names, categories.T, strict=True):
@@ -324,9 +346,20 @@ def describe(table: Table, *, limit: int = 30) -> str:
   drawn = ''
   if table.drawn_from:
     drawn = f'; train rows drawn at random from {table.drawn_from}'
+  for place, name in enumerate(table.text_names):
+    cells_ = np.concatenate([rows.text[:, place] for rows in splits])
+    present = cells_[~pd.isna(cells_)]
+    lines.append(_column_line(name, 'text', cells_, present))
+  num_embedded = table.train.num_embedded
+  kinds_there = (
+    f'{len(table.numeric_names) - num_embedded} numeric and '
+    f'{len(table.category_names)} category columns'
+  )
+  if table.text_names:
+    count = len(table.text_names)
+    kinds_there += f', {count} of text as {num_embedded} numbers'
   head = [
-    f'{table.name}: target {table.target_name}, {len(table.numeric_names)} '
-    f'numeric and {len(table.category_names)} category columns',
+    f'{table.name}: target {table.target_name}, {kinds_there}',
     f'rows: {counts}{drawn}',
     *lines[:limit],
   ]
@@ -408,7 +441,7 @@ def _rows(
   widths: tuple[int, int],
 ) -> Rows:
   """Checked rows of (numeric, categories, target); None where there is none."""
-  numeric, categories, target = arrays
+  numeric, categories, target, *text = arrays
   there = [array for array in arrays if array is not None]
   if any(array.ndim == 0 for array in there):
     raise InputError(f'{where}: an array is a single value; give it rows')
@@ -437,6 +470,7 @@ def _rows(
     numeric=numbers(f'{where}: numeric features', numeric),
     categories=labels(categories),
     target=None if target is None else _target(f'{where}: target', target),
+    text=text[0] if text else None,
   )
 
 
@@ -484,16 +518,23 @@ def _from_frame(
   )
   numeric = columns.numeric_columns(plan)
   categories = columns.category_columns(plan)
+  texts = columns.texts(frame, plan)
   return build(
     name,
     {
-      split: (n_array[index], c_array[index], y[index])
+      split: (
+        n_array[index],
+        c_array[index],
+        y[index],
+        *(t[index] for t in texts),
+      )
       for split, index in split_rows(len(frame), seed, where).items()
     },
     numeric_names=[column.name for column in numeric],
     category_names=[column.name for column in categories],
     target_name=target,
     kinds=[column.kind for column in (*numeric, *categories)],
+    text_names=columns.text_names(plan),
   )
 
 

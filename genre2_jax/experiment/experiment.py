@@ -33,11 +33,13 @@ from genre2_jax.experiment.defaults import (
   sized,
   value_of,
 )
+from genre2_jax.experiment.fields import is_table
 from genre2_jax.experiment.meshes import build_mesh
-from genre2_jax.experiment.networks import build_model, model_of
+from genre2_jax.experiment.networks import build_model, model_of, with_numbers
 from genre2_jax.experiment.stages import all_stages, build_stages
 from genre2_jax.experiment.tasks import read_table
 from genre2_jax.models.model import Model
+from genre2_jax.models.text_columns import TextColumns
 from genre2_jax.policy import Pointwise, trie
 from genre2_jax.training.stages import Stage
 
@@ -197,10 +199,13 @@ def build(
   source = None
   if config.init_from and open_run is not None:
     source = open_run(config.init_from)
-    _check_fits(source, config, table)
     model = source.experiment.model
+    if model.texts is not None and isinstance(table, Table):
+      table = model.texts.table(table)
+    _check_fits(source, config, table)
   else:
-    model = build_model(config, table)
+    texts, table = with_numbers(config, table)
+    model = build_model(config, table, texts)
   if config.baseline.name and jax.process_count() > 1:
     raise InputError(
       f'baseline.name={config.baseline.name} is fitted by one process: leave '
@@ -218,6 +223,7 @@ def reopened(
   where: str = 'config.json',
   numbers: Sequence[float] = (),
   num_train: int = 0,
+  texts: TextColumns | None = None,
 ) -> Experiment:
   """The experiment of a finished run, without its data.
 
@@ -228,6 +234,7 @@ def reopened(
     where: begins the message of an error.
     numbers: that it saved, of its tokenizer.
     num_train: rows that it was trained on.
+    texts: that it saved, of its text.
 
   Raises:
     InputError: a value that no run could have had, or a head that has another
@@ -236,7 +243,9 @@ def reopened(
   config = ConfigDict(with_defaults(fields, where))
   try:
     check_values(config)
-    model = model_of(config, features, scaler, numbers, memory=num_train)
+    model = model_of(
+      config, features, scaler, numbers, memory=num_train, texts=texts
+    )
     return Experiment(**_shared(config, model, all_stages(config)))
   except InputError as error:
     raise InputError(f'{where}: {error}') from error
@@ -273,7 +282,7 @@ def _shared(
       rail_numbers=config.eval.rail_numbers,
     ),
     recalibrate=config.eval.recalibrate,
-    pretrained=config.language_model.pretrained,
+    pretrained=('' if is_table(config) else config.language_model.pretrained),
     baseline=config.baseline.name,
     baseline_trials=config.baseline.trials,
     checkpoint=config.checkpoint.to_dict(),

@@ -16,6 +16,7 @@ from genre2_jax.data.tables import Rows, Table
 from genre2_jax.data.targets import Scaler
 from genre2_jax.data.texts import TextRows, Texts
 from genre2_jax.errors import InputError
+from genre2_jax.experiment.fields import is_table
 from genre2_jax.experiment.packs import pack_of
 from genre2_jax.models import language_model, pack
 from genre2_jax.models.encoders import feature_embedding
@@ -29,13 +30,46 @@ from genre2_jax.models.model import Model
 from genre2_jax.models.neighbours import Memory, neighbour_policy
 from genre2_jax.models.prior import Blank, with_prior
 from genre2_jax.models.tabular import tabular_policy
+from genre2_jax.models.text_columns import TextColumns
 from genre2_jax.policy import trie
 from genre2_jax.tokenizers import Tokenizer
 from genre2_jax.tokenizers.codec import Codec
 
 
-def build_model(config: ConfigDict, table: Table | Texts) -> Model:
-  """The `Model` of a task, statistics from its training rows only."""
+def with_numbers(
+  config: ConfigDict, table: Table | Texts
+) -> tuple[TextColumns | None, Table | Texts]:
+  """What makes numbers of a table's text, fitted, and the table with them.
+
+  None of a table without text.
+
+  Raises:
+    InputError: no such encoder, or a column without any text.
+  """
+  if not isinstance(table, Table) or not table.text_names:
+    return None, table
+  encoder = config.data.text_encoder
+  prompts: tuple[str, ...] = ()
+  if config.language_model.name and is_table(config):
+    encoder = config.language_model.pretrained
+    prompts = table.text_names
+  return TextColumns.fit(
+    table,
+    encoder,
+    prompts=prompts,
+    is_pair=len(prompts) > 1,
+    num_components=config.data.text_components,
+    cache=config.text.cache,
+  )
+
+
+def build_model(
+  config: ConfigDict, table: Table | Texts, texts: TextColumns | None = None
+) -> Model:
+  """The `Model` of a task, statistics from its training rows only.
+
+  `table` and `texts` are those of `with_numbers`.
+  """
   features: Features | TextFeatures
   if isinstance(table, Texts):
     text = config.text
@@ -66,7 +100,12 @@ def build_model(config: ConfigDict, table: Table | Texts) -> Model:
   if config.model.prior:
     priors.check_name(config.model.prior)
   return model_of(
-    config, features, scaler, tokenizer.numbers, memory=table.train
+    config,
+    features,
+    scaler,
+    tokenizer.numbers,
+    memory=table.train,
+    texts=texts,
   )
 
 
@@ -83,6 +122,7 @@ def model_of(
   numbers: Sequence[float] = (),
   *,
   memory: Rows | TextRows | int = 0,
+  texts: TextColumns | None = None,
 ) -> Model:
   """The `Model` of given statistics.
 
@@ -93,6 +133,7 @@ def model_of(
     numbers: that the tokenizer was fitted to, if it is one that is.
     memory: training rows, for a network that looks them up; their number where
       its parameters are there already.
+    texts: what makes numbers of the text in rows, if there is any.
 
   Returns:
     A `Model` whose prior, if it has one, is yet to be fitted.
@@ -137,6 +178,8 @@ def model_of(
     tokenizer, scaler.low, scaler.high, scaler.mean, scaler.std, scaler.bounds
   )
   num_train = memory if isinstance(memory, int) else len(memory)
+  if texts is not None:
+    texts = dataclasses.replace(texts, cache=config.text.cache)
   mixed = _mixed(
     config,
     Model(
@@ -145,6 +188,7 @@ def model_of(
       codec=codec,
       network=_network(config, tokenizer, features),
       prior=Blank(tokenizer.num_sequences, num_train) if model.prior else None,
+      texts=texts,
     ),
     memory,
   )

@@ -485,6 +485,44 @@ def _from_random_weights(recipe: Recipe) -> Recipe:
   return Recipe(recipe.says, {**changes, **scratch, 'stages': ('pretrain',)})
 
 
+# A frozen sentence encoder and the model of tables, on pairs; what is not
+# MiniLM's own was chosen on validation rows (benchmarks/results).
+_ENCODER = {
+  'size': 'small',
+  'language_model.name': 'bert',
+  'language_model.pretrained': 'sentence-transformers/all-MiniLM-L6-v2',
+  'language_model.remat': False,
+  'text.prompt': '{sentence1}',
+  'text.second': '{sentence2}',
+  'data.transform': 'standard',
+  'tokenizer.name': 'adaptive',
+  'tokenizer.base': 4,
+  'tokenizer.digits': 4,
+  'model.head': 'trie',
+  'model.head_hidden': 256,
+  'model.head_layers': 2,
+  'model.dropout': 0.3,
+  'batch_size': 64,
+  'optimizer.name': 'adamw',
+  'optimizer.schedule': 'cosine',
+  'optimizer.warmup_steps': 100,
+  'optimizer.weight_decay': 1.0,
+  'pretrain.learning_rate': 2e-4,
+  'pretrain.epochs': 20,
+  'pretrain.patience': 6,
+  'eval.batch_size': 128,
+  'mesh.data': -1,
+  'mesh.fsdp': 1,
+}
+
+
+def _on_vectors(
+  says: str, *terms: Term, fields: Mapping[str, Any] = _NOTHING
+) -> Recipe:
+  """On vectors of a frozen encoder, from scratch."""
+  return _from_scratch(says, *terms, fields={**_ENCODER, **fields})
+
+
 STSB = Family(
   says='Similarity of two sentences, STS-B, by Gemma-2 2B.',
   fields=_GEMMA
@@ -511,6 +549,23 @@ STSB = Family(
         'tokenizer.integer_digits': 1,
         'tokenizer.fraction_digits': 1,
       },
+    ),
+    'encoder_crps': _on_vectors(
+      'CRPS on u, v, |u - v|, u·v and the cosine of a pair, the vectors of a '
+      'frozen sentence encoder, MiniLM.',
+      ('crps', 1.0, {}),
+    ),
+    'encoder_ce': _on_vectors(
+      'Cross-entropy on the vectors of a frozen sentence encoder.',
+      ('ce', 1.0, {}),
+    ),
+    'encoder_raft': _on_vectors(
+      'RAFT on the vectors of a frozen sentence encoder.', ('raft', 1.0, {})
+    ),
+    'encoder_mse': _on_vectors(
+      'Squared error on the vectors of a frozen sentence encoder: one number.',
+      ('mse', 1.0, {}),
+      fields={'model.head': 'pointwise'},
     ),
   },
   default='raft',

@@ -22,7 +22,7 @@ from genre2_jax.policy import Inputs, Params, Pointwise, Policy
 from genre2_jax.tokenizers import Tokenizer
 
 # 'gemma2' is what 'gemma' was called before there was a Gemma 3 to read.
-NAMES = ('gemma', 'gemma2', 't5gemma')
+NAMES = ('gemma', 'gemma2', 't5gemma', 'bert')
 DTYPES = ('bfloat16', 'float32')
 PRESETS = tuple(SIZES)
 _DECODER = ('width', 'num_layers', 'num_heads', 'feedforward', 'dropout')
@@ -78,6 +78,10 @@ def build(
   Raises:
     InputError: parts that do not fit together.
   """
+  if name == 'bert':
+    raise InputError(
+      'language_model.frozen=False: a sentence encoder stays as it is'
+    )
   config = config_of(pretrained, preset, sizes)
   if subwords.has_unembedded(features.tokenizer, config.vocab_size):
     size = subwords.vocabulary_size(features.tokenizer)

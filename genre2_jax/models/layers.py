@@ -93,10 +93,10 @@ class StackedDense(nn.Module):
     return jnp.einsum('...i,ino->...no', x, kernel) + bias
 
 
-def layer_norm(name: str | None = None) -> nn.LayerNorm:
+def layer_norm(name: str | None = None, epsilon: float = 1e-5) -> nn.LayerNorm:
   """Layer normalisation with logical axis names."""
   return nn.LayerNorm(
-    epsilon=1e-5,
+    epsilon=epsilon,
     scale_init=nn.with_logical_partitioning(
       nn.initializers.ones_init(), ('embed',)
     ),

@@ -22,6 +22,7 @@ from genre2_jax.experiment import experiment, networks
 from genre2_jax.experiment.experiment import Experiment
 from genre2_jax.files import atomic, reading
 from genre2_jax.models.model import Model
+from genre2_jax.models.text_columns import TextColumns
 from genre2_jax.runs import estimates, weights
 from genre2_jax.training import evaluation, stages
 
@@ -255,6 +256,7 @@ def open_run(workdir: str | os.PathLike[str]) -> FinishedRun:
       str(workdir / 'config.json'),
       saved.get('numbers', ()),  # Older runs had none.
       run['num_train'],
+      TextColumns.from_json(saved['texts']) if 'texts' in saved else None,
     )
     if reopened.model.prior is not None:
       reopened = _with_prior(reopened, workdir / priors.FOLDER)

@@ -108,11 +108,13 @@ def create(workdir: pathlib.Path, experiment: Prepared) -> None:
         'give another --workdir or restore the data'
       )
     return
+  texts = experiment.model.texts
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     atomic.write_json(
       workdir / 'model.json',
-      {
+      ({'texts': texts.to_json()} if texts else {})
+      | {
         'target_name': table.target_name,
         'features': experiment.model.features.to_json(),
         'scaler': experiment.model.scaler.to_json(),
