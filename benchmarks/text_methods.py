@@ -6,11 +6,11 @@
 
 FOLDER has train.csv, validation.csv and test.csv with columns sentence1,
 sentence2 and score, 0 to 5 (STS-B, Cer et al. 2017). Without --model a Gemma-2
-of two layers is pretrained by next-token prediction on the sentences of the training rows,
-without their scores, and nothing else. Each method then trains from it with the
-same rate, batch and number of epochs; the best epoch is the best on validation
-rows. ReMax and the exact gradient go on from cross-entropy. About 25 minutes on one
-CPU core.
+of two layers is pretrained by next-token prediction on the sentences of the
+training rows, without their scores, and nothing else. Each method then trains
+from it with the same rate, batch and number of epochs; the best epoch is the
+best on validation rows. ReMax and the exact gradient go on from cross-entropy.
+About 25 minutes on one CPU core.
 
 With --model, a folder of pretrained weights such as a Gemma 3 270M, low-rank
 updates of all its linear layers are trained for one epoch on 2,000 pairs, and
