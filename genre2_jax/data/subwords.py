@@ -76,7 +76,7 @@ class TextFeatures:
       tokenizer: a folder, or a name on the Hugging Face hub.
       max_length: of prompts.
       truncate: what longer ones lose.
-      num_buckets: widths at most, each for as many training rows.
+      num_buckets: widths at most, those that pad the training rows least.
       embedded: subwords that the language model embeds; 0: all.
       cache: folder of tokenised texts.
 
@@ -102,14 +102,10 @@ class TextFeatures:
       max_length,
       truncate,
     )
-    levels = np.arange(1, num_buckets) / num_buckets
-    widths = {
-      _rounded(width, max_length)
-      for width in np.quantile(lengths['train'], levels, method='higher')
-    }
-    longest = max(part.max() for part in lengths.values())
-    widths.add(_rounded(longest, max_length))
-    return dataclasses.replace(features, widths=tuple(sorted(widths)))
+    longest = _rounded(max(part.max() for part in lengths.values()), max_length)
+    rounded = [_rounded(n, max_length) for n in lengths['train']]
+    widths = _least_padding(rounded, longest, num_buckets)
+    return dataclasses.replace(features, widths=widths)
 
   def fits(self, table: object) -> bool:
     """Whether a task has prompts of the same template."""
@@ -447,6 +443,34 @@ def _check_lengths(where, lengths, max_length, truncate):
       f'text.max_length={max_length} subwords, the longest has '
       f'{lengths.max()}: raise it, or set text.truncate=start or end'
     )
+
+
+def _least_padding(
+  lengths: Sequence[int], longest: int, num_buckets: int
+) -> tuple[int, ...]:
+  """At most so many widths, ascending, that pad texts to least subwords.
+
+  A width is one of the lengths, the last is `longest`; each text has the least
+  that holds it. With fewer widths where more save nothing.
+  """
+  choices, counts = np.unique([*lengths, longest], return_counts=True)
+  counts[-1] -= 1  # No text's own.
+  below = np.concatenate([[0], np.cumsum(counts)])
+  # (subwords, widths) of the texts up to choice k, which is the last width.
+  best = [
+    (int(below[k + 1] * width), (int(width),))
+    for k, width in enumerate(choices)
+  ]
+  for _ in range(num_buckets - 1):
+    found = []
+    for k, width in enumerate(choices):
+      split = [
+        (size + int((below[k + 1] - below[j + 1]) * width), (*w, int(width)))
+        for j, (size, w) in enumerate(best[:k])
+      ]
+      found.append(min([best[k], *split], key=lambda x: (x[0], len(x[1]))))
+    best = found
+  return best[-1][1]
 
 
 def _rounded(width, max_length):
