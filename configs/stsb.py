@@ -1,4 +1,4 @@
-"""Similarity of two sentences (STS-B) by a Gemma-2: the methods of RAFT.
+"""Similarity of two sentences (STS-B): RAFT on Gemma-2, or a sentence encoder.
 
 Lukasik et al., ICLR 2025: Gemma-2 2B, all parameters, batch 16, dropout 0.1,
 Adafactor at a constant rate of {1e-4, 1e-5, 1e-6}, best step on validation. The
@@ -18,6 +18,11 @@ and test.csv of sentence1, sentence2 and score:
 
     --config.text.source=files --config.text.path=FOLDER \
       --config.text.target=score
+
+encoder_crps, encoder_ce, encoder_raft and encoder_mse read both sentences by a
+frozen sentence encoder, all-MiniLM-L6-v2 or any other of BERT's family:
+
+    python -m genre2_jax.main --config=configs/stsb.py:encoder_crps
 
 Weights: the Hugging Face hub (google/gemma-2-2b asks for its licence first),
 or any folder: --config.language_model.pretrained=FOLDER. A small model to begin

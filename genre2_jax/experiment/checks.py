@@ -149,6 +149,11 @@ def _check_text(config):
     )
   if language.name == 'bert':
     _check_bert(language)
+    if not language.frozen and config.model.numeric_embedding != 'none':
+      raise InputError(
+        f'model.numeric_embedding={config.model.numeric_embedding} is of '
+        'columns: an encoder that is trained has none, leave it none'
+      )
   elif not (language.tokenizer or language.pretrained):
     raise InputError(
       'texts need a tokenizer: set language_model.pretrained or '

@@ -11,14 +11,14 @@ from genre2_jax import tokenizers
 from genre2_jax.baselines import priors
 from genre2_jax.data import targets
 from genre2_jax.data.features import Features
-from genre2_jax.data.subwords import TextFeatures
+from genre2_jax.data.subwords import SentenceFeatures, TextFeatures
 from genre2_jax.data.tables import Rows, Table
 from genre2_jax.data.targets import Scaler
 from genre2_jax.data.texts import TextRows, Texts
 from genre2_jax.errors import InputError
 from genre2_jax.experiment.fields import is_table
 from genre2_jax.experiment.packs import pack_of
-from genre2_jax.models import language_model, pack
+from genre2_jax.models import language_model, pack, sentence
 from genre2_jax.models.encoders import feature_embedding
 from genre2_jax.models.heads import (
   histogram_policy,
@@ -29,11 +29,15 @@ from genre2_jax.models.marginal import log_shares, marginal_policy
 from genre2_jax.models.model import Model
 from genre2_jax.models.neighbours import Memory, neighbour_policy
 from genre2_jax.models.prior import Blank, with_prior
+from genre2_jax.models.sentence_policy import with_encoder
 from genre2_jax.models.tabular import tabular_policy
 from genre2_jax.models.text_columns import TextColumns
 from genre2_jax.policy import trie
 from genre2_jax.tokenizers import Tokenizer
 from genre2_jax.tokenizers.codec import Codec
+
+# BERT's own rate, where the table's network has that or more.
+_DROPOUT = 0.1
 
 
 def with_numbers(
@@ -71,7 +75,15 @@ def build_model(
   `table` and `texts` are those of `with_numbers`.
   """
   features: Features | TextFeatures
-  if isinstance(table, Texts):
+  if isinstance(table, Texts) and config.language_model.name == 'bert':
+    encoder = _encoder(config)
+    features = SentenceFeatures.fit_texts(
+      table,
+      config.language_model.pretrained,
+      max_length=min(config.text.max_length, encoder.max_length),
+      num_buckets=config.text.buckets,
+    )
+  elif isinstance(table, Texts):
     text = config.text
     language = config.language_model
     features = TextFeatures.fit(
@@ -111,6 +123,8 @@ def build_model(
 
 def features_from_json(data: Mapping[str, Any]) -> Features | TextFeatures:
   """The features that `to_json` of either kind wrote."""
+  if 'second' in data:
+    return SentenceFeatures.from_json(data)
   kind = TextFeatures if 'prompt' in data else Features
   return kind.from_json(data)
 
@@ -257,7 +271,19 @@ def _features(config, features):
   }
 
 
+def _encoder(config):
+  name = config.language_model.pretrained
+  return sentence.read_encoder(name, 'language_model.pretrained')
+
+
 def _network(config, tokenizer, features):
+  if isinstance(features, SentenceFeatures):
+    # Numbers of texts have no quantiles before the encoder is trained.
+    base = _of_table(config, tokenizer, {'cardinalities': ()})
+    encoder = dataclasses.replace(
+      _encoder(config).module, dropout=min(config.model.dropout, _DROPOUT)
+    )
+    return with_encoder(base, encoder)
   fields = config.model.to_dict()
   if isinstance(features, TextFeatures):
     return language_model.build(
@@ -266,9 +292,15 @@ def _network(config, tokenizer, features):
       decoder=fields,
       **config.language_model.to_dict(),
     )
+  return _of_table(config, tokenizer, _features(config, features))
+
+
+def _of_table(config, tokenizer, embedding):
+  """The network of rows that `feature_embedding` reads with these options."""
+  fields = config.model.to_dict()
   head, members = config.model.head, pack_of(config)
   shared = {name: fields[name] for name in ('dropout', 'ensemble_members')}
-  shared |= _features(config, features)
+  shared |= embedding
   if head == 'decoder':
     sizes = (
       'width', 'num_layers', 'num_heads', 'feedforward', 'encoder_hidden',

@@ -567,6 +567,21 @@ STSB = Family(
       ('mse', 1.0, {}),
       fields={'model.head': 'pointwise'},
     ),
+    'encoder_tuned': _on_vectors(
+      'CRPS, and the sentence encoder is trained with the rest.',
+      ('crps', 1.0, {}),
+      fields={
+        'language_model.frozen': False,
+        'text.max_length': 128,
+        'text.buckets': 4,
+        'model.dropout': 0.1,
+        'batch_size': 32,
+        'optimizer.weight_decay': 0.01,
+        'optimizer.warmup_steps': 20,
+        'pretrain.learning_rate': 1e-4,
+        'pretrain.epochs': 1,
+      },
+    ),
   },
   default='raft',
 )
