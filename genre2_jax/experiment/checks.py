@@ -14,7 +14,7 @@ from genre2_jax.data.reading import Reading
 from genre2_jax.devices import profiling
 from genre2_jax.errors import InputError, near_hint, shortened
 from genre2_jax.experiment.defaults import value_of
-from genre2_jax.models import language_model
+from genre2_jax.models import language_model, products
 from genre2_jax.models.gemma.head import ACTIVATIONS, HEADS
 from genre2_jax.objectives.rewards import REWARDS
 from genre2_jax.training import optimizers
@@ -63,6 +63,7 @@ def check_values(config: ConfigDict) -> None:
     ('rollouts.reward', REWARDS),
     ('trie.beyond', ('error', 'prefix', 'samples')),
     ('model.head', ('decoder', 'trie', 'histogram', 'pointwise')),
+    ('model.compute_dtype', (*products.DTYPES, 'auto')),
     ('model.numeric_embedding', ('none', 'piecewise_linear', 'periodic')),
     ('model.category_embedding', ('ordinal', 'one_hot', 'learned')),
     ('model.prior', ('', *priors.NAMES)),

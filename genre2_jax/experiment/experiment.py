@@ -36,6 +36,7 @@ from genre2_jax.experiment.meshes import build_mesh
 from genre2_jax.experiment.networks import build_model, model_of
 from genre2_jax.experiment.stages import all_stages, build_stages
 from genre2_jax.experiment.tasks import read_table
+from genre2_jax.models import products
 from genre2_jax.models.model import Model
 from genre2_jax.policy import Pointwise, trie
 from genre2_jax.training.stages import Stage
@@ -83,6 +84,8 @@ class Experiment:
   Attributes:
     fields: the resolved config, nested: what config.json holds.
     model: of the data.
+    compute_dtype: of the network's products with weights; 'auto': a run has yet
+      to measure it.
     stages: to train, in order; of a finished run those that have weights.
     seeds: S integers.
     batch_size: B, rows of a step.
@@ -102,6 +105,7 @@ class Experiment:
 
   fields: dict[str, Any]
   model: Model
+  compute_dtype: str
   stages: tuple[Stage, ...]
   seeds: tuple[int, ...]
   batch_size: int
@@ -206,11 +210,12 @@ def build(
   mesh = build_mesh(config, devices)
   if table is None:
     table = read_table(config)
-  source = None
+  source, compute_dtype = None, config.model.compute_dtype
   if config.init_from and open_run is not None:
     source = open_run(config.init_from)
     _check_fits(source, config, table)
     model = source.experiment.model
+    compute_dtype = source.experiment.compute_dtype
   else:
     model = build_model(config, table)
   if config.baseline.name and jax.process_count() > 1:
@@ -219,8 +224,30 @@ def build(
       'out --distributed'
     )
   return Prepared(
-    **_shared(config, model, stages), table=table, mesh=mesh, source=source
+    **_shared(config, model, stages, compute_dtype),
+    table=table,
+    mesh=mesh,
+    source=source,
   )
+
+
+def with_compute_dtype(experiment: Prepared, dtype: str) -> Prepared:
+  """The experiment, its network with products of another dtype.
+
+  Parameters are the same, and what was fitted to the data stays.
+  """
+  config = ConfigDict(experiment.fields)
+  config.model.compute_dtype = dtype
+  old = experiment.model
+  model = model_of(
+    config,
+    old.features,
+    old.scaler,
+    old.codec.tokenizer.numbers,
+    memory=experiment.table.train,
+  )
+  model = dataclasses.replace(model, prior=old.prior)
+  return dataclasses.replace(experiment, model=model, compute_dtype=dtype)
 
 
 def reopened(
@@ -230,6 +257,7 @@ def reopened(
   where: str = 'config.json',
   numbers: Sequence[float] = (),
   num_train: int = 0,
+  compute_dtype: str = '',
 ) -> Experiment:
   """The experiment of a finished run, without its data.
 
@@ -240,6 +268,7 @@ def reopened(
     where: begins the message of an error.
     numbers: that it saved, of its tokenizer.
     num_train: rows that it was trained on.
+    compute_dtype: that it decided on, if it was to.
 
   Raises:
     InputError: a value that no run could have had, or a head that has another
@@ -248,8 +277,13 @@ def reopened(
   config = ConfigDict(with_defaults(fields, where))
   try:
     check_values(config)
-    model = model_of(config, features, scaler, numbers, memory=num_train)
-    return Experiment(**_shared(config, model, all_stages(config)))
+    decided = config.copy_and_resolve_references()
+    if compute_dtype:
+      check_choice('compute_dtype', compute_dtype, products.DTYPES)
+      decided.model.compute_dtype = compute_dtype
+    model = model_of(decided, features, scaler, numbers, memory=num_train)
+    dtype = decided.model.compute_dtype
+    return Experiment(**_shared(config, model, all_stages(config), dtype))
   except InputError as error:
     raise InputError(f'{where}: {error}') from error
 
@@ -268,12 +302,16 @@ def with_defaults(
 
 
 def _shared(
-  config: ConfigDict, model: Model, stages: Sequence[Stage]
+  config: ConfigDict,
+  model: Model,
+  stages: Sequence[Stage],
+  compute_dtype: str,
 ) -> dict[str, Any]:
   """What running and finished experiments have."""
   return dict(
     fields=config.to_dict(),
     model=model,
+    compute_dtype=compute_dtype,
     stages=tuple(stages),
     seeds=tuple(range(config.seed, config.seed + config.num_seeds)),
     batch_size=config.batch_size,

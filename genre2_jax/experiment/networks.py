@@ -16,7 +16,7 @@ from genre2_jax.data.tables import Rows, Table
 from genre2_jax.data.targets import Scaler
 from genre2_jax.data.texts import TextRows, Texts
 from genre2_jax.errors import InputError
-from genre2_jax.models import language_model
+from genre2_jax.models import language_model, products
 from genre2_jax.models.encoders import feature_embedding
 from genre2_jax.models.heads import (
   histogram_policy,
@@ -158,6 +158,23 @@ def build_tokenizer(config: ConfigDict) -> Tokenizer:
   )
 
 
+def faster_dtype(fields: Mapping[str, Any]) -> str:
+  """`products.faster_dtype` of a network's widest layers.
+
+  Args:
+    fields: of a resolved config, nested.
+  """
+  model, tokenizer = fields['model'], fields['tokenizer']
+  rows = fields['batch_size'] * fields['num_seeds']
+  if model['head'] == 'decoder':
+    sizes = model['width'], model['feedforward']
+    rows *= tokenizer['digits']
+  else:
+    sizes = model['head_hidden'], model['head_hidden']
+    rows *= model['ensemble_members']
+  return products.faster_dtype(*sizes, rows)
+
+
 def _mixed(config, model, memory):
   """The `Model` with what its distribution is mixed with."""
   fields, network = config.model, model.network
@@ -205,6 +222,8 @@ def _features(config, features):
 
 def _network(config, tokenizer, features):
   fields = config.model.to_dict()
+  if fields['compute_dtype'] == 'auto':  # Not measured, or not yet.
+    fields['compute_dtype'] = 'float32'
   if isinstance(features, TextFeatures):
     return language_model.build(
       tokenizer,
@@ -213,7 +232,10 @@ def _network(config, tokenizer, features):
       **config.language_model.to_dict(),
     )
   head = config.model.head
-  shared = {name: fields[name] for name in ('dropout', 'ensemble_members')}
+  shared = {
+    name: fields[name]
+    for name in ('dropout', 'ensemble_members', 'compute_dtype')
+  }
   shared |= _features(config, features)
   if head == 'decoder':
     sizes = (

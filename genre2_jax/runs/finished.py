@@ -254,6 +254,7 @@ def open_run(workdir: str | os.PathLike[str]) -> FinishedRun:
       str(workdir / 'config.json'),
       saved.get('numbers', ()),  # Older runs had none.
       run['num_train'],
+      saved.get('compute_dtype', ''),
     )
     if reopened.model.prior is not None:
       reopened = _with_prior(reopened, workdir / priors.FOLDER)
