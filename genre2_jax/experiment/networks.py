@@ -16,7 +16,9 @@ from genre2_jax.data.tables import Rows, Table
 from genre2_jax.data.targets import Scaler
 from genre2_jax.data.texts import TextRows, Texts
 from genre2_jax.errors import InputError
-from genre2_jax.models import language_model, products
+from genre2_jax.experiment.fields import is_table
+from genre2_jax.experiment.packs import pack_of
+from genre2_jax.models import language_model, pack, products
 from genre2_jax.models.encoders import feature_embedding
 from genre2_jax.models.heads import (
   histogram_policy,
@@ -28,13 +30,46 @@ from genre2_jax.models.model import Model
 from genre2_jax.models.neighbours import Memory, neighbour_policy
 from genre2_jax.models.prior import Blank, with_prior
 from genre2_jax.models.tabular import tabular_policy
+from genre2_jax.models.text_columns import TextColumns
 from genre2_jax.policy import trie
 from genre2_jax.tokenizers import Tokenizer
 from genre2_jax.tokenizers.codec import Codec
 
 
-def build_model(config: ConfigDict, table: Table | Texts) -> Model:
-  """The `Model` of a task, statistics from its training rows only."""
+def with_numbers(
+  config: ConfigDict, table: Table | Texts
+) -> tuple[TextColumns | None, Table | Texts]:
+  """What makes numbers of a table's text, fitted, and the table with them.
+
+  None of a table without text.
+
+  Raises:
+    InputError: no such encoder, or a column without any text.
+  """
+  if not isinstance(table, Table) or not table.text_names:
+    return None, table
+  encoder = config.data.text_encoder
+  prompts: tuple[str, ...] = ()
+  if config.language_model.name and is_table(config):
+    encoder = config.language_model.pretrained
+    prompts = table.text_names
+  return TextColumns.fit(
+    table,
+    encoder,
+    prompts=prompts,
+    is_pair=len(prompts) > 1,
+    num_components=config.data.text_components,
+    cache=config.text.cache,
+  )
+
+
+def build_model(
+  config: ConfigDict, table: Table | Texts, texts: TextColumns | None = None
+) -> Model:
+  """The `Model` of a task, statistics from its training rows only.
+
+  `table` and `texts` are those of `with_numbers`.
+  """
   features: Features | TextFeatures
   if isinstance(table, Texts):
     text = config.text
@@ -45,6 +80,9 @@ def build_model(config: ConfigDict, table: Table | Texts) -> Model:
       max_length=text.max_length,
       truncate=text.truncate,
       num_buckets=text.buckets,
+      embedded=language_model.config_of(
+        language.pretrained, language.preset, language.sizes
+      ).vocab_size,
       cache=text.cache,
     )
   else:
@@ -62,7 +100,12 @@ def build_model(config: ConfigDict, table: Table | Texts) -> Model:
   if config.model.prior:
     priors.check_name(config.model.prior)
   return model_of(
-    config, features, scaler, tokenizer.numbers, memory=table.train
+    config,
+    features,
+    scaler,
+    tokenizer.numbers,
+    memory=table.train,
+    texts=texts,
   )
 
 
@@ -79,6 +122,7 @@ def model_of(
   numbers: Sequence[float] = (),
   *,
   memory: Rows | TextRows | int = 0,
+  texts: TextColumns | None = None,
 ) -> Model:
   """The `Model` of given statistics.
 
@@ -89,6 +133,7 @@ def model_of(
     numbers: that the tokenizer was fitted to, if it is one that is.
     memory: training rows, for a network that looks them up; their number where
       its parameters are there already.
+    texts: what makes numbers of the text in rows, if there is any.
 
   Returns:
     A `Model` whose prior, if it has one, is yet to be fitted.
@@ -133,7 +178,9 @@ def model_of(
     tokenizer, scaler.low, scaler.high, scaler.mean, scaler.std, scaler.bounds
   )
   num_train = memory if isinstance(memory, int) else len(memory)
-  return _mixed(
+  if texts is not None:
+    texts = dataclasses.replace(texts, cache=config.text.cache)
+  mixed = _mixed(
     config,
     Model(
       features=features,
@@ -141,9 +188,14 @@ def model_of(
       codec=codec,
       network=_network(config, tokenizer, features),
       prior=Blank(tokenizer.num_sequences, num_train) if model.prior else None,
+      texts=texts,
     ),
     memory,
   )
+  members, network = pack_of(config), mixed.network
+  if any(map(members.varies, pack.IN_NETWORKS)):
+    network = network._replace(frozen=pack.frozen(network.frozen))
+  return dataclasses.replace(mixed, network=network)
 
 
 def build_tokenizer(config: ConfigDict) -> Tokenizer:
@@ -195,10 +247,12 @@ def _mixed(config, model, memory):
       ),
       width=fields.neighbours,
       candidates=fields.candidates,
+      is_own=pack_of(config).varies('neighbours'),
     )
   if fields.marginal:
     count = model.codec.tokenizer.num_sequences
-    network = marginal_policy(network, log_shares(known.places, count))
+    shares = log_shares(known.places, count)
+    network = marginal_policy(network, shares, is_chosen=config.pack.chosen)
   return dataclasses.replace(
     model, network=network, looks_up=bool(fields.neighbours)
   )
@@ -231,7 +285,7 @@ def _network(config, tokenizer, features):
       decoder=fields,
       **config.language_model.to_dict(),
     )
-  head = config.model.head
+  head, members = config.model.head, pack_of(config)
   shared = {
     name: fields[name]
     for name in ('dropout', 'ensemble_members', 'compute_dtype')
@@ -246,11 +300,14 @@ def _network(config, tokenizer, features):
   shared |= {
     'hidden': config.model.head_hidden,
     'num_layers': config.model.head_layers,
+    'own_dropout': members.varies('dropout'),
   }
   if head == 'pointwise':
     return pointwise_head(**shared)
   if head == 'trie':
     has_prior = bool(config.model.prior)
     policy = trie_policy(tokenizer, **shared, starts_at_zero=has_prior)
-    return with_prior(policy) if has_prior else policy
+    if has_prior:
+      policy = with_prior(policy, is_own=members.varies('prior'))
+    return policy
   return histogram_policy(tokenizer, **shared)

@@ -36,6 +36,7 @@ def histogram_policy(
   dropout: float = 0.1,
   ensemble_members: int = 1,
   compute_dtype: str = 'float32',
+  own_dropout: bool = False,
   **features: Any,
 ) -> Policy:
   """An MLP to the logits of V bins: GenRe²'s Riemann head (arXiv 2512.06533).
@@ -50,6 +51,7 @@ def histogram_policy(
     dropout: rate.
     ensemble_members: k, members of an implicit ensemble (`MLPEncoder`).
     compute_dtype: of the layers' products: `MLPEncoder`.
+    own_dropout: whether each member of a pack has its own rate.
     **features: cardinalities and what else `feature_embedding` takes.
 
   Returns:
@@ -74,6 +76,7 @@ def histogram_policy(
       dropout=dropout,
       num_members=ensemble_members,
       compute_dtype=compute_dtype,
+      own_dropout=own_dropout,
       out_axis='vocab',
     )
   )
@@ -115,6 +118,7 @@ def trie_policy(
   dropout: float = 0.1,
   ensemble_members: int = 1,
   compute_dtype: str = 'float32',
+  own_dropout: bool = False,
   starts_at_zero: bool = False,
   **features: Any,
 ) -> Policy:
@@ -131,6 +135,7 @@ def trie_policy(
     dropout: rate.
     ensemble_members: k, members of an implicit ensemble (`MLPEncoder`).
     compute_dtype: of the layers' products: `MLPEncoder`.
+    own_dropout: whether each member of a pack has its own rate.
     starts_at_zero: whether all logits are zero at the start.
     **features: cardinalities and what else `feature_embedding` takes.
 
@@ -151,6 +156,7 @@ def trie_policy(
       dropout=dropout,
       num_members=ensemble_members,
       compute_dtype=compute_dtype,
+      own_dropout=own_dropout,
       out_axis='vocab',
       starts_at_zero=starts_at_zero,
     )
@@ -183,6 +189,7 @@ def pointwise_head(
   dropout: float = 0.1,
   ensemble_members: int = 1,
   compute_dtype: str = 'float32',
+  own_dropout: bool = False,
   **features: Any,
 ) -> Pointwise:
   """An MLP to one number: GenRe²'s pointwise head (arXiv 2512.06533), for MSE.
@@ -197,6 +204,7 @@ def pointwise_head(
     dropout: rate.
     ensemble_members: k, members of an implicit ensemble (`MLPEncoder`).
     compute_dtype: of the layers' products: `MLPEncoder`.
+    own_dropout: whether each member of a pack has its own rate.
     **features: cardinalities and what else `feature_embedding` takes.
 
   Returns:
@@ -214,6 +222,7 @@ def pointwise_head(
       dropout=dropout,
       num_members=ensemble_members,
       compute_dtype=compute_dtype,
+      own_dropout=own_dropout,
       out_axis=None,
     )
   )

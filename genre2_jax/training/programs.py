@@ -14,6 +14,7 @@ import optax
 from genre2_jax.data import batches
 from genre2_jax.data.batches import Examples
 from genre2_jax.devices import processes, sharding
+from genre2_jax.models import pack
 from genre2_jax.objectives.objective import init_params
 from genre2_jax.policy import Inputs, Params, Pointwise, Policy
 from genre2_jax.tokenizers.codec import Codec
@@ -102,27 +103,33 @@ def state_program(
 
   Returns:
     (abstract state with shardings, `(the network's stacked parameters or None)
-    -> state`).
+    -> state`, which donates them).
 
   Raises:
     InputError: an array does not split over the mesh.
   """
   objective, init_one = stage.objective, _init_one(stage, model)
 
-  def create(start, key):
+  def create(start, key, factors):
     init_key, loop_key = jax.random.split(key)
-    return train_state.create(
-      nn.unbox(init_one(init_key, start=start)),
+    params = nn.unbox(init_one(init_key, start=start))
+    if start is None:  # What was trained has its member's numbers.
+      params = pack.placed(params, factors)
+    state = train_state.create(
+      params,
       loop_key,
       optimizer,
       objective.metrics,
       keep_reference='reference' in objective.needs,
       is_frozen=model.network.frozen,
     )
+    opt_state = pack.placed(state.opt_state, factors)
+    return dataclasses.replace(state, opt_state=opt_state)
 
   keys = seed_keys(seeds, stage.section)
-  stacked = jax.vmap(create, (None, 0))
-  abstract = jax.eval_shape(stacked, None, keys)
+  factors = stage.pack.factors(seeds)
+  stacked = jax.vmap(create, (None, 0, 0))
+  abstract = jax.eval_shape(stacked, None, keys, factors)
   boxed = jax.eval_shape(init_one, jax.random.key(0))
   shardings = sharding.state_sharding(boxed, abstract, optimizer, mesh)
   sharding.check_shapes(abstract, shardings)
@@ -133,9 +140,11 @@ def state_program(
   )
 
   def init(start):
-    axes = (None if start is None else 0, 0)
-    function = jax.jit(jax.vmap(create, axes), out_shardings=shardings)
-    return function(start, keys)
+    axes = (None if start is None else 0, 0, 0)
+    function = jax.jit(
+      jax.vmap(create, axes), out_shardings=shardings, donate_argnums=0
+    )
+    return function(start, keys, factors)
 
   return abstract, init
 
