@@ -18,7 +18,7 @@ from genre2_jax.data.texts import TextRows, Texts
 from genre2_jax.errors import InputError
 from genre2_jax.experiment.fields import is_table
 from genre2_jax.experiment.packs import pack_of
-from genre2_jax.models import language_model, pack, sentence
+from genre2_jax.models import language_model, pack, products, sentence
 from genre2_jax.models.encoders import feature_embedding
 from genre2_jax.models.heads import (
   histogram_policy,
@@ -224,6 +224,23 @@ def build_tokenizer(config: ConfigDict) -> Tokenizer:
   )
 
 
+def faster_dtype(fields: Mapping[str, Any]) -> str:
+  """`products.faster_dtype` of a network's widest layers.
+
+  Args:
+    fields: of a resolved config, nested.
+  """
+  model, tokenizer = fields['model'], fields['tokenizer']
+  rows = fields['batch_size'] * fields['num_seeds']
+  if model['head'] == 'decoder':
+    sizes = model['width'], model['feedforward']
+    rows *= tokenizer['digits']
+  else:
+    sizes = model['head_hidden'], model['head_hidden']
+    rows *= model['ensemble_members']
+  return products.faster_dtype(*sizes, rows)
+
+
 def _mixed(config, model, memory):
   """The `Model` with what its distribution is mixed with."""
   fields, network = config.model, model.network
@@ -284,8 +301,8 @@ def _network(config, tokenizer, features):
       _encoder(config).module, dropout=min(config.model.dropout, _DROPOUT)
     )
     return with_encoder(base, encoder)
-  fields = config.model.to_dict()
   if isinstance(features, TextFeatures):
+    fields = _model_fields(config)
     return language_model.build(
       tokenizer,
       features,
@@ -295,11 +312,21 @@ def _network(config, tokenizer, features):
   return _of_table(config, tokenizer, _features(config, features))
 
 
+def _model_fields(config):
+  fields = config.model.to_dict()
+  if fields['compute_dtype'] == 'auto':  # Not measured, or not yet.
+    fields['compute_dtype'] = 'float32'
+  return fields
+
+
 def _of_table(config, tokenizer, embedding):
   """The network of rows that `feature_embedding` reads with these options."""
-  fields = config.model.to_dict()
+  fields = _model_fields(config)
   head, members = config.model.head, pack_of(config)
-  shared = {name: fields[name] for name in ('dropout', 'ensemble_members')}
+  shared = {
+    name: fields[name]
+    for name in ('dropout', 'ensemble_members', 'compute_dtype')
+  }
   shared |= embedding
   if head == 'decoder':
     sizes = (
