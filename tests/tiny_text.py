@@ -102,5 +102,5 @@ def tiny_fields(home):
     'pretrain.epochs': 2, 'finetune.epochs': 2, 'rollouts.group_size': 4,
     'pretrain.learning_rate': 0.01, 'finetune.learning_rate': 0.01,
     'optimizer.name': 'adamw', 'optimizer.warmup_steps': 1,
-    'report': False,
+    'text.buckets': 1, 'report': False,
   }  # fmt: skip
