@@ -86,7 +86,7 @@ def source_fields(home):
     'text.source': 'files', 'text.path': str(home / 'reviews.jsonl'),
     'text.prompt': PROMPT, 'text.target': 'stars',
     'text.max_rows': (0, 0, 0), 'text.cache': str(home / 'cache'),
-    'language_model.tokenizer': str(home / 'tokenizer'),
+    'language_model.tokenizer': str(home / 'tokenizer'), 'text.buckets': 1,
   }  # fmt: skip
 
 
@@ -102,5 +102,5 @@ def tiny_fields(home):
     'pretrain.epochs': 2, 'finetune.epochs': 2, 'rollouts.group_size': 4,
     'pretrain.learning_rate': 0.01, 'finetune.learning_rate': 0.01,
     'optimizer.name': 'adamw', 'optimizer.warmup_steps': 1,
-    'text.buckets': 1, 'report': False,
+    'report': False,
   }  # fmt: skip
