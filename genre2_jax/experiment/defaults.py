@@ -104,7 +104,7 @@ def get_config() -> ConfigDict:
   text.tfds_folder = ''  # of prepared sets; '': TFDS's own
   text.max_length = 512  # subwords of a prompt, with the first, BOS
   text.truncate = ''  # longer ones are refused, or lose their start or end
-  text.buckets = 1  # lengths that prompts are padded to
+  text.buckets = 3  # lengths that prompts are padded to, at most
   text.cache = ''  # folder of tokenised texts, and of vectors of an encoder;
   # '': ~/.cache/genre2_jax; none
 
