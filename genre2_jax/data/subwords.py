@@ -263,7 +263,7 @@ class SentenceFeatures(TextFeatures):
       texts: the set, of texts or pairs.
       tokenizer: a folder, or a name on the Hugging Face hub.
       max_length: subwords of a text at most, with its marks.
-      num_buckets: widths at most, each for as many training rows.
+      num_buckets: widths at most, those that pad the training rows least.
 
     Raises:
       InputError: no such tokenizer.
@@ -286,14 +286,11 @@ class SentenceFeatures(TextFeatures):
         f'{texts.name}: {num_cut} texts are longer than {max_length} subwords: '
         'their ends are left out'
       )
-    levels = np.arange(1, num_buckets) / num_buckets
-    widths = {
-      _rounded(width, max_length)
-      for width in np.quantile(lengths['train'], levels, method='higher')
-    }
     longest = max(part.max() for part in lengths.values())
-    widths.add(_rounded(longest, max_length))
-    return dataclasses.replace(features, widths=tuple(sorted(widths)))
+    rounded = [_rounded(length, max_length) for length in lengths['train']]
+    longest = _rounded(longest, max_length)
+    widths = _least_padding(rounded, longest, num_buckets)
+    return dataclasses.replace(features, widths=widths)
 
   def fits(self, table: object) -> bool:
     """Whether a task has texts of the same templates."""
