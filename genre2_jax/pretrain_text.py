@@ -209,6 +209,7 @@ def _train(config, model, sequences, workdir, interrupts, verbose):
       frozen_folder=workdir / 'weights' / 'frozen',
       profile_steps=None,
       steps_per_dispatch=0,
+      device_share=0.5,
       interrupts=interrupts,
       verbose=verbose,
       need=memory.Need(),

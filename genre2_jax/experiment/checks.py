@@ -31,7 +31,7 @@ def check_values(config: ConfigDict) -> None:
     'rollouts.temperature', 'rollouts.num_updates', 'trie.max_nodes',
     'eval.num_samples', 'eval.temperature', 'eval.batch_size',
     'checkpoint.keep', 'optimizer.accumulation', 'text.max_length',
-    'text.buckets',
+    'text.buckets', 'device_share',
   )  # fmt: skip
   not_negative = (
     'seed', 'max_seconds', 'model.encoder_layers', 'model.head_layers',

@@ -97,6 +97,7 @@ class Experiment:
     report: whether report.html is written.
     steps_per_dispatch: steps between two looks of the host; 0: chosen as the
       run goes.
+    device_share: of a device's memory, that training rows may take.
     max_seconds: of the whole run; 0: no bound.
   """
 
@@ -115,6 +116,7 @@ class Experiment:
   profile_steps: tuple[int, int] | None
   report: bool
   steps_per_dispatch: int
+  device_share: float
   max_seconds: float
 
 
@@ -229,7 +231,7 @@ def reopened(
   scaler: Scaler,
   where: str = 'config.json',
   numbers: Sequence[float] = (),
-  num_train: int = 0,
+  num_memory: int = 0,
 ) -> Experiment:
   """The experiment of a finished run, without its data.
 
@@ -239,7 +241,7 @@ def reopened(
     scaler: that it saved.
     where: begins the message of an error.
     numbers: that it saved, of its tokenizer.
-    num_train: rows that it was trained on.
+    num_memory: training rows that its parameters have room for.
 
   Raises:
     InputError: a value that no run could have had, or a head that has another
@@ -248,7 +250,7 @@ def reopened(
   config = ConfigDict(with_defaults(fields, where))
   try:
     check_values(config)
-    model = model_of(config, features, scaler, numbers, memory=num_train)
+    model = model_of(config, features, scaler, numbers, memory=num_memory)
     return Experiment(**_shared(config, model, all_stages(config)))
   except InputError as error:
     raise InputError(f'{where}: {error}') from error
@@ -292,6 +294,7 @@ def _shared(
     profile_steps=profiling.parse_steps(config.profile.steps),
     report=config.report,
     steps_per_dispatch=config.steps_per_dispatch,
+    device_share=config.device_share,
     max_seconds=config.max_seconds,
   )
 

@@ -72,6 +72,11 @@ def marginal_policy(base: Policy, log_p: np.ndarray) -> Policy:
       return path[-1] == _LOG_P
     return base.frozen is not None and base.frozen(path[1:])
 
+  def prepare(params: Params) -> Params:
+    if base.prepare is None:
+      return params
+    return {**params, 'network': base.prepare(params['network'])}
+
   return Policy(
     tokenizer,
     init,
@@ -79,6 +84,7 @@ def marginal_policy(base: Policy, log_p: np.ndarray) -> Policy:
     tables.decode_of(tokenizer),
     frozen=frozen,
     is_table=True,
+    prepare=prepare,
   )
 
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from genre2_jax.data.batches import Examples
+from genre2_jax.objectives import grid
 from genre2_jax.objectives.catalog import Term
 from genre2_jax.policy import (
   Inputs,
@@ -250,6 +251,8 @@ def supervised(
         )
       )
     log_p, values = grids[term.subset]
+    if isinstance(values, jax.Array) and values.ndim == 1:
+      values = grid.Ascending(values)  # Of a `Bound`.
     more = {'weights': params['numbers']} if term.learnable else {}
     loss = term.loss
     if term.enumerates and objective.enumeration.is_sampled:

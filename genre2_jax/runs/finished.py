@@ -253,7 +253,8 @@ def open_run(workdir: str | os.PathLike[str]) -> FinishedRun:
       targets.from_json(saved['scaler']),
       str(workdir / 'config.json'),
       saved.get('numbers', ()),  # Older runs had none.
-      run['num_train'],
+      # Older runs had no more room than rows.
+      run.get('num_memory') or run['num_train'],
     )
     if reopened.model.prior is not None:
       reopened = _with_prior(reopened, workdir / priors.FOLDER)

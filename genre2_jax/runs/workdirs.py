@@ -53,6 +53,7 @@ REFERENCES = 'references.csv'
 _FREE_FIELDS = (
   'checkpoint',
   'compilation_cache',
+  'device_share',
   'max_seconds',
   'mesh',
   'profile',
@@ -225,6 +226,7 @@ def write_run(
       'stages': list(stages),
       'seeds': list(experiment.seeds),
       'num_train': len(table.train),
+      'num_memory': experiment.model.num_memory,
       'num_val': len(table.val),
       'num_test': len(table.test),
       'parameters': num_parameters,
