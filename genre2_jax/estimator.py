@@ -69,6 +69,7 @@ _FIELDS = {
   'num_samples': 'eval.num_samples',
   'n_seeds': 'num_seeds',
   'max_seconds': 'max_seconds',
+  'text_encoder': 'data.text_encoder',
 }
 _OWN_FILE = 'estimator.json'
 # Features that the paper leaves as they are: other defaults than a recipe's,
@@ -142,6 +143,10 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     kinds: {column: kind} of columns that their cells don't tell: 'number',
       'date', 'date %d.%m.%Y', 'time', 'boolean', 'category', 'ignore'
       (docs/reading_data.md). Columns of arrays are 'x0', 'x1', ...
+    text_columns: names of columns of free text, which the text_encoder reads.
+    text_encoder: a sentence encoder for them, a folder or a name on the Hugging
+      Face hub; it is not trained. The fitted estimator refers to it, and needs
+      it to predict.
     config: {field: value} for any other field of docs/config.md, such as
       {'optimizer.weight_decay': 0.1}.
     workdir: folder for checkpoints, curves and results; a fit that was killed
@@ -182,6 +187,8 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     num_samples: int | None = None,
     max_seconds: float | None = None,
     kinds: Mapping[str, str] | None = None,
+    text_columns: Sequence[str] | None = None,
+    text_encoder: str | None = None,
     config: Mapping[str, Any] | None = None,
     workdir: str | os.PathLike[str] | None = None,
     verbose: int = 0,
@@ -215,6 +222,8 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     self.num_samples = num_samples
     self.max_seconds = max_seconds
     self.kinds = kinds
+    self.text_columns = text_columns
+    self.text_encoder = text_encoder
     self.config = config
     self.workdir = workdir
     self.verbose = verbose
@@ -343,6 +352,10 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     if self.encoder_hidden is not None:
       fields['model.head_hidden'] = self.encoder_hidden
     fields['data.kinds'] = repr(dict(self.kinds)) if self.kinds else ''
+    names = data_columns.parse_names('text_columns', self.text_columns or '')
+    fields['data.text_columns'] = repr(list(names)) if names else ''
+    if self.text_encoder is not None:
+      fields['data.text_encoder'] = os.fspath(self.text_encoder)
     fields |= _flat(self.config or {})
     config = _updated(config, fields)
     if any(fields.get(name) for name in _NOT_HERE):
@@ -478,7 +491,9 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     if not isinstance(n, int | np.integer) or n < 1:
       raise InputError(f'n={n!r}: give a positive integer')
     self._refuse_points('samples')
-    each = -(-int(n) // len(self._run.seeds))
+    # Of members that were chosen one alone may be asked for all of them.
+    is_chosen = self._run.experiment.fields['pack']['chosen']
+    each = int(n) if is_chosen else -(-int(n) // len(self._run.seeds))
     z = self._reduced(X, lambda p: results.pooled(p)['samples_z'][:, :n], each)
     return self._run.model.scaler.restore(z)
 
@@ -493,6 +508,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     rows = frames.rows(
       frame, self._columns, 'X', frames.how_read(self._run.experiment.fields)
     )
+    rows = self._run.model.with_numbers(rows)
     self._run.model.features.say_unseen(rows, 'X')
     return self._run.reduced(rows, reduce, num_samples=num_samples)
 

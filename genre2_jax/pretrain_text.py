@@ -46,6 +46,7 @@ from genre2_jax.objectives.objective import Objective
 from genre2_jax.policy import Pointwise
 from genre2_jax.runs import workdirs
 from genre2_jax.training import loop
+from genre2_jax.training.checkpoints import KeptFrozen
 from genre2_jax.training.stages import Stage
 
 flags.adopt_module_key_flags(command_line)  # --help shows them.
@@ -206,7 +207,7 @@ def _train(config, model, sequences, workdir, interrupts, verbose):
       batch_size=size,
       block_size=size,
       checkpoint={'keep': 2, 'every_seconds': config['checkpoint_seconds']},
-      frozen_folder=workdir / 'weights' / 'frozen',
+      frozen=KeptFrozen(workdir / 'weights' / 'frozen'),
       profile_steps=None,
       steps_per_dispatch=0,
       device_share=0.5,

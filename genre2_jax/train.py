@@ -31,12 +31,7 @@ from genre2_jax.experiment import tasks
 from genre2_jax.experiment.experiment import Prepared, build
 from genre2_jax.files import atomic, formats
 from genre2_jax.metrics import results
-from genre2_jax.models.marginal import (
-  MARGINAL,
-  WEIGHT,
-  best_weight,
-  with_weight,
-)
+from genre2_jax.models import marginal
 from genre2_jax.report import page
 from genre2_jax.runs import (
   baselines,
@@ -224,7 +219,7 @@ def _begun(
     batch_size=experiment.batch_size,
     block_size=experiment.block_size,
     checkpoint=experiment.checkpoint,
-    frozen_folder=weights.frozen_folder(workdir),
+    frozen=weights.frozen_of(workdir, experiment, mesh),
     profile_steps=experiment.profile_steps,
     steps_per_dispatch=experiment.steps_per_dispatch,
     device_share=experiment.device_share,
@@ -330,33 +325,46 @@ def _trained(run, stage, params, seconds):
     run.options,
     seconds=seconds,
   )
-  trained = _with_marginal(run, trained)
+  trained = _mixed(run, trained)
   weights.write(run.workdir, stage.name, trained.params)
   return trained.merged(), trained.out_of_time
 
 
-def _with_marginal(run, trained):
+def _mixed(run, trained):
   """A stage's end, mixed with the train marginal as validation rows ask for."""
   network, model = trained.params['policy'], run.experiment.model
-  if not (isinstance(network, dict) and MARGINAL in network):
+  if not (isinstance(network, dict) and marginal.MARGINAL in network):
     return trained
   if not len(run.experiment.table.val):
     return trained
-  old = network[MARGINAL][WEIGHT]
-  alone = with_weight(network, jnp.zeros_like(old))
+  old = network[marginal.MARGINAL]
+  alone = marginal.with_weight(network, jnp.zeros_like(old[marginal.WEIGHT]))
   alone = dataclasses.replace(
     trained, params={**trained.params, 'policy': alone}
   )
   doing = 'weighing the train marginal'
   with processes.at_once(run.options.interrupts, doing):
-    predicted = _predict(run, alone.merged(), 'val')['log_p']
-  shares = processes.fetch(trained.frozen[MARGINAL]['log_p'])[0]
+    log_p = _predict(run, alone.merged(), 'val')['log_p']
+  log_g = processes.fetch(trained.frozen[marginal.MARGINAL]['log_p'])[0]
   values, _ = model.codec.grid()
   target = model.scaler.standardize(run.experiment.table.val.target)
-  found = [best_weight(p, shares, values, target) for p in predicted]
-  new = processes.place(np.array(found, np.float32), old.sharding)
-  params = {**trained.params, 'policy': with_weight(network, new)}
-  return dataclasses.replace(trained, params=params)
+  share = None
+  if marginal.SHARE in old:
+    share, weight = marginal.chosen(log_p, log_g, values, target)
+    weights = [weight] * len(log_p)
+  else:
+    weights = [marginal.best_weight(p, log_g, values, target) for p in log_p]
+
+  def stacked(x):
+    sharding = old[marginal.WEIGHT].sharding
+    return processes.place(np.array(x, np.float32), sharding)
+
+  network = marginal.with_weight(
+    network, stacked(weights), None if share is None else stacked(share)
+  )
+  return dataclasses.replace(
+    trained, params={**trained.params, 'policy': network}
+  )
 
 
 def _predict(run, params, split):

@@ -140,7 +140,7 @@ def test_flax_stays_behind_the_models():
 MAKE_CONFIGS = {'benchmark.protocols', 'command_line', 'search'}
 PASS_CONFIGS = {'train', 'ahead_of_time'}
 # Their own: a benchmark's, and one of pretraining on texts.
-OTHER_CONFIGS = {'benchmark.suite', 'pretrain_text'}
+OTHER_CONFIGS = {'benchmark.forecast', 'benchmark.suite', 'pretrain_text'}
 
 
 def test_only_experiments_and_commands_import_configs():

@@ -799,7 +799,7 @@ def test_home_is_home_in_paths(fitted, rows, tmp_path, monkeypatch):
     ({'config': {'modle.width': 3}}, ['modle.width', 'mean model.width']),
     ({'config': {'model.widht': 3}}, ['model.widht', 'mean model.width']),
     ({'config': {'model': {'widht': 3}}}, ['mean model.width']),
-    ({'config': {'weight_decay': 3}}, ['mean optimizer.weight_decay']),
+    ({'config': {'weight_decay': 3}}, ['or optimizer.weight_decay']),
     ({'config': {'batch_size': {'a': 3}}}, ["no field 'batch_size.a'"]),
     ({'config': {'batch_size': None}}, ['batch_size=None']),
     ({'config': {'optimizer': 3}}, ['optimizer=3']),

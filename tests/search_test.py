@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from configs import base
 from genre2_jax import search as search_module
 from genre2_jax.errors import InputError, InterruptedRunError, NonFiniteError
-from genre2_jax.experiment import experiment
+from genre2_jax.experiment import official
 from genre2_jax.experiment.defaults import sized
 from genre2_jax.files import atomic
 from genre2_jax.metrics import results
@@ -118,7 +118,7 @@ def test_the_space_holds_what_the_paper_found():
     'dim_feedforward': 'model.feedforward',
     'hidden_dim': 'model.encoder_hidden',
   }
-  path = experiment.OFFICIAL_HYPERPARAMETERS
+  path = official.HYPERPARAMETERS
   with open(path, encoding='utf-8', newline='') as file:
     rows = list(csv.DictReader(file))
   rate = SPACES['paper']['pretrain.learning_rate']

@@ -1,12 +1,15 @@
 """Runs on texts, from recipe to predictions."""
 
 import csv
+import dataclasses
 import json
+import shutil
 
 import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+import tiny_bert
 import tiny_text
 from checks import (
   assert_refused,
@@ -17,6 +20,8 @@ from checks import (
 
 from genre2_jax import train
 from genre2_jax.data import subwords
+from genre2_jax.data.texts import TextRows
+from genre2_jax.errors import InterruptedRunError
 from genre2_jax.experiment import experiment, networks, recipes, tasks
 from genre2_jax.experiment.stages import build_stages
 from genre2_jax.models import pretrained
@@ -25,8 +30,9 @@ from genre2_jax.models.gemma.policy import gemma_policy
 from genre2_jax.models.gemma.sizes import PRESETS
 from genre2_jax.policy import Pointwise, trie
 from genre2_jax.runs import export, finished, prediction, weights
+from genre2_jax.training import train_state
 
-pytest.importorskip('transformers')
+AutoTokenizer = pytest.importorskip('transformers').AutoTokenizer
 pytestmark = pytest.mark.usefixtures('quick_compiles')
 
 RECIPES = [
@@ -43,6 +49,9 @@ def home(tmp_path_factory):
   """A folder with reviews.jsonl, tokenizer and a checkpoint to begin with."""
   folder = tiny_text.write_home(tmp_path_factory.mktemp('texts'))
   tiny_text.write_tokenizer(folder / 'pretrained')
+  tiny_bert.write_encoder(folder / 'encoder')
+  rows = [row | {'score': row['stars']} for row in tiny_text.reviews(60)]
+  tiny_text.write_json_lines(folder / 'pairs.jsonl', rows)
   return folder
 
 
@@ -52,9 +61,14 @@ def make(home):
 
   def make(family, name, fields=()):
     config = recipes.get_config(family, name)
-    config.update_from_flattened_dict(
-      tiny_text.tiny_fields(home) | dict(fields)
-    )
+    own = tiny_text.tiny_fields(home)
+    if name.startswith('encoder_'):
+      own |= from_checkpoint(home / 'encoder')
+      own |= {
+        'text.prompt': '{review}', 'text.second': '{stars} {review}',
+        'text.target': 'score', 'text.path': str(home / 'pairs.jsonl'),
+      }  # fmt: skip
+    config.update_from_flattened_dict(own | dict(fields))
     return config
 
   return make
@@ -80,8 +94,8 @@ def from_checkpoint(checkpoint):
 
 
 def build(config):
-  table = tasks.read_table(config)
-  return networks.build_model(config, table), table
+  texts, table = networks.with_numbers(config, tasks.read_table(config))
+  return networks.build_model(config, table, texts), table
 
 
 def results(workdir):
@@ -104,7 +118,7 @@ def test_a_recipe_takes_a_step(make, recipe):
     return
   config = experiment.resolve(make(*recipe))
   model = assert_steps(config)
-  is_head = recipe[-1] in HEADS
+  is_head = recipe[-1] in {*HEADS, 'encoder_mse'}
   assert isinstance(model.network, Pointwise) == is_head
 
 
@@ -251,8 +265,10 @@ def test_code_is_learnt_in_quantiles_and_judged_in_its_unit(make, tmp_path):
     ({'stages': ('finetune',)}, ['no weights to start from']),
     ({'stages': ()}, ['no weights to start from']),
     ({'text.max_length': 9}, ['of 60 prompts', 'text.truncate']),
+    ({'language_model.name': 't5gemma', 'language_model.freeze_embedding':
+      True, 'language_model.vocabulary': 'numbers'}, ['freeze_embedding']),
     ({'language_model.name': 't5gemma', 'language_model.vocabulary': 'all'},
-     ['vocabulary', 'gemma2']),
+     ['vocabulary', 'is for gemma:']),
   ],
 )  # fmt: skip
 def test_what_cannot_be_run_is_refused(make, fields, words):
@@ -292,6 +308,96 @@ def test_seeds_share_the_checkpoint_and_draw_the_rest(make, checkpoint):
     :, model.features.encode(['1'])[0][1]
   ]
   np.testing.assert_array_equal(new[:, 0], ones)
+
+
+def test_low_rank_updates_are_all_that_a_run_stores(make, checkpoint, tmp_path):
+  """The rest stays in its folder: stopped, predicted from, and changed."""
+  folder = tmp_path / 'pretrained'
+  shutil.copytree(checkpoint, folder)
+  fields = from_checkpoint(folder) | {
+    'language_model.lora.rank': 2, 'tokenizer.strings': '1..4',
+    'pretrain.epochs': 1, 'checkpoint.every_seconds': 0.0, 'text.buckets': 1,
+  }  # fmt: skip
+  config = make('stsb', 'ce', fields=fields)
+  at_once = train.train_and_evaluate(config, tmp_path / 'a', verbose=0)
+  asked = iter([False] * 3)
+
+  class Stop:
+    def __bool__(self):
+      return next(asked, True)
+
+  with pytest.raises(InterruptedRunError):
+    train.train_and_evaluate(config, tmp_path / 'b', Stop(), verbose=0)
+  resumed = train.train_and_evaluate(config, tmp_path / 'b', verbose=0)
+  for name in ('results.csv', 'predictions.csv'):
+    assert (resumed / name).read_bytes() == (at_once / name).read_bytes()
+  for workdir in (at_once, resumed):
+    assert (workdir / 'weights' / 'frozen.json').exists()
+    stored = [path for path in workdir.rglob('*') if path.is_file()]
+    names = [path.as_posix() for path in stored]
+    assert not any('embedding' in name for name in names)
+    assert not (workdir / 'weights' / 'frozen').exists()
+  rows = TextRows(text=np.array(['Review: this case is good Stars: '], object),
+                  target=None)  # fmt: skip
+  run = finished.open_run(resumed)
+  value = run.predict(rows)['log_p']
+  again = finished.FinishedRun.of_files(run.files()).predict(rows)
+  assert_same_bits(value, again['log_p'])
+  # The kernels are the folder's: with others it is no longer the same run.
+  sizes = pretrained.read_config(folder)
+  params = jax.tree.map(lambda x: x[0] + 1e-3, run.weights()['policy'])
+  pretrained.save(folder, params, sizes)
+  assert_refused(
+    lambda: finished.open_run(resumed).weights(), str(folder), 'has changed'
+  )
+
+
+def test_a_frozen_embedding_is_all_that_stays(make, checkpoint):
+  fields = from_checkpoint(checkpoint) | {
+    'language_model.freeze_embedding': True
+  }
+  for name in ('ce', 'mlp'):
+    network = build(experiment.resolve(make('stsb', name, fields=fields)))[0]
+    inputs = network.example_inputs()
+    params = jax.eval_shape(network.network.init, jax.random.key(0), inputs)
+    frozen = train_state.split({'policy': nn.unbox(params)},
+                               network.network.frozen)[1]  # fmt: skip
+    (path, leaf), *others = jax.tree_util.tree_leaves_with_path(frozen)
+    assert [key.key for key in path] == ['backbone', 'embedding']
+    assert leaf.shape == (128, 16) and not others
+
+
+def test_a_subword_without_a_row_is_refused_in_texts_alone(
+  make, home, tmp_path
+):
+  """Google's tokenizers know the place of an image, the embedding does not."""
+  tokenizer = subwords.load_tokenizer(str(home / 'tokenizer'))
+  size = len(tokenizer)
+  folder = tmp_path / 'tokenizer'
+  shutil.copytree(home / 'tokenizer', folder)
+  larger = AutoTokenizer.from_pretrained(folder)
+  larger.add_tokens(['<image_soft_token>'], special_tokens=True)
+  larger.save_pretrained(folder)
+  fields = {
+    'language_model.tokenizer': str(folder),
+    'language_model.sizes.vocab_size': size,
+  }
+  config = make('stsb', 'ce', fields=fields)
+  model, table = build(experiment.resolve(config))
+  assert model.features.embedded == size
+  bad = dataclasses.replace(
+    table.test, text=np.array(['fine', 'an <image_soft_token>'], object),
+    target=np.zeros(2),
+  )  # fmt: skip
+  assert_refused(
+    lambda: model.inputs(bad), "'<image_soft_token>'", '1 row: 2', 'embed'
+  )
+  # A subword of texts without a row is another model's.
+  fields['language_model.sizes.vocab_size'] = size - 1
+  config = make('stsb', 'ce', fields=fields)
+  assert_refused(
+    lambda: build(experiment.resolve(config)), f'{size + 1} subwords', 'embeds'
+  )
 
 
 def test_an_exported_run_is_a_checkpoint_with_its_tokenizer(
@@ -340,4 +446,4 @@ def test_an_exported_run_is_a_checkpoint_with_its_tokenizer(
   np.testing.assert_allclose(ours, theirs, atol=1e-5)
   assert_refused(lambda: export.export_run(run, tmp_path / 'out'), 'new folder')
   run.experiment.fields['language_model']['head'] = 'mlp'
-  assert_refused(lambda: export.export_run(run, tmp_path / 'x'), 'gemma2 mlp')
+  assert_refused(lambda: export.export_run(run, tmp_path / 'x'), 'gemma mlp')

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from genre2_jax.baselines import frames, points
+from genre2_jax.baselines import frames, packages, points
 from genre2_jax.data.tables import SPLITS, Rows, Table
 from genre2_jax.data.targets import Scaler
 from genre2_jax.errors import InputError, InterruptedRunError
@@ -94,6 +94,13 @@ class _Options(NamedTuple):
   seed: int
   num_threads: int
   interrupts: Any
+
+
+def package_of(name: str) -> str:
+  """What one of `NAMES` needs."""
+  if name in _DIRECT:
+    return _DIRECT[name].package
+  return points.package_of(name.removesuffix(RESIDUALS))
 
 
 def samples(
@@ -192,7 +199,7 @@ class Errors(NamedTuple):
 
 def _direct(baseline, table, scaler, options):
   """{split: (mean, distribution function)} of one fit."""
-  points.require(baseline.package)
+  packages.require(baseline.package)
   if options.interrupts:
     raise InterruptedRunError(f'interrupted at baseline {baseline.package}')
   columns = frames.columns_of(table)

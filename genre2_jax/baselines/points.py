@@ -9,7 +9,6 @@ CatBoost and XGBoost in turn from Gorishniy et al. 2021 (arXiv 2106.11959).
 """
 
 import dataclasses
-import importlib
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from genre2_jax.baselines import frames
+from genre2_jax.baselines import frames, packages
 from genre2_jax.data.tables import Table
 from genre2_jax.data.targets import Scaler
 from genre2_jax.data.texts import Texts
@@ -29,15 +28,6 @@ FOREST_TREES = 500
 # end it: TALENT's numbers.
 MAX_TREES = 2000
 PATIENCE = 50
-_INSTALL = {
-  'catboost': 'catboost>=1.2',
-  'lightgbm': 'lightgbm>=4.3',
-  'ngboost': 'ngboost>=0.5.5,<0.6',
-  'optuna': 'optuna>=4.0',
-  'quantile_forest': 'quantile-forest>=1.4',
-  'sklearn': 'scikit-learn>=1.7',
-  'xgboost': 'xgboost>=2.1',
-}
 
 
 def names() -> tuple[str, ...]:
@@ -118,7 +108,7 @@ def fit_model(
 def _fitted(name, table, scaler, seed, num_trials, num_threads, interrupts):
   """(model, {split: inputs}), or None where there is nothing to learn."""
   baseline = _BASELINES[name]
-  require(baseline.package)
+  packages.require(baseline.package)
   y = {
     s: scaler.standardize(getattr(table, s).target) for s in ('train', 'val')
   }
@@ -150,7 +140,7 @@ def _fitted(name, table, scaler, seed, num_trials, num_threads, interrupts):
 
 def _search(fit, suggest, default, x, y, num_trials, seed):
   """The model with the best R² on validation rows x [n, F], y."""
-  optuna = require('optuna')
+  optuna = packages.require('optuna')
   optuna.logging.set_verbosity(optuna.logging.WARNING)
   best = [r2(_float64(default.predict(x)), y), default]
 
@@ -409,14 +399,9 @@ _BASELINES = {
 BASELINES = ('train_mean', *_BASELINES)
 
 
-def require(package: str) -> Any:
-  """The package, or how to install it."""
-  try:
-    return importlib.import_module(package)
-  except ImportError as error:
-    raise InputError(
-      f'{package} is not installed: pip install {_INSTALL[package]!r}'
-    ) from error
+def package_of(name: str) -> str:
+  """What one of `BASELINES` needs; '' of the train mean."""
+  return _BASELINES[name].package if name in _BASELINES else ''
 
 
 def _float64(values: ArrayLike) -> np.ndarray:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import pandas as pd
 
-from genre2_jax.baselines import distributions, frames, points
+from genre2_jax.baselines import distributions, frames, packages, points
 from genre2_jax.baselines.distributions import RESIDUALS, Errors
 from genre2_jax.baselines.frames import Columns
 from genre2_jax.data.tables import Rows, Table
@@ -127,7 +127,7 @@ class Prior:
   @functools.cached_property
   def _predict(self) -> Callable[[pd.DataFrame], np.ndarray]:
     form = _FORMATS[self.name.removesuffix(RESIDUALS)]
-    points.require(form.package)
+    packages.require(form.package)
     try:
       model = form.read(self.trees)
     except Exception as error:  # Those of the libraries share no base class.
@@ -211,7 +211,7 @@ def check_name(name: str) -> None:
       f'{name!r} is no baseline that can be kept: choose from '
       f'{", ".join(NAMES)}'
     )
-  points.require(_FORMATS[name.removesuffix(RESIDUALS)].package)
+  packages.require(_FORMATS[name.removesuffix(RESIDUALS)].package)
 
 
 def is_written(folder: str | os.PathLike[str]) -> bool:

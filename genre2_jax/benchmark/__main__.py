@@ -23,7 +23,7 @@ from genre2_jax import command_line
 from genre2_jax.benchmark import page, suite
 from genre2_jax.benchmark.page import FAILURES_FOLDER
 from genre2_jax.devices.interrupts import deferred
-from genre2_jax.errors import InputError, RunError
+from genre2_jax.errors import InputError, RunError, listed
 
 flags.adopt_module_key_flags(command_line)  # --help shows them.
 _METHODS = flags.DEFINE_string('methods', 'all', 'Of the config, as in a,b.')
@@ -49,6 +49,17 @@ def _train_and_evaluate(config, workdir, interrupts):
     jax.clear_caches()  # Hundreds of runs would fill the memory with them.
 
 
+def _print_forecast(config, workdir, *, index, count):
+  """Hours that the decoders may take, before the first begins."""
+  from genre2_jax.benchmark import forecast
+
+  rate = forecast.measured_rate()
+  found = forecast.seconds(config, workdir, rate, index=index, count=count)
+  line = forecast.said(*found)
+  if line:
+    print(line, flush=True)
+
+
 def main() -> None:
   """Runs what the flags name, then writes the tables."""
   workdir = command_line.WORKDIR.value
@@ -64,14 +75,18 @@ def main() -> None:
       tasks=_TASKS.value,
       seeds=_SEEDS.value,
     )
+    part = {'index': _INDEX.value, 'count': _COUNT.value}
     with deferred(leaves=True) as interrupts:
+      config, missing = suite.present(config)
+      if missing:
+        print(f'not in {config.root}, left out: {listed(missing)}', flush=True)
+      _print_forecast(config, workdir, **part)
       failures = suite.run(
         config,
         workdir,
         _train_and_evaluate,
         interrupts,
-        index=_INDEX.value,
-        count=_COUNT.value,
+        **part,
         command=_command(sys.argv[1:]),
       )
   if _PUBLISHED.value:

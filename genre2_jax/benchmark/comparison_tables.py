@@ -148,7 +148,8 @@ def _means(comparison: Comparison) -> Table:
     (f'CRPS ({unit.name})', distributions['crps'], -1, 3),
     ('coverage 90%', distributions['coverage90'], 0, 3),
     (f'width 90% ({unit.name})', distributions['width90'], 0, 3),
-    ('seconds', _seconds(comparison), 0, 0),
+    ('seconds', _spent(comparison, comparison.benchmark.seconds), 0, 0),
+    ('peak memory (GiB)', _peaks(comparison), 0, 2),
   ]
   # What no method has is no column.
   columns = [column for column in columns if column[1].notna().any()]
@@ -171,15 +172,22 @@ def _means(comparison: Comparison) -> Table:
     'coverage and width of the central 90% interval are of all samples; the '
     'CRPS of a point is its absolute error. '
     'Seconds: wall time of a task, all seeds together, compilation included, '
-    'without the base that a method shares.',
+    'without the base that a method shares. Peak memory: the most that the '
+    'process of a run had resident while it ran, Python, the libraries and '
+    'what earlier runs have left in it included.',
     ('method', 'estimator', *(title for title, *_ in columns)),
     rows,
     frozenset(best),
   )
 
 
-def _seconds(comparison: Comparison) -> pd.Series:
-  spent = comparison.benchmark.seconds
+def _peaks(comparison: Comparison) -> pd.Series:
+  return _spent(comparison, comparison.benchmark.peaks) / 2**30
+
+
+def _spent(
+  comparison: Comparison, spent: Mapping[tuple[str, str], float]
+) -> pd.Series:
   return pd.Series(
     {
       method: np.mean(

@@ -8,7 +8,7 @@ or have failed are named; the same call later takes them in.
 
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -132,6 +132,12 @@ def notes(compared: Comparison) -> list[str]:
       'Left out of means, ranks and tests, for too few finished tasks: '
       f'{", ".join(map(method_name, compared.left_out))}.'
     )
+  if benchmark.drawn:
+    tasks = ', '.join(
+      f'{task} ({kept:,} of {given:,})'
+      for task, (kept, given) in benchmark.drawn.items()
+    )
+    said.append(f'Training rows were drawn at random: {tasks}.')
   if benchmark.unit == statistics.MIXED:
     said.append(
       'Runs have targets in different units (data.transform): their RMSE, '
@@ -239,8 +245,10 @@ def load(workdir: PathLike) -> Benchmark:
   samples: dict[tuple[str, str], statistics.Samples] = {}
   variances: dict[str, float] = {}
   seconds: dict[tuple[str, str], float] = {}
+  peaks: dict[tuple[str, str], int] = {}
   machines: dict[str, None] = {}
   units: set[targets.Unit] = set()
+  drawn: dict[str, tuple[int, int]] = {}
   for task in tasks:
     for method in methods:
       if (task, method) not in folders:
@@ -271,9 +279,14 @@ def load(workdir: PathLike) -> Benchmark:
       if summary is not None:
         samples[task, method] = summary
       variances[task] = variance
+      if info.get('drawn_from'):
+        drawn[task] = info['num_train'], info['drawn_from']
       units.add(_unit(folder))
       if (folder / SECONDS_FILE).exists():
-        seconds[task, method] = read_seconds(folder)
+        spent = read_spent(folder)
+        seconds[task, method] = spent.seconds
+        if spent.peak_bytes:
+          peaks[task, method] = spent.peak_bytes
       if (folder / 'env.json').exists():
         machines[_machine(read_json(folder / 'env.json'))] = None
   results = pd.concat(frames, ignore_index=True)
@@ -288,9 +301,11 @@ def load(workdir: PathLike) -> Benchmark:
     samples=samples,
     variances=variances,
     seconds=seconds,
+    peaks=peaks,
     failures=_read_failures(workdir, folders),
     published=_read_published(workdir / PUBLISHED_FILE),
     unit=units.pop() if len(units) == 1 else statistics.MIXED,
+    drawn=drawn,
   )
 
 
@@ -327,19 +342,32 @@ def import_published(path: PathLike, workdir: PathLike) -> None:
   )
 
 
-def read_seconds(folder: pathlib.Path) -> float:
-  """Wall seconds that a run has taken so far; 0 where nothing says.
+class Spent(NamedTuple):
+  """What a run has taken so far.
+
+  seconds: of wall time.
+  peak_bytes: the most that its process had resident while it ran, Python, the
+    libraries and what earlier runs have left in it included; 0: unknown.
+  """
+
+  seconds: float
+  peak_bytes: int
+
+
+def read_spent(folder: pathlib.Path) -> Spent:
+  """What a run has taken; zeros where nothing says.
 
   Raises:
     InputError: the file that says is damaged.
   """
   path = folder / SECONDS_FILE
   if not path.exists():
-    return 0.0
-  seconds = read_json(path).get('seconds')
-  if not isinstance(seconds, int | float):
-    raise errors.InputError(f'{path} is damaged (see seconds): delete it')
-  return float(seconds)
+    return Spent(0.0, 0)
+  found = {'peak_bytes': 0} | read_json(path)
+  for name in Spent._fields:
+    if not isinstance(found.get(name), int | float):
+      raise errors.InputError(f'{path} is damaged (see {name}): delete it')
+  return Spent(float(found['seconds']), int(found['peak_bytes']))
 
 
 def _together(benchmark, info):

@@ -9,32 +9,77 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from genre2_jax.experiment import recipes
+from genre2_jax.experiment import official, recipes
 
 # A recipe for tables, and what this method changes of it.
 Method = tuple[str, tuple[tuple[str, Any], ...]]
 
-TASKS = (  # training rows
-  'chscase_foot',  # 336
-  'housing_price_prediction',  # 348
-  'qsar_fish_toxicity',  # 580
-  'concrete_compressive_strength',  # 659
-  'treasury',  # 671
-  'Moneyball',  # 788
-  'airfoil_self_noise',  # 961
-  'Wine_Quality_red',  # 1023
-  'us_crime',  # 1276
-  'CPMP-2015-regression',  # 1348
-  'NHANES_age_prediction',  # 1457
-  'analcatdata_supreme',  # 2592
-  'SAT11-HAND-runtime-regression',  # 2841
-  'wine+quality',  # 4157
-  'wind',  # 4207
-  'Bias_correction_r_2',  # 4944
-  'bank8FM',  # 5242
-  'cpu_act',  # 5242
-  'puma32H',  # 5242
-  'combined_cycle_power_plant',  # 6123
+# Tasks of a folder of TALENT tasks -> their training rows, at equal rows by
+# name.
+ROWS: Mapping[str, int] = {
+  'chscase_foot': 336,
+  'housing_price_prediction': 348,
+  'sensory': 368,
+  'qsar_fish_toxicity': 580,
+  'concrete_compressive_strength': 659,
+  'treasury': 671,
+  'MIP-2016-regression': 697,
+  'Moneyball': 788,
+  'airfoil_self_noise': 961,
+  'Wine_Quality_red': 1_023,
+  'communities_and_crime': 1_276,
+  'us_crime': 1_276,
+  'CPMP-2015-regression': 1_348,
+  'NHANES_age_prediction': 1_457,
+  'analcatdata_supreme': 2_592,
+  'Abalone_reg': 2_672,
+  'SAT11-HAND-runtime-regression': 2_841,
+  'wine+quality': 4_157,
+  'wind': 4_207,
+  'Bias_correction_r': 4_944,
+  'Bias_correction_r_2': 4_944,
+  'bank8FM': 5_242,
+  'cpu_act': 5_242,
+  'cpu_small': 5_242,
+  'puma32H': 5_242,
+  'combined_cycle_power_plant': 6_123,
+  'Brazilian_houses_reproduced': 6_842,
+  'Kaggle_bike_sharing_demand_challange': 6_966,
+  'Ailerons': 8_800,
+  'pol_reg': 9_600,
+  'BNG(echoMonths)': 11_196,
+  'avocado_sales': 11_679,
+  'houses': 13_209,
+  'house_sales_reduced': 13_832,
+  'house_16H_reg': 14_581,
+  'house_8L': 14_581,
+  'CPS1988': 18_019,
+  'BNG(lowbwt)': 19_906,
+  'gas_turbine_CO_and_NOx_emission': 23_508,
+  '2dplanes': 26_091,
+  'fried': 26_091,
+  'mv': 26_091,
+  'Physicochemical_r': 29_267,
+  'Diamonds': 34_521,
+}
+_SMALL = [task for task, rows in ROWS.items() if rows <= 6_500]
+# Of those, twenty evenly spread.
+TASKS = tuple(_SMALL[round(i * (len(_SMALL) - 1) / 19)] for i in range(20))
+OTHERS = tuple(task for task in ROWS if task not in TASKS)
+_SETS = {'all': tuple(ROWS), 'others': OTHERS}
+# Of all tasks: what claims are made of, and what they are measured against.
+FIELD = (
+  'best',
+  'boosted',
+  'catboost',
+  'xgboost',
+  'catboost_residuals',
+  'xgboost_residuals',
+  'random_forest_residuals',
+  'catboost_uncertainty',
+  'catboost_quantiles',
+  'ngboost',
+  'quantile_forest',
 )
 METHODS = (
   'ce',
@@ -49,31 +94,57 @@ METHODS = (
   'exact',
   'genre2',
   'crps_piecewise',
-  'best',
   'pointwise',
   'riemann',
-  'catboost',
-  'xgboost',
   'random_forest',
   'histogram_trees',
-  'catboost_residuals',
-  'catboost_quantiles',
-  'quantile_forest',
+  *FIELD,
 )
+# What the paper compares, by its own code: its base, its token-level rivals,
+# its policy gradients and the dense expert.
+PUBLISHED_METHODS = ('ce', 'ntl_was', 'dist2', 'remax', 'grpo', 'genre2')
 FIELDS = (('report', False),)
+MAX_TRAIN_ROWS = 20_000
 
 
 def talent_twenty() -> ConfigDict:
   """Twenty TALENT tasks, every method: what all runs have in common."""
+  return _benchmark(TASKS, METHODS, FIELDS)
+
+
+def talent_all(name: str = 'all') -> ConfigDict:
+  """All 44 TALENT tasks, or the 24 `others` than the twenty.
+
+  More than 20,000 training rows are cut to so many.
+
+  Raises:
+    InputError: no such set of tasks, with the nearest names.
+  """
+  tasks = recipes.find(name, _SETS, 'sets of tasks')
+  cut = ('data.max_train_rows', MAX_TRAIN_ROWS)
+  return _benchmark(tasks, FIELD, (*FIELDS, cut))
+
+
+def talent_hundred() -> ConfigDict:
+  """GenRe²'s hundred tasks of TALENT, fewest rows first, its own protocol."""
+  fields = (*FIELDS, ('hyperparameters', 'official'))
+  return _benchmark(tuple(official.tasks()), PUBLISHED_METHODS, fields)
+
+
+def _benchmark(
+  tasks: tuple[str, ...],
+  methods: tuple[str, ...],
+  fields: tuple[tuple[str, Any], ...],
+) -> ConfigDict:
   config = ConfigDict()
   config.root = ''  # folder of TALENT tasks
-  config.tasks = TASKS
-  config.methods = METHODS
+  config.tasks = tasks
+  config.methods = methods
   config.seed = 0  # seed, seed + 1, ... go through one program
   config.num_seeds = 1
-  config.fields = FIELDS  # (field, value) for every recipe
+  config.fields = fields  # (field, value) for every recipe
   # Method -> recipe for tables, and (field, value) for it alone.
-  config.recipes = ConfigDict({method: (method, ()) for method in METHODS})
+  config.recipes = ConfigDict({method: (method, ()) for method in methods})
   config.lock()
   return config
 
@@ -84,6 +155,10 @@ def _remax(fields: Mapping[str, Any] | None = None) -> Method:
 
 def _remax_with(*terms: recipes.Term) -> Method:
   return _remax({'finetune.objective': terms})
+
+
+def _best(fields: Mapping[str, Any] | None = None) -> Method:
+  return 'best', tuple((fields or {}).items())
 
 
 # Ablation -> its methods.
@@ -131,17 +206,35 @@ ABLATIONS: Mapping[str, Mapping[str, Method]] = {
     for percent in (1, 10)
   }
   | {'no_kl': _remax()},
+  # What `best` has beyond a trie's logits from an MLP, one taken out at a time.
+  'levers': {
+    'best': _best(),
+    'even_grid': _best({'tokenizer.name': 'normalized'}),
+    'no_feature_scale': _best({'model.feature_scale': False}),
+    'no_ranks_and_gaps': _best(
+      {
+        'model.rank_features': False,
+        'model.missing_features': False,
+        'model.least_category_rows': 0,
+      }
+    ),
+    'no_neighbours': _best({'model.neighbours': 0}),
+    'no_marginal': _best({'model.marginal': False}),
+    'one_seed': _best({'num_seeds': 1}),
+  },
 }
+# Whose variants all start from random weights.
+_FROM_SCRATCH = ('tokenizer', 'levers')
 
 
 def ablation(name: str = 'reward') -> ConfigDict:
-  """Variants of one recipe on the twenty tasks, from the weights of `ce`.
+  """Variants of one recipe on the twenty tasks, most from the weights of `ce`.
 
   Raises:
     InputError: no such ablation, with the nearest names.
   """
   methods = dict(recipes.find(name, ABLATIONS, 'ablations'))
-  if name != 'tokenizer':  # Its variants differ in their base.
+  if name not in _FROM_SCRATCH:
     methods = {'ce': ('ce', ())} | methods
   config = talent_twenty()
   with config.unlocked():
@@ -152,5 +245,7 @@ def ablation(name: str = 'reward') -> ConfigDict:
 
 PROTOCOLS: Mapping[str, Callable[..., ConfigDict]] = {
   'talent_twenty': talent_twenty,
+  'talent_all': talent_all,
+  'talent_hundred': talent_hundred,
   'ablations': ablation,
 }

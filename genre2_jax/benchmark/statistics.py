@@ -22,6 +22,7 @@ RESULT_COLUMNS = ('task', 'method', 'seed', 'estimator', 'metric', 'value')
 HEADLINE_ESTIMATORS = ('exact_mean', 'mean')  # the first that is there
 DISTRIBUTION_ESTIMATOR = 'sample'  # carries crps, coverage90, width90
 REFERENCES = ('ce', 'catboost')  # what the others are tested against
+VARIED = 'best'  # where neither is there: what an ablation takes parts from
 BASE = 'ce'  # what fine-tuning starts from
 LEVELS = np.linspace(0.05, 0.95, 19)  # of nominal coverage
 SIGNIFICANCE = 0.05
@@ -92,9 +93,13 @@ class Benchmark:
     samples: of the runs that draw any.
     variances: of the test target, original unit squared (ddof 0).
     seconds: wall seconds of a run, all seeds together, compilation included.
+    peaks: bytes that its process had resident at most (`page.Spent`), of the
+      runs that say.
     failures: (task, method, reason).
     published: frame of task, method, rmse_unit.
     unit: what errors in z are measured in; `MIXED` where runs differ.
+    drawn: task -> (train rows, those that they were drawn from), where some
+      were left out (`data.max_train_rows`).
   """
 
   tasks: Sequence[str]
@@ -109,6 +114,8 @@ class Benchmark:
   failures: Sequence[tuple[str, str, str]]
   published: pd.DataFrame
   unit: Unit = UNITS['standard']
+  peaks: Mapping[tuple[str, str], int] = dataclasses.field(default_factory=dict)
+  drawn: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -342,6 +349,7 @@ def compare(benchmark: Benchmark) -> Comparison:
   )
   compared = list(ranks['r2'].sort_values(kind='stable').index)
   p = friedman_p(common['r2'])
+  references = REFERENCES if set(REFERENCES) & set(compared) else (VARIED,)
   drawn = {
     method: [
       benchmark.samples[task, method]
@@ -383,7 +391,7 @@ def compare(benchmark: Benchmark) -> Comparison:
     ),
     tests={
       reference: paired_tests(common['r2'][compared], reference)
-      for reference in REFERENCES
+      for reference in references
       if reference in compared and len(compared) > 1
     },
   )

@@ -22,6 +22,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from genre2_jax.baselines import catalog
 from genre2_jax.benchmark import page
 from genre2_jax.benchmark.page import (
   BENCHMARK_FILE,
@@ -29,15 +30,22 @@ from genre2_jax.benchmark.page import (
   SECONDS_FILE,
 )
 from genre2_jax.benchmark.statistics import BASE
+from genre2_jax.devices import resident
 from genre2_jax.devices.interrupts import leaving_with
-from genre2_jax.errors import InputError, InterruptedRunError, suggestion
+from genre2_jax.errors import (
+  InputError,
+  InterruptedRunError,
+  listed,
+  suggestion,
+)
 from genre2_jax.experiment import defaults, recipes
 from genre2_jax.files import atomic, locks
 from genre2_jax.files.atomic import PathLike
 
 # Two methods share a base if these sections of their configs are the same.
 _BASE_SECTIONS = (
-  'pretrain', 'model', 'tokenizer', 'data', 'seed', 'num_seeds',
+  'pretrain', 'model', 'tokenizer', 'data', 'optimizer', 'seed', 'num_seeds',
+  'size', 'batch_size', 'hyperparameters',
 )  # fmt: skip
 
 
@@ -68,8 +76,9 @@ def select(
     seeds: consecutive numbers, as in '0,1'; '' for those of the config.
 
   Raises:
-    InputError: a config of a single run, a name that the config lacks, or
-      seeds that are not consecutive.
+    InputError: a config of a single run, a name that the config lacks, seeds
+      that are not consecutive, or a method that was asked for by name and needs
+      a package that is not here; of 'all', `run` leaves such methods out.
   """
   if 'methods' not in config:
     raise InputError(
@@ -78,6 +87,9 @@ def select(
   config = config.copy_and_resolve_references()
   with config.unlocked():
     chosen = _chosen('method', methods, config.methods)
+    if methods != 'all':
+      for method, how in _lacking(config, chosen).items():
+        raise InputError(f'method {method}: {how}')
     config.methods = tuple(sorted(chosen, key=lambda m: m != BASE))
     config.tasks = _chosen('task', tasks, config.tasks)
     if seeds:
@@ -94,6 +106,26 @@ def select(
         )
       config.seed, config.num_seeds = first, len(numbers)
   return config
+
+
+def present(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
+  """The config with the tasks that its root has, and the names of the others.
+
+  Raises:
+    InputError: the root is no folder, or has none of them.
+  """
+  root = _root(config)
+  there = [task for task in config.tasks if (root / task).is_dir()]
+  if not there:
+    raise InputError(
+      f'{root} has none of the tasks {listed(config.tasks)}: give the folder '
+      'that holds them'
+    )
+  missing = [task for task in config.tasks if task not in there]
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    config.tasks = tuple(there)
+  return config, missing
 
 
 def configure(
@@ -146,11 +178,13 @@ def run(
   workdir = pathlib.Path(workdir)
   if not 0 <= index < count:
     raise InputError(f'--index={index} must be 0 to {count - 1}: see --count')
-  if not config.root or not pathlib.Path(config.root).is_dir():
-    raise InputError(
-      f'config.root={config.root!r} is no folder of TALENT tasks: give one, '
-      'as in --config.root=TALENT'
-    )
+  _root(config)
+  lacking = _lacking(config, config.methods)
+  if lacking:
+    for method, how in lacking.items():
+      print(f'Left out, {method}: {how}', flush=True)
+    config = config.copy_and_resolve_references()
+    config.methods = tuple(m for m in config.methods if m not in lacking)
   for method in config.methods:  # A misspelt field shows before hours of work.
     configure(config, config.tasks[0], method, workdir)
   _write_benchmark(workdir, config, command)
@@ -170,7 +204,7 @@ def run(
         config, task, method, workdir, train_and_evaluate, interrupts
       )
       if failure is None:
-        said = _duration(page.read_seconds(folder))
+        said = _duration(page.read_spent(folder).seconds)
       else:
         failures.append(failure)
         atomic.write_json(note, dataclasses.asdict(failure))
@@ -197,23 +231,38 @@ def collect(workdir: PathLike) -> pathlib.Path:
     return page.write(workdir)
 
 
+def _root(config):
+  """The folder of the tasks."""
+  root = pathlib.Path(config.root)
+  if not config.root or not root.is_dir():
+    raise InputError(
+      f'config.root={config.root!r} is no folder of TALENT tasks: give one, '
+      'as in --config.root=TALENT'
+    )
+  return root
+
+
 def _run_one(config, task, method, workdir, train_and_evaluate, interrupts):
   """Runs one (task, method) to its end: None, or why it failed."""
   folder = workdir / task / method
   run_config = configure(config, task, method, workdir)
-  spent, began = page.read_seconds(folder), time.monotonic()
+  before, began = page.read_spent(folder), time.monotonic()
+  resident.forget_peak()
 
-  def note_seconds():
+  def note_spent():
     # What an interrupted run took counts as well.
     if folder.exists():
-      seconds = spent + time.monotonic() - began
-      atomic.write_json(folder / SECONDS_FILE, {'seconds': seconds})
+      spent = page.Spent(
+        seconds=before.seconds + time.monotonic() - began,
+        peak_bytes=max(before.peak_bytes, resident.peak()),
+      )
+      atomic.write_json(folder / SECONDS_FILE, spent._asdict())
 
   try:
     base = run_config.init_from
     if base and not pathlib.Path(base, 'run.json').exists():
       raise InputError(f'the run in {base}, its base, has not finished')
-    with leaving_with(interrupts, note_seconds):
+    with leaving_with(interrupts, note_spent):
       train_and_evaluate(run_config, str(folder), interrupts)
   except InterruptedRunError:
     raise
@@ -227,7 +276,7 @@ def _run_one(config, task, method, workdir, train_and_evaluate, interrupts):
       traceback=traceback.format_exc().splitlines(),
     )
   finally:
-    note_seconds()
+    note_spent()
   return None
 
 
@@ -251,7 +300,7 @@ def _recipe(config, task, method):
     'seed': config.seed,
     # Seeds that a recipe takes together are one member of a benchmark of one
     # seed; of several seeds each is by itself.
-    'num_seeds': run_config.num_seeds
+    'num_seeds': dict(overrides).get('num_seeds', run_config.num_seeds)
     if config.num_seeds == 1
     else config.num_seeds,
   }
@@ -263,6 +312,17 @@ def _recipe(config, task, method):
       f'method {method}: a field does not fit the recipe {name} ({reason})'
     ) from error
   return run_config
+
+
+def _lacking(config, methods):
+  """Methods that cannot run here -> how to install what they need."""
+  found = {}
+  for method in methods:
+    run_config = _recipe(config, config.tasks[0], method)
+    name = run_config.baseline.name or run_config.model.prior
+    if name and (how := catalog.missing(name, run_config.baseline.trials)):
+      found[method] = how
+  return found
 
 
 def _fine_tunes(run_config):
@@ -364,7 +424,7 @@ def _time_left(workdir, todo):
   ]
   spent: dict[str, list[float]] = {}
   for path in workdir.glob('*/*/run.json'):
-    seconds = page.read_seconds(path.parent)
+    seconds = page.read_spent(path.parent).seconds
     spent.setdefault(path.parent.name, []).append(seconds)
   if not todo or not spent:
     return ''

@@ -32,6 +32,8 @@ _TYPES = (
   ((bool, np.bool_), 'booleans'),
   ((int, float, decimal.Decimal, np.number), 'numbers'),
 )
+# Kind of a column of free text, and of the numbers that are made of one.
+TEXT = 'text'
 _PART_NAMES = frozenset(part for parts in PARTS.values() for part in parts)
 _SIGNIFICANT = re.compile('[1-9]')
 # Whole numbers up to here are all float64.
@@ -77,6 +79,42 @@ def parse_kinds(text: str | Mapping[str, str] | None) -> dict[str, str]:
   return kinds
 
 
+def parse_names(field: str, text: str | Sequence[str]) -> tuple[str, ...]:
+  """Names of 'a,b', or of a list, also as text: "['a, b', 'c']".
+
+  Raises InputError.
+  """
+  if isinstance(text, str) and text.strip().startswith(('[', '(')):
+    try:
+      text = ast.literal_eval(text.strip())
+    except (SyntaxError, ValueError) as error:
+      raise InputError(
+        f'{field}={text!r}: write "a,b", or a list, ["a", "b"]'
+      ) from error
+  if isinstance(text, str):
+    text = [name.strip() for name in text.split(',') if name.strip()]
+  names = tuple(text)
+  if not all(isinstance(name, str) for name in names):
+    raise InputError(f'{field}={names!r}: give names of columns')
+  return tuple(dict.fromkeys(names))
+
+
+def with_texts(
+  kinds: Mapping[str, str], text_columns: Sequence[str]
+) -> dict[str, str]:
+  """Kinds of columns, those of free text among them.
+
+  Raises InputError for a column that is given another kind, too.
+  """
+  twice = [name for name in text_columns if name in kinds]
+  if twice:
+    raise InputError(
+      f'{twice[0]!r} is in data.text_columns and has the kind '
+      f'{kinds[twice[0]]!r} in data.kinds: leave it out of either'
+    )
+  return {**kinds, **dict.fromkeys(text_columns, TEXT)}
+
+
 _HOW_KINDS = (
   'write "size=number,zip=category", or a dict, '
   "{'size': 'number', 'zip': 'category'}"
@@ -107,10 +145,11 @@ def check_kinds(
   where: str, kinds: Mapping[str, str], names: Sequence[str]
 ) -> None:
   """Raises InputError for a kind of a column that there is not."""
-  for name in kinds:
+  for name, kind in kinds.items():
     if name not in names:
+      field = 'data.text_columns' if kind == TEXT else 'data.kinds'
       raise InputError(
-        f'{where}: data.kinds names {name!r}, which is no column; '
+        f'{where}: {field} names {name!r}, which is no column; '
         f'{suggestion(name, list(names))}'
       )
 
@@ -138,7 +177,7 @@ def plan(
   columns, said = [], []
   for name in frame:
     kind = kinds.get(name, '')
-    if kind == 'ignore':
+    if kind in ('ignore', TEXT):
       columns.append(Column(name, False, kind))
       continue
     seen = Cells(frame[name])
@@ -404,7 +443,37 @@ def numeric_columns(columns: Sequence[Column]) -> list[Column]:
 
 def category_columns(columns: Sequence[Column]) -> list[Column]:
   """The columns of categories."""
-  return [c for c in columns if not c.is_numeric and c.kind != 'ignore']
+  return [
+    c for c in columns if not c.is_numeric and c.kind not in ('ignore', TEXT)
+  ]
+
+
+def text_names(columns: Sequence[Column]) -> list[str]:
+  """Names of the columns of free text."""
+  return [column.name for column in columns if column.kind == TEXT]
+
+
+def texts(frame: pd.DataFrame, columns: Sequence[Column]) -> list[np.ndarray]:
+  """[the text, [n, T] object of str] of a frame; [] without columns of text.
+
+  None where a cell is missing or blank.
+  """
+  names = text_names(columns)
+  if not names:
+    return []
+  found = np.empty((len(frame), len(names)), object)
+  for place, name in enumerate(names):
+    text = [
+      None if cell is None else cells.text_of(cell)
+      for cell in cells.plain(frame[name])
+    ]
+    found[:, place] = [cell if cell and cell.strip() else None for cell in text]
+  return [found]
+
+
+def text_of_part(name: str) -> str:
+  """'review.3' -> 'review': whose number it is."""
+  return name.rpartition('.')[0]
 
 
 def of_features(
@@ -418,11 +487,14 @@ def of_features(
   """
   names = (*numeric_names, *category_names)
   kinds = kinds or ('',) * len(names)
-  return [
-    Column(name, place < len(numeric_names), kind)
+  found = [
+    Column(text_of_part(name), False, kind)
+    if kind == TEXT
+    else Column(name, place < len(numeric_names), kind)
     for place, (name, kind) in enumerate(zip(names, kinds, strict=True))
     if kind not in _PART_NAMES
   ]
+  return list(dict.fromkeys(found))
 
 
 def arrays(
@@ -451,7 +523,7 @@ def arrays(
   labels: dict[str, np.ndarray] = {}
   said = []
   for column in columns:
-    if column.kind == 'ignore':
+    if column.kind in ('ignore', TEXT):
       continue
     seen = Cells(frame[column.name])
     if not column.is_numeric:

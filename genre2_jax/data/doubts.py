@@ -60,6 +60,10 @@ _NOTATION = re.compile(
   r'|\(?[+-]?[\d.]+([+-][\d.]+)?j\)?',
   re.IGNORECASE,
 )
+_WORD = re.compile(r'[^\W\d_]{2,}')
+# Of free text: words of most cells, and cells that differ.
+_LEAST_WORDS = 4
+_LEAST_TEXTS = 20
 _WORDS = {' ': 'space', "'": 'apostrophe'}
 
 
@@ -369,6 +373,25 @@ def _notations(
   )
 
 
+def _free_text(
+  name: str, text: Sequence[str], rows: np.ndarray, n: int, formats: Formats
+) -> str:
+  """Sentences: most cells differ, and have several words of letters."""
+  distinct = len(set(text))
+  if distinct < _LEAST_TEXTS or 2 * distinct <= len(text):
+    return ''
+  num = sum(len(_WORD.findall(cell)) >= _LEAST_WORDS for cell in text)
+  if 2 * num <= len(text):
+    return ''
+  shown = repr(name) if re.search(r'\W', name) else name
+  return (
+    f'{distinct} of {len(text)} cells are different texts such as '
+    f'{shortened(text[0])!r}: read as categories, a label each; set '
+    f'data.text_columns={shown} and data.text_encoder to the folder of a '
+    f'sentence encoder to read them, or {setting(name, "ignore")}'
+  )
+
+
 def _digits(
   name: str, text: Sequence[str], rows: np.ndarray, n: int, formats: Formats
 ) -> str:
@@ -387,4 +410,5 @@ def _digits(
 # formats) -> what is to be said, or ''. The first that says something is heard.
 _KINDS_OF_DOUBT = (
   _plain_numbers, _units, _written_numbers, _dates, _times, _notations, _digits,
+  _free_text,
 )  # fmt: skip

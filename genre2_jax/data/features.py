@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from genre2_jax.data import cells
+from genre2_jax.data.columns import TEXT
 from genre2_jax.data.tables import Rows
 from genre2_jax.data.wording import counted, say
 from genre2_jax.errors import InputError, shortened
@@ -94,6 +95,7 @@ class Features:
     means, stds, quantiles, ranks, missing = [], [], [], [], []
     for place, column in enumerate(rows.numeric.T):
       finite = np.isfinite(column)
+      is_text = bool(kinds) and kinds[place] == TEXT
       mean = _moments(column[finite])[0] if finite.any() else 0.0
       filled = np.where(finite, column, mean)
       std = _moments(filled)[1]
@@ -105,7 +107,9 @@ class Features:
         levels = np.linspace(0, 1, max(2, min(_NUM_RANKS, len(z))))
         ranks.append(tuple(np.quantile(z, levels).tolist()))
       if with_missing and 0 < finite.sum() < len(finite):
-        missing.append(place)
+        # The numbers of a text are missing together.
+        if not is_text or numeric_names[place].endswith('.1'):
+          missing.append(place)
     categories, most_frequent, frequency = [], [], []
     for column in rows.categories.T:
       present = [label for label in column if label is not None]

@@ -74,8 +74,10 @@ class HowRead(NamedTuple):
 def how_read(fields: Mapping[str, Any]) -> HowRead:
   """Of the fields of a config."""
   data = fields['data']
+  names = columns.parse_names('data.text_columns', data['text_columns'])
   return HowRead(
-    Reading.parse(data['reading']), columns.parse_kinds(data['kinds'])
+    Reading.parse(data['reading']),
+    columns.with_texts(columns.parse_kinds(data['kinds']), names),
   )
 
 
@@ -106,7 +108,13 @@ def rows(
 ) -> tables.Rows:
   """Rows to predict."""
   numeric, categories = arrays(frame, planned, where, reading, are_new=True)
-  return tables.Rows(numeric=numeric, categories=categories, target=None)
+  text = columns.texts(frame, planned)
+  return tables.Rows(
+    numeric=numeric,
+    categories=categories,
+    target=None,
+    text=text[0] if text else None,
+  )
 
 
 def table(
@@ -124,7 +132,11 @@ def table(
   splits = {}
   for split, (frame, y) in parts.items():
     are_new = val_is_new and split == 'val'
-    splits[split] = (*arrays(frame, planned, split, reading, are_new), y)
+    splits[split] = (
+      *arrays(frame, planned, split, reading, are_new),
+      y,
+      *columns.texts(frame, planned),
+    )
   numeric = columns.numeric_columns(planned)
   categories = columns.category_columns(planned)
   made = tables.build(
@@ -134,6 +146,7 @@ def table(
     category_names=[column.name for column in categories],
     target_name=target_name,
     kinds=[column.kind for column in (*numeric, *categories)],
+    text_names=columns.text_names(planned),
   )
   return dataclasses.replace(made, test=made.val.part(slice(0)))
 

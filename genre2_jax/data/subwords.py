@@ -29,6 +29,8 @@ _INSTALL = "pip install 'transformers>=5.0'"
 # Widths are multiples of this: rows a few tokens longer compile nothing new.
 _MULTIPLE = 8
 _BATCH = 4096  # texts that are tokenised at once
+# Of a subword, on average: what is beyond them is not even looked at.
+_MOST_CHARACTERS = 100
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,7 @@ class TextFeatures:
     max_length: subwords of a prompt at most, with the one that begins it.
     truncate: what longer ones lose: 'start', 'end', or '': they are refused.
     widths: ascending; rows are padded to the least that holds them.
+    embedded: subwords that the language model embeds; 0: all.
     cache: folder of tokenised texts; '' for the user's cache, 'none' for none.
   """
 
@@ -51,6 +54,7 @@ class TextFeatures:
   max_length: int
   truncate: str = ''
   widths: tuple[int, ...] = ()
+  embedded: int = 0
   cache: str = dataclasses.field(default='', compare=False)
 
   @classmethod
@@ -62,6 +66,7 @@ class TextFeatures:
     max_length: int,
     truncate: str = '',
     num_buckets: int = 1,
+    embedded: int = 0,
     cache: str = '',
   ) -> Self:
     """Features of a set's prompts; widths hold those of all its splits.
@@ -72,6 +77,7 @@ class TextFeatures:
       max_length: of prompts.
       truncate: what longer ones lose.
       num_buckets: widths at most, each for as many training rows.
+      embedded: subwords that the language model embeds; 0: all.
       cache: folder of tokenised texts.
 
     Raises:
@@ -83,6 +89,7 @@ class TextFeatures:
       fingerprint=fingerprint(tokenizer),
       max_length=max_length,
       truncate=truncate,
+      embedded=embedded,
       cache=cache,
     )
     lengths = {
@@ -146,8 +153,21 @@ class TextFeatures:
     """
     path = self._cache_path(texts)
     cached = path and _read_cache(path, len(texts))
-    if cached:
-      return cached
+    ids, starts = cached or self._encoded(texts, path)
+    if self.embedded and ids.max(initial=0) >= self.embedded:
+      first = int(np.argmax(ids >= self.embedded))
+      row = np.arange(len(texts)) == np.searchsorted(starts, first, 'right') - 1
+      subword = load_tokenizer(self.tokenizer).convert_ids_to_tokens(
+        int(ids[first])
+      )
+      raise InputError(
+        f'{self.tokenizer}: the text in {tables.located(row)}, has '
+        f'{subword!r}, which the language model does not embed; remove it'
+      )
+    return ids, starts
+
+  def _encoded(self, texts, path):
+    """What `encode` returns, made and kept at `path` unless that is None."""
     tokenizer = load_tokenizer(self.tokenizer)
     first = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     rows = []
@@ -185,8 +205,9 @@ class TextFeatures:
     """
     kinds = {
       'prompt': str, 'tokenizer': str, 'fingerprint': str, 'max_length': int,
-      'truncate': str, 'widths': list,
+      'truncate': str, 'widths': list, 'embedded': int,
     }  # fmt: skip
+    data = {'embedded': 0, **data}  # Older runs had none.
     if set(data) != set(kinds) or any(
       type(data[key]) is not kind for key, kind in kinds.items()
     ):
@@ -272,20 +293,88 @@ def load_tokenizer(name: str) -> Any:
 
 @functools.lru_cache(maxsize=4)
 def fingerprint(name: str) -> str:
-  """Hash of what a tokenizer does: vocabulary, rules and BOS."""
+  """Hash of what a tokenizer does: vocabulary, rules and BOS.
+
+  Padding and truncation are left out: a fast tokenizer keeps those of the last
+  call, and we ask for neither.
+  """
   tokenizer = load_tokenizer(name)
   backend = getattr(tokenizer, 'backend_tokenizer', None)
   if backend is not None:
-    said = backend.to_str()
+    same = type(backend).from_str(backend.to_str())
+    same.no_padding()
+    same.no_truncation()
+    said = same.to_str()
   else:
     said = repr(sorted(tokenizer.get_vocab().items()))
   said += repr((type(tokenizer).__name__, tokenizer.bos_token_id))
   return hashlib.sha256(said.encode()).hexdigest()[:40]
 
 
+def sentence_ids(
+  name: str, texts: Sequence[str], max_length: int
+) -> tuple[list[np.ndarray], int]:
+  """Subword ids of texts with the marks that the tokenizer puts around one.
+
+  Such as [CLS] and [SEP]. A longer text loses its end, not its marks.
+
+  Args:
+    name: of the tokenizer.
+    texts: n texts.
+    max_length: subwords at most, with the marks.
+
+  Returns:
+    (int32 [length] of each, how many were cut).
+  """
+  tokenizer = load_tokenizer(name)
+  rows: list[np.ndarray] = []
+  num_cut = 0
+  for start in range(0, len(texts), _BATCH):
+    most = _MOST_CHARACTERS * max_length
+    part = [text[:most] for text in texts[start : start + _BATCH]]
+    found = _with_marks(tokenizer, part)
+    long = [i for i, ids in enumerate(found) if len(ids) > max_length]
+    if long:
+      cut = _with_marks(
+        tokenizer, [part[i] for i in long], truncation=True,
+        max_length=max_length,
+      )  # fmt: skip
+      for i, ids in zip(long, cut, strict=True):
+        found[i] = ids
+    num_cut += len(long)
+    rows += [np.array(ids, np.int32) for ids in found]
+  return rows, num_cut
+
+
+def _with_marks(tokenizer, texts, **options):
+  encoded = tokenizer(
+    texts,
+    add_special_tokens=True,
+    return_attention_mask=False,
+    verbose=False,
+    **options,
+  )
+  return encoded['input_ids']
+
+
 def vocabulary_size(name: str) -> int:
   """Subwords of a tokenizer, special ones included."""
   return len(load_tokenizer(name))
+
+
+def has_unembedded(name: str, embedded: int) -> bool:
+  """Whether texts are made of subwords that a language model does not embed.
+
+  Marks that no text has do not count, as the place of an image in a Gemma 3:
+  `TextFeatures.encode` refuses a text that has one all the same.
+
+  Args:
+    name: of the tokenizer.
+    embedded: subwords that the model embeds.
+  """
+  tokenizer = load_tokenizer(name)
+  beyond = {i for i in tokenizer.get_vocab().values() if i >= embedded}
+  return not beyond <= set(tokenizer.added_tokens_decoder)
 
 
 def id_of(name: str, subword: str) -> int:

@@ -29,6 +29,7 @@ __all__ = [
   'Rows',
   'Table',
   'build',
+  'cut',
   'describe',
   'extension_of',
   'labels',
@@ -54,11 +55,15 @@ class Rows:
   numeric: [n, F_num] float64, NaN where missing; may hold ±inf.
   categories: [n, F_cat] object: str, None where missing.
   target: [n] float64, finite; None for rows to predict.
+  text: [n, T] object: str, None where missing; None without text columns.
+  num_embedded: numeric columns, the last ones, that were made of the text.
   """
 
   numeric: np.ndarray
   categories: np.ndarray
   target: np.ndarray | None
+  text: np.ndarray | None = None
+  num_embedded: int = 0
 
   def __len__(self) -> int:
     return len(self.numeric)
@@ -71,16 +76,21 @@ class Rows:
 
   def part(self, index: slice | np.ndarray) -> 'Rows':
     """Some of them."""
-    return Rows(
+    return dataclasses.replace(
+      self,
       numeric=self.numeric[index],
       categories=self.categories[index],
       target=None if self.target is None else self.target[index],
+      text=None if self.text is None else self.text[index],
     )
 
   def cells(self) -> Iterator[bytes]:
     """Every cell, to tell data from other data."""
-    yield self.numeric.tobytes() + self.known_target.tobytes()
+    own = self.numeric[:, : self.numeric.shape[1] - self.num_embedded]
+    yield own.tobytes() + self.known_target.tobytes()
     yield repr(self.categories.tolist()).encode()
+    if self.text is not None:
+      yield repr(self.text.tolist()).encode()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,6 +98,8 @@ class Table:
   """A regression task. Loaders make it by `build`, which checks it.
 
   kinds: of the columns, numeric first, as in `cells`; () if they don't matter.
+  text_names: of the columns of text, whose numbers are yet to be made.
+  drawn_from: train rows that there were before `cut`; 0 if all are here.
   """
 
   name: str
@@ -98,6 +110,8 @@ class Table:
   val: Rows
   test: Rows
   kinds: tuple[str, ...] = ()
+  text_names: tuple[str, ...] = ()
+  drawn_from: int = 0
 
 
 def build(
@@ -108,28 +122,33 @@ def build(
   category_names: Sequence[str],
   target_name: str,
   kinds: Sequence[str] = (),
+  text_names: Sequence[str] = (),
 ) -> Table:
   """Checked table from raw arrays: every loader ends here.
 
   splits: for each of `SPLITS` (numeric [n, F_num] or None, categories
-  [n, F_cat] or None, target [n] or [n, 1]), of any plain dtype.
+  [n, F_cat] or None, target [n] or [n, 1]), of any plain dtype; with
+  `text_names` behind them the text [n, T].
   Raises InputError for a table that cannot be trained on.
   """
-  names = (*numeric_names, *category_names)
+  names = (*numeric_names, *category_names, *text_names)
   if not names:
     raise InputError(f'{name}: no feature columns; at least one is needed')
   refuse_duplicates(name, names)
   widths = len(numeric_names), len(category_names)
+  train, val, test = (
+    _rows(f'{name}: {split}', splits[split], widths) for split in SPLITS
+  )
   return Table(
     name=name,
     numeric_names=tuple(numeric_names),
     category_names=tuple(category_names),
     target_name=target_name,
     kinds=tuple(kinds),
-    **{
-      split: _rows(f'{name}: {split}', splits[split], widths)
-      for split in SPLITS
-    },
+    text_names=tuple(text_names),
+    train=train,
+    val=val,
+    test=test,
   )
 
 
@@ -140,6 +159,7 @@ def read_file(
   seed: int = 0,
   kinds: Mapping[str, str] | str | None = None,
   reading: Reading | Mapping | str | None = None,
+  text_columns: Sequence[str] = (),
 ) -> Table:
   """Table from a CSV, TSV, JSONL (all may be gzipped), Parquet or .xlsx file.
 
@@ -154,6 +174,7 @@ def read_file(
     seed: of the split.
     kinds: of columns, as 'size=number,zip=category'; the others are found.
     reading: how the file is written, as 'separator=; decimal=,'.
+    text_columns: names of columns of free text.
 
   Raises InputError.
   """
@@ -167,7 +188,7 @@ def read_file(
     target,
     seed,
     str(path),
-    kinds=kinds,
+    kinds=columns.with_texts(kinds, text_columns),
     formats=reading,
   )
 
@@ -198,6 +219,7 @@ def load_openml(
   *,
   seed: int = 0,
   kinds: Mapping[str, str] | str | None = None,
+  text_columns: Sequence[str] = (),
 ) -> Table:
   """Table from OpenML by name or number; '' takes its default target.
 
@@ -229,8 +251,18 @@ def load_openml(
     )
   name = (bunch.get('details') or {}).get('name', key)
   frame = bunch.data.assign(**{bunch.target.name: bunch.target})
-  kinds = columns.parse_kinds(kinds)
+  kinds = columns.with_texts(columns.parse_kinds(kinds), text_columns)
   return _from_frame(frame, name, bunch.target.name, seed, where, kinds=kinds)
+
+
+def cut(table: Table, max_train_rows: int, seed: int) -> Table:
+  """At most so many train rows, drawn at random, in their order; 0: all."""
+  n = len(table.train)
+  if not 0 < max_train_rows < n:
+    return table
+  order = np.random.RandomState(seed).permutation(n)
+  kept = np.sort(order[:max_train_rows])
+  return dataclasses.replace(table, train=table.train.part(kept), drawn_from=n)
 
 
 def read_rows(
@@ -284,8 +316,8 @@ def read_rows(
   )
   return _rows(
     str(path),
-    (numeric, categories, None),
-    (len(numeric_names), len(category_names)),
+    (numeric, categories, None, *columns.texts(frame, known)),
+    (numeric.shape[1], len(category_names)),
   )
 
 
@@ -295,7 +327,12 @@ def describe(table: Table, *, limit: int = 30) -> str:
   numeric = np.concatenate([rows.numeric for rows in splits])
   categories = np.concatenate([rows.categories for rows in splits])
   lines, codes = [], []
-  for name, values in zip(table.numeric_names, numeric.T, strict=True):
+  kinds = table.kinds or ('',) * len(table.numeric_names)
+  for name, kind, values in zip(  # Numbers of text are told as one.
+    table.numeric_names, kinds, numeric.T, strict=False
+  ):
+    if kind == columns.TEXT:
+      continue
     present = values[~np.isnan(values)]
     lines.append(_column_line(name, 'numeric', values, present))
   for name, values in zip(table.category_names, categories.T, strict=True):
@@ -306,10 +343,24 @@ def describe(table: Table, *, limit: int = 30) -> str:
   counts = ', '.join(
     f'{split} {len(rows)}' for split, rows in zip(SPLITS, splits, strict=True)
   )
+  drawn = ''
+  if table.drawn_from:
+    drawn = f'; train rows drawn at random from {table.drawn_from}'
+  for place, name in enumerate(table.text_names):
+    cells_ = np.concatenate([rows.text[:, place] for rows in splits])
+    present = cells_[~pd.isna(cells_)]
+    lines.append(_column_line(name, 'text', cells_, present))
+  num_embedded = table.train.num_embedded
+  kinds_there = (
+    f'{len(table.numeric_names) - num_embedded} numeric and '
+    f'{len(table.category_names)} category columns'
+  )
+  if table.text_names:
+    count = len(table.text_names)
+    kinds_there += f', {count} of text as {num_embedded} numbers'
   head = [
-    f'{table.name}: target {table.target_name}, {len(table.numeric_names)} '
-    f'numeric and {len(table.category_names)} category columns',
-    f'rows: {counts}',
+    f'{table.name}: target {table.target_name}, {kinds_there}',
+    f'rows: {counts}{drawn}',
     *lines[:limit],
   ]
   if len(lines) > limit:
@@ -390,7 +441,7 @@ def _rows(
   widths: tuple[int, int],
 ) -> Rows:
   """Checked rows of (numeric, categories, target); None where there is none."""
-  numeric, categories, target = arrays
+  numeric, categories, target, *text = arrays
   there = [array for array in arrays if array is not None]
   if any(array.ndim == 0 for array in there):
     raise InputError(f'{where}: an array is a single value; give it rows')
@@ -419,6 +470,7 @@ def _rows(
     numeric=numbers(f'{where}: numeric features', numeric),
     categories=labels(categories),
     target=None if target is None else _target(f'{where}: target', target),
+    text=text[0] if text else None,
   )
 
 
@@ -466,16 +518,23 @@ def _from_frame(
   )
   numeric = columns.numeric_columns(plan)
   categories = columns.category_columns(plan)
+  texts = columns.texts(frame, plan)
   return build(
     name,
     {
-      split: (n_array[index], c_array[index], y[index])
+      split: (
+        n_array[index],
+        c_array[index],
+        y[index],
+        *(t[index] for t in texts),
+      )
       for split, index in split_rows(len(frame), seed, where).items()
     },
     numeric_names=[column.name for column in numeric],
     category_names=[column.name for column in categories],
     target_name=target,
     kinds=[column.kind for column in (*numeric, *categories)],
+    text_names=columns.text_names(plan),
   )
 
 

@@ -44,6 +44,17 @@ def load(root: str | os.PathLike, name: str) -> tables.Table:
   )
 
 
+def sizes(root: str | os.PathLike, name: str) -> tuple[dict[str, int], int]:
+  """(rows of each split, number of features) of a task, data unread.
+
+  Raises InputError.
+  """
+  folder = _folder(path_of(root), name)
+  rows = {s: _shape(folder / f'y_{s}.npy')[0] for s in tables.SPLITS}
+  parts = [folder / f'{part}_train.npy' for part in 'NC']
+  return rows, sum(_shape(path)[-1] for path in parts if path.is_file())
+
+
 def read_array(path: str | os.PathLike) -> np.ndarray:
   """Array of one .npy file; pickled cells are str, int, float, bool or None.
 
@@ -63,6 +74,19 @@ def read_array(path: str | os.PathLike) -> np.ndarray:
   # Whatever a parser stumbles over, the bytes are at fault.
   except Exception as error:
     reason = ' '.join(str(error).split())[:120] or type(error).__name__
+    raise InputError(
+      f'{path}: not a readable .npy file, {reason}; fetch it again'
+    ) from error
+
+
+def _shape(path: pathlib.Path) -> tuple[int, ...]:
+  """That of a .npy file."""
+  try:
+    with path.open('rb') as file:
+      shape, _ = _header(file)
+      return shape
+  except (OSError, ValueError) as error:
+    reason = ' '.join(str(error).split())[:120]
     raise InputError(
       f'{path}: not a readable .npy file, {reason}; fetch it again'
     ) from error

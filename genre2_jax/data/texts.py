@@ -31,10 +31,12 @@ class TextRows:
 
   text: [n] object: str, the prompts.
   target: [n] float64, finite; None for rows to predict.
+  second: [n] object: str, of pairs; None where a text stands alone.
   """
 
   text: np.ndarray
   target: np.ndarray | None
+  second: np.ndarray | None = None
 
   def __len__(self) -> int:
     return len(self.text)
@@ -49,6 +51,8 @@ class TextRows:
     """Every cell, to tell data from other data."""
     yield self.known_target.tobytes()
     yield repr(self.text.tolist()).encode()
+    if self.second is not None:
+      yield repr(self.second.tolist()).encode()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,6 +60,7 @@ class Texts:
   """A regression task on text. Loaders make it by `build`, which checks it.
 
   prompt: the template that made the rows' texts of columns.
+  second: the same of the second texts of pairs, or ''.
   """
 
   name: str
@@ -64,6 +69,12 @@ class Texts:
   train: TextRows
   val: TextRows
   test: TextRows
+  second: str = ''
+
+  @property
+  def prompts(self) -> tuple[str, ...]:
+    """The templates: one, or two of pairs."""
+    return tuple(filter(None, (self.prompt, self.second)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,6 +88,7 @@ class Choice:
   drop_empty: whether rows with an empty text are left out, not refused.
   split_column: of a single file; '' or absent: rows are split at random.
   reading: how files are written, where that is not plain.
+  second: template of a second text, or ''.
   """
 
   prompt: str
@@ -86,6 +98,7 @@ class Choice:
   drop_empty: bool = False
   split_column: str = 'split'
   reading: Reading = dataclasses.field(default_factory=Reading)
+  second: str = ''
 
 
 def read(path: str | os.PathLike, choice: Choice) -> Texts:
@@ -180,9 +193,13 @@ def build(
     if 0 < most < len(frame):
       index = np.sort(draw.permutation(len(frame))[:most])
       frame, y = frame.iloc[index], y[index]
-    rows[split] = TextRows(text=render(frame, choice.prompt), target=y)
+    rows[split] = _rendered(frame, choice.prompt, choice.second, y)
   return Texts(
-    name=name, prompt=choice.prompt, target_name=choice.target, **rows
+    name=name,
+    prompt=choice.prompt,
+    second=choice.second,
+    target_name=choice.target,
+    **rows,
   )
 
 
@@ -193,22 +210,60 @@ def read_rows(
   target_name: str = '',
   reading: Reading | Mapping | str | None = None,
   frame: pd.DataFrame | None = None,
+  second: str = '',
 ) -> TextRows:
   """Rows to predict from a file; the target column is never read.
 
-  `frame` is what `read_frame` gave of it, or None to read it.
+  `frame` is what `read_frame` gave of it, or None to read it. `second` is the
+  template of the second texts of pairs.
 
   Raises InputError.
   """
   if frame is None:
     frame = tables.read_frame(path, Reading.parse(reading))
-  _check_columns(frame, prompt, f'{path}')
-  bad = _is_empty(frame, prompt)
+  for template in filter(None, (prompt, second)):
+    _check_columns(frame, template, f'{path}')
+  bad = _is_empty(frame, prompt + second)
   if bad.any():
     raise InputError(
       f'{path}: empty text in {tables.located(bad)}; fill or remove these rows'
     )
-  return TextRows(text=render(frame, prompt), target=None)
+  return _rendered(frame, prompt, second, None)
+
+
+def _rendered(
+  frame: pd.DataFrame, prompt: str, second: str, target: np.ndarray | None
+) -> TextRows:
+  return TextRows(
+    text=render(frame, prompt),
+    target=target,
+    second=render(frame, second) if second else None,
+  )
+
+
+def as_table(texts: Texts) -> tables.Table:
+  """The same task as a table of text columns, one or two of a pair."""
+  return tables.Table(
+    name=texts.name,
+    numeric_names=(),
+    category_names=(),
+    target_name=texts.target_name,
+    text_names=texts.prompts,
+    train=as_rows(texts.train),
+    val=as_rows(texts.val),
+    test=as_rows(texts.test),
+  )
+
+
+def as_rows(rows: TextRows) -> tables.Rows:
+  """Rows of `as_table`."""
+  parts = [part for part in (rows.text, rows.second) if part is not None]
+  return tables.Rows(
+    numeric=np.empty((len(rows), 0)),
+    categories=np.empty((len(rows), 0), object),
+    target=rows.target,
+    text=np.stack(parts, axis=1),
+  )
 
 
 def fields_of(prompt: str) -> tuple[str, ...]:
@@ -252,6 +307,8 @@ def describe(texts: Texts) -> str:
   )
   target = splits[0].known_target
   first = splits[0].text[0]
+  if splits[0].second is not None:
+    first = f'{first} | {splits[0].second[0]}'
   first = first if len(first) <= 400 else f'{first[:200]} … {first[-200:]}'
   return '\n'.join(
     [
@@ -288,12 +345,14 @@ def _checked(
   """A frame and its targets; empty texts refused, or left out."""
   if choice.target not in frame:
     raise tables.no_column(where, choice.target, list(frame))
-  _check_columns(frame, choice.prompt, where)
-  if choice.target in fields_of(choice.prompt):
-    raise InputError(
-      f'text.prompt shows the target, {{{choice.target}}}: take it out'
-    )
-  bad = _is_empty(frame, choice.prompt)
+  prompts = list(filter(None, (choice.prompt, choice.second)))
+  for prompt in prompts:
+    _check_columns(frame, prompt, where)
+    if choice.target in fields_of(prompt):
+      raise InputError(
+        f'text.prompt shows the target, {{{choice.target}}}: take it out'
+      )
+  bad = _is_empty(frame, ''.join(prompts))
   if bad.any():
     if not choice.drop_empty:
       raise InputError(

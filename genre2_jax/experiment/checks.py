@@ -9,11 +9,13 @@ from ml_collections import ConfigDict
 from genre2_jax.baselines import distributions, priors
 from genre2_jax.baselines.catalog import BASELINES
 from genre2_jax.data import subwords, targets, texts
-from genre2_jax.data.columns import parse_kinds
+from genre2_jax.data.columns import parse_kinds, parse_names
 from genre2_jax.data.reading import Reading
 from genre2_jax.devices import profiling
 from genre2_jax.errors import InputError, near_hint, shortened
 from genre2_jax.experiment.defaults import value_of
+from genre2_jax.experiment.fields import is_table
+from genre2_jax.experiment.packs import check_pack
 from genre2_jax.models import language_model
 from genre2_jax.models.gemma.head import ACTIVATIONS, HEADS
 from genre2_jax.objectives.rewards import REWARDS
@@ -34,11 +36,12 @@ def check_values(config: ConfigDict) -> None:
     'text.buckets', 'device_share',
   )  # fmt: skip
   not_negative = (
-    'seed', 'max_seconds', 'model.encoder_layers', 'model.head_layers',
-    'model.dropout', 'model.least_category_rows', 'model.neighbours',
-    'pretrain.epochs', 'finetune.epochs', 'pretrain.max_steps',
-    'finetune.max_steps', 'pretrain.patience', 'finetune.patience',
-    'optimizer.warmup_steps', 'optimizer.weight_decay',
+    'seed', 'max_seconds', 'data.max_train_rows', 'data.text_components',
+    'model.encoder_layers',
+    'model.head_layers', 'model.dropout', 'model.least_category_rows',
+    'model.neighbours', 'pretrain.epochs', 'finetune.epochs',
+    'pretrain.max_steps', 'finetune.max_steps', 'pretrain.patience',
+    'finetune.patience', 'optimizer.warmup_steps', 'optimizer.weight_decay',
     'optimizer.max_grad_norm', 'checkpoint.every_seconds',
     'steps_per_dispatch', 'baseline.trials', 'eval.rail_numbers',
   )  # fmt: skip
@@ -83,6 +86,7 @@ def check_values(config: ConfigDict) -> None:
     ('optimizer.schedule', optimizers.SCHEDULES),
   ):
     check_choice(field, value_of(config, field), choices)
+  check_pack(config)
   if config.model.prior:
     for field, wanted in (
       ('model.head', 'trie'), ('language_model.name', ''), ('baseline.name', '')
@@ -102,11 +106,33 @@ def check_values(config: ConfigDict) -> None:
   parse_kinds(config.data.kinds)
   Reading.parse(config.data.reading)
 
+  _check_text_columns(config.data)
   _check_text(config)
+
+
+def _check_text_columns(data):
+  names = parse_names('data.text_columns', data.text_columns)
+  if bool(names) != bool(data.text_encoder):
+    has, lacks = 'text_columns', 'text_encoder'
+    if not names:
+      has, lacks = lacks, has
+    raise InputError(
+      f'data.{has}={data[has]!r} without data.{lacks}: free text needs the '
+      'names of its columns, and the folder or name of a sentence encoder'
+    )
+  if names and not (data.path or data.openml or not data.name):
+    raise InputError(
+      'data.text_columns are those of a file (data.path) or of OpenML'
+    )
 
 
 def _check_text(config):
   language, text = config.language_model, config.text
+  if text.second and language.name != 'bert':
+    raise InputError(
+      'text.second is for language_model.name=bert, which reads pairs: write '
+      'both texts into text.prompt'
+    )
   if not language.name:
     if text.prompt or text.path or language.pretrained:
       raise InputError(
@@ -116,12 +142,14 @@ def _check_text(config):
     if not config.stages:
       raise InputError('stages=() evaluates language models only')
     return
-  if config.baseline.name:
+  if config.baseline.name and not is_table(config):
     raise InputError(
       f'baseline.name={config.baseline.name} reads tables, not texts: leave '
       'language_model.name empty'
     )
-  if not (language.tokenizer or language.pretrained):
+  if language.name == 'bert':
+    _check_bert(language)
+  elif not (language.tokenizer or language.pretrained):
     raise InputError(
       'texts need a tokenizer: set language_model.pretrained or '
       'language_model.tokenizer to a folder, or a name on the Hugging Face hub'
@@ -129,8 +157,14 @@ def _check_text(config):
   for field in ('prompt', 'target', 'path'):
     if not text[field] and not (field == 'path' and text.source == 'synthetic'):
       raise InputError(f'text.{field} is empty: the task needs one')
-  texts.fields_of(text.prompt)
+  for prompt in filter(None, (text.prompt, text.second)):
+    texts.fields_of(prompt)
   sizes = text.max_rows
+  if config.data.max_train_rows:
+    raise InputError(
+      f'data.max_train_rows={config.data.max_train_rows} is of tables: set '
+      'text.max_rows'
+    )
   if len(sizes) != 3 or not all(type(n) is int and n >= 0 for n in sizes):
     raise InputError(
       f'text.max_rows={sizes!r}: give three numbers, for train, val and test'
@@ -141,6 +175,25 @@ def _check_text(config):
       f'language_model.{drawn[0]} is for weights that are drawn: leave it 0 '
       'with language_model.pretrained'
     )
+
+
+def _check_bert(language):
+  """Raises InputError of options that a sentence encoder does not have."""
+  if not language.pretrained:
+    raise InputError(
+      'language_model.name=bert needs language_model.pretrained: the folder of '
+      'a sentence encoder, or its name on the Hugging Face hub'
+    )
+  for field, value, only in (
+    ('tokenizer', language.tokenizer, ''),
+    ('head', language.head, ''),
+    ('new_tokens', language.new_tokens, ''),
+    ('lora.rank', language.lora.rank, 0),
+  ):
+    if value != only:
+      raise InputError(
+        f'language_model.{field}={value!r} is not for bert: leave it {only!r}'
+      )
 
 
 def check_types(

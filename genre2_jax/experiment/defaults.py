@@ -84,6 +84,12 @@ def get_config() -> ConfigDict:
   data.reading = ''  # how files are written: 'separator=; decimal=,
   # thousands=. encoding=cp1252 date_format=%d.%m.%Y skip_lines=1 header=none
   # quotes=text sheet=2020', each where needed; new rows too. Texts too
+  data.text_columns = ''  # 'review,title': free text, read by text_encoder
+  data.text_encoder = ''  # a sentence encoder: a folder, or a name on the
+  # Hugging Face hub; it stays as it is
+  data.text_components = 32  # numbers of a text column; 0: all that it has
+  data.max_train_rows = 0  # more are cut to so many, drawn at random by seed;
+  # validation and test rows are all kept; 0: no cut
   data.transform = 'standard'  # of the target: z-scores; none: its own unit;
   # quantile: ranks in [0, 1]; quantile_normal: ranks made normal. Texts too
 
@@ -92,6 +98,7 @@ def get_config() -> ConfigDict:
   text.path = ''  # .csv, .tsv, .jsonl (all also .gz), .parquet; a folder of
   # train, validation and test; a set's name in TFDS; MovieLens's folder
   text.prompt = ''  # template, as in 'Review: {review_body} Stars: '
+  text.second = ''  # bert: template of a second text, read as a pair with it
   text.target = ''  # target column
   text.split_column = 'split'  # of one file: train, validation, test
   text.max_rows = (0, 0, 0)  # of train, val and test; 0: all
@@ -101,14 +108,17 @@ def get_config() -> ConfigDict:
   text.max_length = 512  # subwords of a prompt, with the first, BOS
   text.truncate = ''  # longer ones are refused, or lose their start or end
   text.buckets = 1  # lengths that prompts are padded to
-  text.cache = ''  # folder of tokenised texts; '': ~/.cache/genre2_jax; none
+  text.cache = ''  # folder of tokenised texts, and of vectors of an encoder;
+  # '': ~/.cache/genre2_jax; none
 
   config.language_model = language = ConfigDict()  # of texts
-  language.name = ''  # gemma2, or t5gemma: its encoder and model's decoder
+  language.name = ''  # gemma (2 or 3; gemma2 is its older name); t5gemma: its
+  # encoder and model's decoder; bert: a sentence encoder, the model of tables
   language.pretrained = ''  # folder of config.json and safetensors, or a name
   # on the Hugging Face hub; '': weights are drawn
   language.tokenizer = ''  # the same of a tokenizer; '': that of pretrained
-  language.preset = 'gemma2_2b'  # gemma2_9b, gemma2_27b; sizes to draw
+  language.preset = 'gemma2_2b'  # gemma2_9b, gemma2_27b, gemma3_270m,
+  # gemma3_1b, gemma3_4b, gemma3_12b, gemma3_27b; sizes to draw
   language.sizes = sizes = ConfigDict()  # if not 0, instead of the preset's
   sizes.vocab_size = 0
   sizes.width = 0
@@ -131,7 +141,9 @@ def get_config() -> ConfigDict:
   language.compute_dtype = 'bfloat16'
   language.param_dtype = 'float32'
   language.remat = False  # layers are computed again in the backward pass
-  language.frozen = True  # t5gemma: whether the encoder stays as it is
+  language.frozen = True  # t5gemma, bert: whether the encoder stays as it is
+  language.freeze_embedding = False  # gemma: the subwords' embedding stays
+  # 168 of the 268 million parameters of Gemma 3 270M; with lora it does anyway
   language.lora = lora = ConfigDict()
   lora.rank = 0  # 0: all parameters are trained
   lora.alpha = 16.0
@@ -191,6 +203,18 @@ def get_config() -> ConfigDict:
   # targets, by a share that validation rows choose at the end of a stage (CRPS)
   model.prior = ''  # trie: a baseline whose distribution the logits start from,
   # out of fold on training rows: catboost_residuals, xgboost_residuals
+
+  config.pack = pack = ConfigDict()  # how the seeds, members of a run, differ
+  pack.learning_rate = (1.0, 1.0)  # times the rate: each member's own factor,
+  # between these two, even in log; as are the next ones
+  pack.weight_decay = (1.0, 1.0)  # times optimizer.weight_decay
+  pack.dropout = (1.0, 1.0)  # times model.dropout; not of a decoder
+  pack.embedding_scale = (1.0, 1.0)  # times the learned scale of features and
+  # the frequencies of periodic ones, at the start
+  pack.prior = 1.0  # share of members that start from model.prior
+  pack.neighbours = 1.0  # share of members that model.neighbours are mixed with
+  pack.chosen = False  # which members predict, and how often, is chosen by the
+  # CRPS of validation rows at the end of a stage; False: all alike
 
   # An objective is a sum of (name, weight, options):
   #   token level      ce, ntl_mse, ntl_was, dist2, soft_ce (bins)

@@ -4,7 +4,6 @@ What is wrong with a config or its data is found before a workdir is made: here,
 or by `train.py` as soon as it knows the shapes of the stages' states.
 """
 
-import csv
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -14,13 +13,15 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from genre2_jax.data import tables
 from genre2_jax.data.features import Features
 from genre2_jax.data.subwords import TextFeatures
 from genre2_jax.data.tables import Table
 from genre2_jax.data.targets import Scaler
 from genre2_jax.data.texts import Texts
 from genre2_jax.devices import profiling
-from genre2_jax.errors import InputError, suggestion
+from genre2_jax.errors import InputError
+from genre2_jax.experiment import official
 from genre2_jax.experiment.checks import (
   check_choice,
   check_types,
@@ -32,29 +33,16 @@ from genre2_jax.experiment.defaults import (
   sized,
   value_of,
 )
+from genre2_jax.experiment.fields import is_table
 from genre2_jax.experiment.meshes import build_mesh
-from genre2_jax.experiment.networks import build_model, model_of
+from genre2_jax.experiment.networks import build_model, model_of, with_numbers
 from genre2_jax.experiment.stages import all_stages, build_stages
 from genre2_jax.experiment.tasks import read_table
 from genre2_jax.models.model import Model
+from genre2_jax.models.text_columns import TextColumns
 from genre2_jax.policy import Pointwise, trie
 from genre2_jax.training.stages import Stage
 
-OFFICIAL_HYPERPARAMETERS = pathlib.Path(__file__).with_name(
-  'genre2_hyperparameters.csv'
-)
-# Its columns -> config fields.
-_OFFICIAL_FIELDS = {
-  'base': 'tokenizer.base',
-  'digits': 'tokenizer.digits',
-  'd_model': 'model.width',
-  'nhead': 'model.num_heads',
-  'num_decoder_layers': 'model.num_layers',
-  'dim_feedforward': 'model.feedforward',
-  'hidden_dim': 'model.encoder_hidden',
-  'dropout': 'model.dropout',
-  'learning_rate': 'pretrain.learning_rate',
-}
 # Groups of fields that a run and the one whose weights it takes share.
 _SHARED_GROUPS = ('model', 'tokenizer', 'language_model')
 
@@ -168,14 +156,14 @@ def resolve(config: ConfigDict) -> ConfigDict:
   """
   check_choice('size', config.size, tuple(SIZES))
   if config.hyperparameters == 'official':
-    official = _official(config.data.name)
+    fields = official.fields_of(config.data.name)
     config = config.copy_and_resolve_references()
-    config.size = 'paper'
+    config.update_from_flattened_dict({'size': 'paper', **official.PROTOCOL})
     config = sized(config)
     config.update_from_flattened_dict(
       {
-        field: type(value_of(config, field))(float(official[column]))
-        for column, field in _OFFICIAL_FIELDS.items()
+        name: type(value_of(config, name))(number)
+        for name, number in fields.items()
       }
     )
   else:
@@ -208,13 +196,18 @@ def build(
   mesh = build_mesh(config, devices)
   if table is None:
     table = read_table(config)
+  if isinstance(table, Table):
+    table = tables.cut(table, config.data.max_train_rows, config.seed)
   source = None
   if config.init_from and open_run is not None:
     source = open_run(config.init_from)
-    _check_fits(source, config, table)
     model = source.experiment.model
+    if model.texts is not None and isinstance(table, Table):
+      table = model.texts.table(table)
+    _check_fits(source, config, table)
   else:
-    model = build_model(config, table)
+    texts, table = with_numbers(config, table)
+    model = build_model(config, table, texts)
   if config.baseline.name and jax.process_count() > 1:
     raise InputError(
       f'baseline.name={config.baseline.name} is fitted by one process: leave '
@@ -232,6 +225,7 @@ def reopened(
   where: str = 'config.json',
   numbers: Sequence[float] = (),
   num_memory: int = 0,
+  texts: TextColumns | None = None,
 ) -> Experiment:
   """The experiment of a finished run, without its data.
 
@@ -242,6 +236,7 @@ def reopened(
     where: begins the message of an error.
     numbers: that it saved, of its tokenizer.
     num_memory: training rows that its parameters have room for.
+    texts: that it saved, of its text.
 
   Raises:
     InputError: a value that no run could have had, or a head that has another
@@ -250,7 +245,9 @@ def reopened(
   config = ConfigDict(with_defaults(fields, where))
   try:
     check_values(config)
-    model = model_of(config, features, scaler, numbers, memory=num_memory)
+    model = model_of(
+      config, features, scaler, numbers, memory=num_memory, texts=texts
+    )
     return Experiment(**_shared(config, model, all_stages(config)))
   except InputError as error:
     raise InputError(f'{where}: {error}') from error
@@ -287,7 +284,7 @@ def _shared(
       rail_numbers=config.eval.rail_numbers,
     ),
     recalibrate=config.eval.recalibrate,
-    pretrained=config.language_model.pretrained,
+    pretrained=('' if is_table(config) else config.language_model.pretrained),
     baseline=config.baseline.name,
     baseline_trials=config.baseline.trials,
     checkpoint=config.checkpoint.to_dict(),
@@ -361,15 +358,3 @@ def _overlaid(default, saved):
     else:
       whole.setdefault(name, value)
   return whole
-
-
-def _official(name):
-  with open(OFFICIAL_HYPERPARAMETERS, encoding='utf-8') as file:
-    rows = {row['dataset']: row for row in csv.DictReader(file)}
-  if name not in rows:
-    near = suggestion(name, list(rows))
-    raise InputError(
-      f'hyperparameters=official knows no task {name!r}{near}: set data.name '
-      f'to one of the 100 tasks in {OFFICIAL_HYPERPARAMETERS.name}'
-    )
-  return rows[name]

@@ -1,10 +1,26 @@
-"""Names of fields, and what a misspelt one may have meant."""
+"""What fields say together, and what a misspelt one may have meant."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from genre2_jax.errors import near_names
 from genre2_jax.experiment.defaults import get_config
+
+
+def is_table(config: ConfigDict) -> bool:
+  """Whether a network reads numbers and categories, of frozen texts too."""
+  language = config.language_model
+  return not language.name or (language.name == 'bert' and language.frozen)
+
+
+def head_of(config: ConfigDict) -> str:
+  """What writes or predicts numbers: a name of `model.head`."""
+  language = config.language_model
+  if language.name in ('', 'bert'):
+    return config.model.head
+  return 'pointwise' if language.head else 'decoder'
 
 
 def near_field(name: str) -> str:

@@ -38,7 +38,9 @@ def check_mesh(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     )
   sharding.check_divides(mesh, 'eval.batch_size', config.eval.batch_size, *rows)
   sharding.check_divides(mesh, 'num_seeds', config.num_seeds, 'replica')
-  if config.model.head == 'decoder' and not config.language_model.name:
+  if config.model.head == 'decoder' and (
+    config.language_model.name in ('', 'bert')
+  ):
     heads = config.model.num_heads
     sharding.check_divides(mesh, 'model.num_heads', heads, 'model')
 

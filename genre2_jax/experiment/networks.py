@@ -18,7 +18,9 @@ from genre2_jax.data.tables import Rows, Table
 from genre2_jax.data.targets import Scaler
 from genre2_jax.data.texts import TextRows, Texts
 from genre2_jax.errors import InputError
-from genre2_jax.models import language_model
+from genre2_jax.experiment.fields import is_table
+from genre2_jax.experiment.packs import pack_of
+from genre2_jax.models import language_model, pack
 from genre2_jax.models.encoders import edges_of, feature_embedding
 from genre2_jax.models.heads import (
   histogram_policy,
@@ -30,14 +32,47 @@ from genre2_jax.models.model import Form, Model
 from genre2_jax.models.neighbours import Memory, neighbour_policy
 from genre2_jax.models.prior import Blank, with_prior
 from genre2_jax.models.tabular import tabular_policy
+from genre2_jax.models.text_columns import TextColumns
 from genre2_jax.objectives.catalog import build_term
 from genre2_jax.policy import trie
 from genre2_jax.tokenizers import Tokenizer
 from genre2_jax.tokenizers.codec import Bound, Codec
 
 
-def build_model(config: ConfigDict, table: Table | Texts) -> Model:
-  """The `Model` of a task, statistics from its training rows only."""
+def with_numbers(
+  config: ConfigDict, table: Table | Texts
+) -> tuple[TextColumns | None, Table | Texts]:
+  """What makes numbers of a table's text, fitted, and the table with them.
+
+  None of a table without text.
+
+  Raises:
+    InputError: no such encoder, or a column without any text.
+  """
+  if not isinstance(table, Table) or not table.text_names:
+    return None, table
+  encoder = config.data.text_encoder
+  prompts: tuple[str, ...] = ()
+  if config.language_model.name and is_table(config):
+    encoder = config.language_model.pretrained
+    prompts = table.text_names
+  return TextColumns.fit(
+    table,
+    encoder,
+    prompts=prompts,
+    is_pair=len(prompts) > 1,
+    num_components=config.data.text_components,
+    cache=config.text.cache,
+  )
+
+
+def build_model(
+  config: ConfigDict, table: Table | Texts, texts: TextColumns | None = None
+) -> Model:
+  """The `Model` of a task, statistics from its training rows only.
+
+  `table` and `texts` are those of `with_numbers`.
+  """
   features: Features | TextFeatures
   if isinstance(table, Texts):
     text = config.text
@@ -48,6 +83,9 @@ def build_model(config: ConfigDict, table: Table | Texts) -> Model:
       max_length=text.max_length,
       truncate=text.truncate,
       num_buckets=text.buckets,
+      embedded=language_model.config_of(
+        language.pretrained, language.preset, language.sizes
+      ).vocab_size,
       cache=text.cache,
     )
   else:
@@ -65,7 +103,12 @@ def build_model(config: ConfigDict, table: Table | Texts) -> Model:
   if config.model.prior:
     priors.check_name(config.model.prior)
   return model_of(
-    config, features, scaler, tokenizer.numbers, memory=table.train
+    config,
+    features,
+    scaler,
+    tokenizer.numbers,
+    memory=table.train,
+    texts=texts,
   )
 
 
@@ -82,6 +125,7 @@ def model_of(
   numbers: Sequence[float] = (),
   *,
   memory: Rows | TextRows | int = 0,
+  texts: TextColumns | None = None,
 ) -> Model:
   """The `Model` of given statistics.
 
@@ -92,6 +136,7 @@ def model_of(
     numbers: that the tokenizer was fitted to, if it is one that is.
     memory: training rows, for a network that looks them up; their number where
       its parameters are there already.
+    texts: what makes numbers of the text in rows, if there is any.
 
   Returns:
     A `Model` whose prior, if it has one, is yet to be fitted.
@@ -136,6 +181,8 @@ def model_of(
     tokenizer, scaler.low, scaler.high, scaler.mean, scaler.std, scaler.bounds
   )
   num_train = memory if isinstance(memory, int) else len(memory)
+  if texts is not None:
+    texts = dataclasses.replace(texts, cache=config.text.cache)
   plain = Model(
     features=features,
     scaler=scaler,
@@ -143,12 +190,12 @@ def model_of(
     network=_network(config, tokenizer, features),
     looks_up=bool(model.neighbours),
     prior=Blank(tokenizer.num_sequences, num_train) if model.prior else None,
+    texts=texts,
   )
   held = _held(config, plain, memory)
-  network = _mixed(config, plain.network, _columns(config, features), held)
   return dataclasses.replace(
     plain,
-    network=network,
+    network=_mixed(config, plain.network, _columns(config, features), held),
     form=_form(config, plain, held),
     num_memory=0 if held.rows is None else len(held.rows.places),
   )
@@ -200,6 +247,7 @@ def _held(config, model, memory):
 
 def _mixed(config, network, columns, held):
   """The network with what its distribution is mixed with."""
+  members = pack_of(config)
   if held.rows is not None:
     network = neighbour_policy(
       network,
@@ -207,9 +255,14 @@ def _mixed(config, network, columns, held):
       embedding=feature_embedding(**columns | {'scaled': False}),
       width=config.model.neighbours,
       candidates=config.model.candidates,
+      is_own=members.varies('neighbours'),
     )
   if held.log_shares is not None:
-    network = marginal_policy(network, held.log_shares)
+    network = marginal_policy(
+      network, held.log_shares, is_chosen=config.pack.chosen
+    )
+  if any(map(members.varies, pack.IN_NETWORKS)):
+    network = network._replace(frozen=pack.frozen(network.frozen))
   return network
 
 
@@ -218,13 +271,17 @@ def _form(config, model, held):
   features, numbers = model.features, model.codec.numbers()
   if not isinstance(features, Features) or numbers is None:
     return None
+  if config.language_model.name:
+    return None
   tokenizer, columns = build_tokenizer(config), _columns(config, features)
   if tokenizer.domain != 'unit' and _asks_for_subsets(config):
     return None  # Which tokens these have is read off the data.
   numbers = {'codec': numbers, 'edges': edges_of(features.quantiles)}
   columns['quantiles'] = tuple((0.0,) * len(q) for q in features.quantiles)
   key = (
-    json.dumps([config.model.to_dict(), config.tokenizer.to_dict()]),
+    json.dumps(
+      [config[name].to_dict() for name in ('model', 'tokenizer', 'pack')]
+    ),
     *(columns[name] for name in ('cardinalities', 'quantiles', 'indicators')),
     tuple(sorted((k, x.shape) for k, x in model.example_inputs().items())),
     tuple(sorted(numbers['codec'])),
@@ -290,7 +347,7 @@ def _network(config, tokenizer, features):
 def _network_of(config, tokenizer, columns):
   """Of tables; `columns` as `_columns` gives them."""
   fields = config.model.to_dict()
-  head = config.model.head
+  head, members = config.model.head, pack_of(config)
   shared = {name: fields[name] for name in ('dropout', 'ensemble_members')}
   shared |= columns
   if head == 'decoder':
@@ -302,11 +359,14 @@ def _network_of(config, tokenizer, columns):
   shared |= {
     'hidden': config.model.head_hidden,
     'num_layers': config.model.head_layers,
+    'own_dropout': members.varies('dropout'),
   }
   if head == 'pointwise':
     return pointwise_head(**shared)
   if head == 'trie':
     has_prior = bool(config.model.prior)
     policy = trie_policy(tokenizer, **shared, starts_at_zero=has_prior)
-    return with_prior(policy) if has_prior else policy
+    if has_prior:
+      policy = with_prior(policy, is_own=members.varies('prior'))
+    return policy
   return histogram_policy(tokenizer, **shared)

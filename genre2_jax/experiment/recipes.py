@@ -92,7 +92,7 @@ _ADAPTIVE = {'tokenizer.name': 'adaptive', **_SCORED}
 # What reads a table best, chosen on validation rows.
 _MIXED = {
   **_ADAPTIVE,
-  'num_seeds': 4,
+  'num_seeds': 6,
   'model.head': 'trie',
   'model.head_hidden': 256,
   'model.head_layers': 2,
@@ -104,10 +104,23 @@ _MIXED = {
   'model.least_category_rows': 5,
   'model.neighbours': 32,
   'model.marginal': True,
-  'pretrain.learning_rate': 1e-3,
-  'pretrain.epochs': 10_000,
-  'pretrain.max_steps': 1000,
+  'pretrain.learning_rate': 2e-3,
+  # What has many rows takes more steps to read.
+  'pretrain.epochs': 60,
+  'pretrain.max_steps': 3000,
   'pretrain.patience': 0,
+  'pack.learning_rate': (0.75, 2.5),
+  'pack.dropout': (0.3, 1.5),
+  'pack.neighbours': 2 / 3,
+  'pack.chosen': True,
+}
+# Half of the members from CatBoost's distribution, in turn.
+_BOOSTED = {
+  **_MIXED,
+  'num_seeds': 8,
+  'model.prior': 'catboost_residuals',
+  'pack.prior': 0.5,
+  'pack.neighbours': 0.75,
 }
 _HISTOGRAM = {'model.head': 'histogram', 'tokenizer.name': 'bins'}
 _NOTHING: Mapping[str, Any] = {}
@@ -219,16 +232,16 @@ TALENT = Family(
     ),
     # What validation rows chose (benchmarks/README.md).
     'best': _from_scratch(
-      'CRPS by an MLP to all prefixes of an adaptive grid, mixed with the '
-      'targets of neighbours and of all rows; four seeds together.',
+      'CRPS by an MLP to all prefixes of an adaptive grid, mixed with targets '
+      'of neighbours and of all rows; six members that differ, chosen from.',
       ('crps', 1.0, {}),
       fields=_MIXED,
     ),
     'boosted': _from_scratch(
-      'Not a decoder alone: `best` from the distribution that CatBoost has, '
-      'its number with its out-of-fold errors, in the logits.',
+      'Not a decoder alone: `best` with eight members, half of them from '
+      "CatBoost's number and its out-of-fold errors, in the logits.",
       ('crps', 1.0, {}),
-      fields={**_MIXED, 'model.prior': 'catboost_residuals'},
+      fields=_BOOSTED,
     ),
     # Numbers sampled, after cross-entropy.
     'remax': _after_ce(
@@ -337,7 +350,7 @@ TALENT = Family(
 # What RAFT's runs of Gemma-2 share.
 _GEMMA = {
   'size': 'paper',
-  'language_model.name': 'gemma2',
+  'language_model.name': 'gemma',
   'language_model.pretrained': 'google/gemma-2-2b',
   'language_model.vocabulary': 'all',
   'language_model.remat': True,
@@ -472,6 +485,44 @@ def _from_random_weights(recipe: Recipe) -> Recipe:
   return Recipe(recipe.says, {**changes, **scratch, 'stages': ('pretrain',)})
 
 
+# A frozen sentence encoder and the model of tables, on pairs; what is not
+# MiniLM's own was chosen on validation rows (benchmarks/results).
+_ENCODER = {
+  'size': 'small',
+  'language_model.name': 'bert',
+  'language_model.pretrained': 'sentence-transformers/all-MiniLM-L6-v2',
+  'language_model.remat': False,
+  'text.prompt': '{sentence1}',
+  'text.second': '{sentence2}',
+  'data.transform': 'standard',
+  'tokenizer.name': 'adaptive',
+  'tokenizer.base': 4,
+  'tokenizer.digits': 4,
+  'model.head': 'trie',
+  'model.head_hidden': 256,
+  'model.head_layers': 2,
+  'model.dropout': 0.3,
+  'batch_size': 64,
+  'optimizer.name': 'adamw',
+  'optimizer.schedule': 'cosine',
+  'optimizer.warmup_steps': 100,
+  'optimizer.weight_decay': 1.0,
+  'pretrain.learning_rate': 2e-4,
+  'pretrain.epochs': 20,
+  'pretrain.patience': 6,
+  'eval.batch_size': 128,
+  'mesh.data': -1,
+  'mesh.fsdp': 1,
+}
+
+
+def _on_vectors(
+  says: str, *terms: Term, fields: Mapping[str, Any] = _NOTHING
+) -> Recipe:
+  """On vectors of a frozen encoder, from scratch."""
+  return _from_scratch(says, *terms, fields={**_ENCODER, **fields})
+
+
 STSB = Family(
   says='Similarity of two sentences, STS-B, by Gemma-2 2B.',
   fields=_GEMMA
@@ -498,6 +549,23 @@ STSB = Family(
         'tokenizer.integer_digits': 1,
         'tokenizer.fraction_digits': 1,
       },
+    ),
+    'encoder_crps': _on_vectors(
+      'CRPS on u, v, |u - v|, u·v and the cosine of a pair, the vectors of a '
+      'frozen sentence encoder, MiniLM.',
+      ('crps', 1.0, {}),
+    ),
+    'encoder_ce': _on_vectors(
+      'Cross-entropy on the vectors of a frozen sentence encoder.',
+      ('ce', 1.0, {}),
+    ),
+    'encoder_raft': _on_vectors(
+      'RAFT on the vectors of a frozen sentence encoder.', ('raft', 1.0, {})
+    ),
+    'encoder_mse': _on_vectors(
+      'Squared error on the vectors of a frozen sentence encoder: one number.',
+      ('mse', 1.0, {}),
+      fields={'model.head': 'pointwise'},
     ),
   },
   default='raft',

@@ -3,7 +3,9 @@
 from ml_collections import ConfigDict
 
 from genre2_jax.errors import InputError
+from genre2_jax.experiment.fields import head_of, is_table
 from genre2_jax.experiment.networks import build_tokenizer
+from genre2_jax.experiment.packs import pack_of
 from genre2_jax.models.encoders import FAST_PARAMETERS
 from genre2_jax.objectives.catalog import build_term
 from genre2_jax.objectives.objective import (
@@ -37,7 +39,9 @@ def build_stages(config: ConfigDict) -> list[Stage]:
       f"stages={tuple(sections)} is not one of (), ('pretrain',), "
       "('pretrain', 'finetune'), ('finetune',)"
     )
-  has_weights = config.init_from or config.language_model.pretrained
+  has_weights = config.init_from or (
+    config.language_model.pretrained and not is_table(config)
+  )
   if 'pretrain' not in sections and not has_weights:
     raise InputError(
       f'stages={tuple(sections)} has no weights to start from: set '
@@ -72,6 +76,7 @@ def _stage(section, config):
     max_steps=fields.max_steps,
     learning_rate=fields.learning_rate,
     patience=fields.patience,
+    pack=pack_of(config),
     **_optimizer(config),
   )
 
@@ -124,14 +129,12 @@ def _terms(section, parts, config):
 def _check_head(field, objective, config):
   """Raises InputError unless an objective is one for the network's head."""
   names = [term.name for term in objective.terms]
-  levels, head = {term.level for term in objective.terms}, config.model.head
-  if config.language_model.name:
-    head = 'pointwise' if config.language_model.head else 'decoder'
+  levels, head = {term.level for term in objective.terms}, head_of(config)
   if (levels == {'point'}) == (head == 'pointwise') and (
     'point' not in levels or len(levels) == 1
   ):
     return
-  if config.language_model.name:
+  if config.language_model.name not in ('', 'bert'):
     raise InputError(
       f'{field}={names} does not fit language_model.head='
       f"{config.language_model.head!r}: mse needs a head, all others need ''"

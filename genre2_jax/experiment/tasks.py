@@ -6,6 +6,7 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from genre2_jax.data import (
+  columns,
   tables,
   talent,
   text_sources,
@@ -16,6 +17,7 @@ from genre2_jax.data.reading import Reading
 from genre2_jax.data.subwords import TextFeatures
 from genre2_jax.data.tables import Rows, Table
 from genre2_jax.data.texts import TextRows, Texts
+from genre2_jax.experiment.fields import is_table
 from genre2_jax.models.model import Model
 
 PathLike = str | os.PathLike[str]
@@ -28,8 +30,10 @@ def read_table(config: ConfigDict) -> Table | Texts:
     InputError: they are not there, or cannot be used.
   """
   if config.language_model.name:
-    return _read_texts(config)
+    found = _read_texts(config)
+    return texts.as_table(found) if is_table(config) else found
   data = config.data
+  text_columns = columns.parse_names('data.text_columns', data.text_columns)
   if data.path:
     table = tables.read_file(
       data.path,
@@ -37,10 +41,15 @@ def read_table(config: ConfigDict) -> Table | Texts:
       seed=config.seed,
       kinds=data.kinds,
       reading=data.reading,
+      text_columns=text_columns,
     )
   elif data.openml:
     table = tables.load_openml(
-      data.openml, data.target, seed=config.seed, kinds=data.kinds
+      data.openml,
+      data.target,
+      seed=config.seed,
+      kinds=data.kinds,
+      text_columns=text_columns,
     )
   elif data.root:
     table = talent.load(data.root, data.name)
@@ -53,6 +62,7 @@ def _read_texts(config):
   text = config.text
   choice = texts.Choice(
     prompt=text.prompt,
+    second=text.second,
     target=text.target,
     seed=config.seed,
     max_rows=tuple(text.max_rows),
@@ -72,7 +82,7 @@ def _read_texts(config):
 
 
 def read_rows(
-  features: Features | TextFeatures,
+  model: Model,
   target_name: str,
   path: PathLike,
   *,
@@ -83,7 +93,7 @@ def read_rows(
   """Rows of a file for a finished run to predict.
 
   Args:
-    features: of the run.
+    model: of the run.
     target_name: of its target, which the file need not have.
     path: of the file.
     kinds: `data.kinds` of the run.
@@ -93,6 +103,7 @@ def read_rows(
   Raises:
     InputError: the file or its columns cannot be used.
   """
+  features = model.features
   if isinstance(features, TextFeatures):
     return texts.read_rows(
       path,
@@ -101,6 +112,17 @@ def read_rows(
       reading=reading,
       frame=frame,
     )
+  if model.texts is not None and model.texts.prompts:
+    prompt, *second = model.texts.prompts
+    found = texts.read_rows(
+      path,
+      prompt=prompt,
+      second=''.join(second),
+      target_name=target_name,
+      reading=reading,
+      frame=frame,
+    )
+    return model.with_numbers(texts.as_rows(found))
   rows = tables.read_rows(
     path,
     numeric_names=features.numeric_names,
@@ -111,6 +133,7 @@ def read_rows(
     reading=reading,
     frame=frame,
   )
+  rows = model.with_numbers(rows)
   features.say_unseen(rows, str(path))
   return rows
 

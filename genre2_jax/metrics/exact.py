@@ -45,10 +45,14 @@ class Summary(NamedTuple):
   outside: np.ndarray  # whether the target lies beyond the outermost cells
 
 
-def mixture(log_p: ArrayLike) -> np.ndarray:
-  """log of the mean of S distributions [S, n, K]: [n, K]."""
+def mixture(log_p: ArrayLike, weights: ArrayLike | None = None) -> np.ndarray:
+  """log of the mean of S distributions [S, n, K], or Σ w·p by [S]: [n, K]."""
   log_p = np.asarray(log_p)
-  return np.logaddexp.reduce(log_p, axis=0) - np.log(len(log_p))
+  if weights is None:
+    return np.logaddexp.reduce(log_p, axis=0) - np.log(len(log_p))
+  used = np.flatnonzero(weights)
+  log_w = np.log(np.asarray(weights)[used]).astype(log_p.dtype)
+  return np.logaddexp.reduce(log_p[used] + log_w[:, None, None], axis=0)
 
 
 def quantiles(log_p: ArrayLike, values: ArrayLike, q: ArrayLike) -> np.ndarray:

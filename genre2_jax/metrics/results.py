@@ -62,6 +62,8 @@ class Model(Protocol):
 
 
 # Numbers that a model gives by itself, where it has them: `<name>_z` [S, n].
+# What a seed's weight in the ensemble is.
+SHARE = 'share'
 LEARNED_AND_RAIL = ('learned_mean', 'rail', 'rail_normalized')
 
 
@@ -69,29 +71,62 @@ def pooled(predicted: Predicted) -> dict[str, np.ndarray]:
   """The ensemble of S seeds: their samples in one pool, the others' mean.
 
   Samples alternate between the seeds, so that the first k are fair. Exact
-  distributions are mixed with equal weights.
+  distributions are mixed. Seeds have equal weights, or those of their share.
 
   Args:
     predicted: samples_z [S, n, G] and log_p [S, n, K], those that are known,
-      and others [S, n].
+      share [S, n], the same for all rows, where seeds have one, and others
+      [S, n].
 
   Returns:
-    The same without the axis of seeds, with G·S samples.
+    The same without the axis of seeds, with G·S samples; fewer, at least G,
+    where seeds have other shares.
   """
+  weights = _weights(predicted)
   member = {
-    name: values.mean(axis=0)
+    name: np.average(values, axis=0, weights=weights)
     for name, values in predicted.items()
-    if name not in ('samples_z', 'log_p')
+    if name not in ('samples_z', 'log_p', SHARE)
   }
   if 'samples_z' in predicted:
     samples = predicted['samples_z']  # [S, n, G]
-    num_seeds, num_rows, group = samples.shape
-    member['samples_z'] = samples.transpose(1, 2, 0).reshape(
-      num_rows, group * num_seeds
-    )
+    num_seeds, _, group = samples.shape
+    if weights is None:
+      weights = np.full(num_seeds, 1 / num_seeds)
+    seeds, places = _turns(weights, group)
+    pool = samples[seeds, :, places].T
+    member['samples_z'] = np.ascontiguousarray(pool)
   if 'log_p' in predicted:
-    member['log_p'] = exact.mixture(predicted['log_p'])
+    member['log_p'] = exact.mixture(predicted['log_p'], _weights(predicted))
   return member
+
+
+def _weights(predicted):
+  """Of the seeds, [S], their sum one; None where all are alike."""
+  share = predicted.get(SHARE)
+  if share is None or not share.shape[1]:
+    return None
+  share = share[:, 0].astype(np.float64)
+  if np.ptp(share) == 0:
+    return None
+  return share / share.sum()
+
+
+def _turns(weights, group):
+  """Whose sample comes when, and which of its G: (int [N], int [N]).
+
+  The first k are as near to k·w as whole numbers get, for every k.
+  """
+  total = int(group / weights.max() + 1e-6)
+  taken = np.zeros(len(weights), int)
+  seeds, places = [], []
+  for turn in range(1, total + 1):
+    owed = np.where(taken < group, turn * weights - taken, -np.inf)
+    seed = int(np.argmax(np.round(owed, 9)))
+    seeds.append(seed)
+    places.append(taken[seed])
+    taken[seed] += 1
+  return np.array(seeds), np.array(places)
 
 
 def members(

@@ -333,6 +333,7 @@ class MLPEncoder(nn.Module):
     num_members: k.
     out_axis: logical axis of what is written.
     starts_at_zero: whether all that is written is zero at the start.
+    own_dropout: whether each member of a pack has its own rate of dropout.
   """
 
   embedding: FeatureEmbedding
@@ -343,6 +344,7 @@ class MLPEncoder(nn.Module):
   num_members: int = 1
   out_axis: str | None = 'embed'
   starts_at_zero: bool = False
+  own_dropout: bool = False
 
   @nn.compact
   def __call__(self, inputs: Inputs) -> jax.Array:
@@ -358,7 +360,8 @@ class MLPEncoder(nn.Module):
     out: str | None = 'mlp'
     for layer in range(self.num_layers):
       x = jax.nn.relu(self._linear(self.hidden, (into, out), layer)(x))
-      x = by_rows(Dropout(self.dropout)(x), 'mlp' if out == 'mlp' else None)
+      x = Dropout(self.dropout, self.own_dropout)(x)
+      x = by_rows(x, 'mlp' if out == 'mlp' else None)
       into, out = out, 'embed' if out == 'mlp' else 'mlp'
     out = None if into == self.out_axis else self.out_axis
     x = by_rows(self._linear(self.width, (into, out), self.num_layers)(x))

@@ -35,6 +35,7 @@ def histogram_policy(
   num_layers: int = 3,
   dropout: float = 0.1,
   ensemble_members: int = 1,
+  own_dropout: bool = False,
   **features: Any,
 ) -> Policy:
   """An MLP to the logits of V bins: GenRe²'s Riemann head (arXiv 2512.06533).
@@ -48,6 +49,7 @@ def histogram_policy(
     num_layers: hidden layers, each linear, ReLU, dropout.
     dropout: rate.
     ensemble_members: k, members of an implicit ensemble (`MLPEncoder`).
+    own_dropout: whether each member of a pack has its own rate.
     **features: cardinalities and what else `feature_embedding` takes.
 
   Returns:
@@ -71,6 +73,7 @@ def histogram_policy(
       num_layers=num_layers,
       dropout=dropout,
       num_members=ensemble_members,
+      own_dropout=own_dropout,
       out_axis='vocab',
     )
   )
@@ -111,6 +114,7 @@ def trie_policy(
   num_layers: int = 3,
   dropout: float = 0.1,
   ensemble_members: int = 1,
+  own_dropout: bool = False,
   starts_at_zero: bool = False,
   **features: Any,
 ) -> Policy:
@@ -126,6 +130,7 @@ def trie_policy(
     num_layers: hidden layers, each linear, ReLU, dropout.
     dropout: rate.
     ensemble_members: k, members of an implicit ensemble (`MLPEncoder`).
+    own_dropout: whether each member of a pack has its own rate.
     starts_at_zero: whether all logits are zero at the start.
     **features: cardinalities and what else `feature_embedding` takes.
 
@@ -145,6 +150,7 @@ def trie_policy(
       num_layers=num_layers,
       dropout=dropout,
       num_members=ensemble_members,
+      own_dropout=own_dropout,
       out_axis='vocab',
       starts_at_zero=starts_at_zero,
     )
@@ -176,6 +182,7 @@ def pointwise_head(
   num_layers: int = 3,
   dropout: float = 0.1,
   ensemble_members: int = 1,
+  own_dropout: bool = False,
   **features: Any,
 ) -> Pointwise:
   """An MLP to one number: GenRe²'s pointwise head (arXiv 2512.06533), for MSE.
@@ -189,6 +196,7 @@ def pointwise_head(
     num_layers: hidden layers, each linear, ReLU, dropout.
     dropout: rate.
     ensemble_members: k, members of an implicit ensemble (`MLPEncoder`).
+    own_dropout: whether each member of a pack has its own rate.
     **features: cardinalities and what else `feature_embedding` takes.
 
   Returns:
@@ -205,6 +213,7 @@ def pointwise_head(
       num_layers=num_layers,
       dropout=dropout,
       num_members=ensemble_members,
+      own_dropout=own_dropout,
       out_axis=None,
     )
   )

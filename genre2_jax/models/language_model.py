@@ -21,7 +21,8 @@ from genre2_jax.models.t5gemma import t5gemma_policy
 from genre2_jax.policy import Inputs, Params, Pointwise, Policy
 from genre2_jax.tokenizers import Tokenizer
 
-NAMES = ('gemma2', 't5gemma')
+# 'gemma2' is what 'gemma' was called before there was a Gemma 3 to read.
+NAMES = ('gemma', 'gemma2', 't5gemma', 'bert')
 DTYPES = ('bfloat16', 'float32')
 PRESETS = tuple(SIZES)
 _DECODER = ('width', 'num_layers', 'num_heads', 'feedforward', 'dropout')
@@ -42,6 +43,7 @@ def build(
   vocabulary: str,
   attention: str,
   frozen: bool,
+  freeze_embedding: bool,
   lora: Mapping[str, Any],
   decoder: Mapping[str, Any],
   tokenizer: str = '',
@@ -63,6 +65,7 @@ def build(
     vocabulary: 'numbers' or 'all'.
     attention: 'causal' or 'bidirectional'.
     frozen: whether a T5Gemma's encoder is never trained.
+    freeze_embedding: whether a Gemma's embedding is never trained.
     lora: rank (0: none), alpha and targets.
     decoder: width, layers, heads, ... of T5Gemma's number decoder, and the
       rate of dropout.
@@ -75,9 +78,13 @@ def build(
   Raises:
     InputError: parts that do not fit together.
   """
+  if name == 'bert':
+    raise InputError(
+      'language_model.frozen=False: a sentence encoder stays as it is'
+    )
   config = config_of(pretrained, preset, sizes)
-  size = subwords.vocabulary_size(features.tokenizer)
-  if size > config.vocab_size:
+  if subwords.has_unembedded(features.tokenizer, config.vocab_size):
+    size = subwords.vocabulary_size(features.tokenizer)
     raise InputError(
       f'the tokenizer {features.tokenizer} has {size} subwords, the language '
       f'model embeds {config.vocab_size}: they belong to different models'
@@ -91,7 +98,7 @@ def build(
   numerics['lora'] = lora_of(lora)
   try:
     if name == 't5gemma':
-      _check_t5gemma(head, vocabulary, new_tokens)
+      _check_t5gemma(head, vocabulary, new_tokens, freeze_embedding)
       return t5gemma_policy(
         number_tokenizer,
         config,
@@ -99,7 +106,11 @@ def build(
         **{k: decoder[k] for k in _DECODER},
         **numerics,
       )
-    numerics |= {'attention': attention, 'dropout': decoder['dropout']}
+    numerics |= {
+      'attention': attention,
+      'dropout': decoder['dropout'],
+      'freeze_embedding': freeze_embedding,
+    }
     if head:
       token = None
       if head == 'special_token':
@@ -132,16 +143,19 @@ def build(
     raise InputError(f'language_model: {error}') from error
 
 
-def _check_t5gemma(head: str, vocabulary: str, new_tokens: str) -> None:
+def _check_t5gemma(
+  head: str, vocabulary: str, new_tokens: str, freeze_embedding: bool
+) -> None:
   """Raises InputError of options that T5Gemma does not have."""
   for field, value, only in (
     ('head', head, ''),
     ('vocabulary', vocabulary, 'numbers'),
     ('new_tokens', new_tokens, ''),
+    ('freeze_embedding', freeze_embedding, False),
   ):
     if value != only:
       raise InputError(
-        f'language_model.{field}={value!r} is for gemma2: t5gemma has a number '
+        f'language_model.{field}={value!r} is for gemma: t5gemma has a number '
         f'decoder of its own; leave it {only!r}'
       )
 
@@ -178,9 +192,17 @@ def load_params(
 
   members = [load(key) for key in keys]
   stacked = sharding.abstract_params(boxed, mesh, 'seed')
+  shardings = jax.tree.map(lambda x: x.sharding, stacked)
+  if len(members) == 1:  # Without a second copy in memory.
+    alone = jax.jit(
+      lambda tree: jax.tree.map(lambda x: x[None], tree),
+      out_shardings=shardings,
+      donate_argnums=0,
+    )
+    return alone(*members)
   return jax.jit(
     lambda *trees: jax.tree.map(lambda *x: jnp.stack(x), *trees),
-    out_shardings=jax.tree.map(lambda x: x.sharding, stacked),
+    out_shardings=shardings,
   )(*members)
 
 

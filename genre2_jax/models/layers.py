@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from genre2_jax.models import pack
 from genre2_jax.policy import Cache, Context, Inputs, Params
 from genre2_jax.policy.base import MASKED
 
@@ -92,10 +93,10 @@ class StackedDense(nn.Module):
     return jnp.einsum('...i,ino->...no', x, kernel) + bias
 
 
-def layer_norm(name: str | None = None) -> nn.LayerNorm:
+def layer_norm(name: str | None = None, epsilon: float = 1e-5) -> nn.LayerNorm:
   """Layer normalisation with logical axis names."""
   return nn.LayerNorm(
-    epsilon=1e-5,
+    epsilon=epsilon,
     scale_init=nn.with_logical_partitioning(
       nn.initializers.ones_init(), ('embed',)
     ),
@@ -156,18 +157,26 @@ def attend(
 
 
 class Dropout(nn.Module):
-  """Dropout: x·m/(1−rate), m ~ Bernoulli(1−rate); nothing without a key."""
+  """Dropout: x·m/(1−rate), m ~ Bernoulli(1−rate); nothing without a key.
+
+  Attributes:
+    rate: of all, or before a member's factor.
+    own_rate: whether each member has its own (`models/pack.py`).
+  """
 
   rate: float
+  own_rate: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
+    rate: Any = self.rate
+    if self.own_rate:
+      constant = nn.initializers.constant(rate)
+      rate = parameter(self, pack.own('dropout'), constant, (), ())
     if self.rate == 0.0 or not self.has_rng('dropout'):
       return x
-    keep = jax.random.bernoulli(
-      self.make_rng('dropout'), 1 - self.rate, x.shape
-    )
-    return jnp.where(keep, x / (1 - self.rate), 0)
+    keep = jax.random.bernoulli(self.make_rng('dropout'), 1 - rate, x.shape)
+    return jnp.where(keep, x / (1 - rate), 0)
 
 
 def encode_and_decode(

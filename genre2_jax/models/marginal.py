@@ -5,6 +5,9 @@
 w is no weight of the network: it is chosen when a stage is over, on validation
 rows, where it makes the CRPS least, and 0 until then. A task whose inputs tell
 little then ends no worse than by ignoring them.
+
+Of a pack whose members are chosen, each member's share of the mixture of all is
+chosen likewise: it stands beside w, and one w is that of all members.
 """
 
 from typing import Any
@@ -14,13 +17,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from genre2_jax.metrics import exact, mixing, results
 from genre2_jax.models.layers import MASKED
 from genre2_jax.policy import Inputs, Params, Policy, tables, trie
 
 # Where the mixture lies among a network's parameters.
 MARGINAL = 'marginal'
 WEIGHT = 'weight'
+SHARE = results.SHARE
 _LOG_P = 'log_p'
+# Members of a mixture, with repetition; and the share of its CRPS that one more
+# must take away, times the number of rows: few rows tell few things apart.
+_MOST = 30
+_LEAST_GAIN = 0.5
 
 
 def log_shares(places: np.ndarray, count: int) -> np.ndarray:
@@ -35,16 +44,20 @@ def log_shares(places: np.ndarray, count: int) -> np.ndarray:
   return logs.astype(np.float32)
 
 
-def marginal_policy(base: Policy, log_p: np.ndarray) -> Policy:
+def marginal_policy(
+  base: Policy, log_p: np.ndarray, *, is_chosen: bool = False
+) -> Policy:
   """A policy mixed with a distribution that knows no input.
 
   Args:
     base: whose numbers can be enumerated.
     log_p: [K], for `init`; what `encode` reads are the parameters.
+    is_chosen: whether it is a member of a pack that is chosen from.
 
   Returns:
     A `Policy` whose parameters are {'network': the base's, 'marginal':
-    {'log_p', 'weight'}} and whose context is a table.
+    {'log_p', 'weight'}}, with a 'share' if `is_chosen`, and whose context is a
+    table.
   """
   tokenizer = base.tokenizer
 
@@ -53,6 +66,8 @@ def marginal_policy(base: Policy, log_p: np.ndarray) -> Policy:
       _LOG_P: nn.LogicallyPartitioned(jnp.asarray(log_p), (None,)),
       WEIGHT: nn.LogicallyPartitioned(jnp.zeros(()), ()),
     }
+    if is_chosen:
+      boxed[SHARE] = nn.LogicallyPartitioned(jnp.ones(()), ())
     return {'network': base.init(key, inputs), MARGINAL: boxed}
 
   def encode(
@@ -88,10 +103,18 @@ def marginal_policy(base: Policy, log_p: np.ndarray) -> Policy:
   )
 
 
-def with_weight(params: Params, weight: Any) -> Params:
-  """The policy's parameters with another w, [S] of stacked ones."""
+def with_weight(params: Params, weight: Any, share: Any = None) -> Params:
+  """The policy's parameters with another w, and share: [S] of stacked ones."""
   inner = {**params[MARGINAL], WEIGHT: weight}
+  if share is not None:
+    inner[SHARE] = share
   return {**params, MARGINAL: inner}
+
+
+def share_of(params: Params) -> jax.Array | None:
+  """A member's share of a mixture that was chosen; None: all have the same."""
+  inner = params.get(MARGINAL) if isinstance(params, dict) else None
+  return inner.get(SHARE) if isinstance(inner, dict) else None
 
 
 def best_weight(
@@ -129,3 +152,33 @@ def best_weight(
   if curvature <= 1e-12:
     return 0.0
   return float(np.clip((own - both) / curvature, 0, 1))
+
+
+def chosen(
+  log_p: np.ndarray,
+  log_marginal: np.ndarray,
+  values: np.ndarray,
+  target: np.ndarray,
+) -> tuple[np.ndarray, float]:
+  """The members of a mixture, and its w, by the CRPS of n rows.
+
+  Greedily from all members alike, the safest start where rows are few, then w
+  in closed form.
+
+  Args:
+    log_p: [S, n, K], of the members.
+    log_marginal: [K], of G.
+    values: [K], the numbers.
+    target: [n].
+
+  Returns:
+    (shares [S], their sum one; w).
+  """
+  shares = mixing.greedy(
+    mixing.distances(log_p, values, target),
+    np.ones(len(log_p)),
+    most=_MOST,
+    least_gain=_LEAST_GAIN / len(target),
+  )
+  mixture = exact.mixture(log_p, shares)
+  return shares, best_weight(mixture, log_marginal, values, target)

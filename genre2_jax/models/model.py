@@ -14,6 +14,7 @@ from genre2_jax.data.targets import Scaler
 from genre2_jax.data.texts import TextRows
 from genre2_jax.models.neighbours import ROW
 from genre2_jax.models.prior import PRIOR, Prior
+from genre2_jax.models.text_columns import TextColumns
 from genre2_jax.policy import Pointwise, Policy
 from genre2_jax.tokenizers.codec import Codec
 
@@ -73,6 +74,8 @@ class Model:
     num_memory: rows that its parameters have room for where it does.
     prior: the distributions that it starts from, if it does
       (`models/prior.py`).
+    texts: what makes numbers of the text in its rows, if there is any
+      (`models/text_columns.py`).
     form: what programs are made of; None: of this network and this codec.
   """
 
@@ -83,12 +86,17 @@ class Model:
   looks_up: bool = False
   num_memory: int = 0
   prior: Prior | None = None
+  texts: TextColumns | None = None
   form: Form | None = None
 
   @property
   def widths(self) -> tuple[int, ...]:
     """That texts are padded to; () of tables."""
     return getattr(self.features, 'widths', ())
+
+  def with_numbers(self, rows: Rows) -> Rows:
+    """Rows with the numbers of their text, as the features know them."""
+    return rows if self.texts is None else self.texts.rows(rows)
 
   def example_inputs(self) -> Any:
     """Inputs of one row, all zero: for shapes."""

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genre2_jax.data import batches
+from genre2_jax.models import pack
 from genre2_jax.models.encoders import FeatureEmbedding
 from genre2_jax.models.layers import MASKED, dense, parameter
 from genre2_jax.models.prior import PRIOR
@@ -35,6 +36,7 @@ ROW = 'row'
 # Rows that are looked at together: bounds the memory, not the result.
 _BLOCK = 4096
 _TINY = 1e-12
+_SHARE = pack.own('neighbours')
 # At the start: log t, and the log-odds of g.
 _LOG_SCALE = 1.0
 _GATE = 0.0
@@ -116,6 +118,7 @@ def neighbour_policy(
   embedding: FeatureEmbedding,
   width: int,
   candidates: int,
+  is_own: bool = False,
 ) -> Policy:
   """A policy mixed with the targets of training rows that are alike.
 
@@ -129,10 +132,11 @@ def neighbour_policy(
     embedding: of the features, for the map and the gate.
     width: of the map.
     candidates: rows that a step looks at.
+    is_own: whether each member of a pack is mixed or not, g(x) times 1 or 0.
 
   Returns:
-    A `Policy` whose parameters are {'network': the base's, 'lookup', 'memory'}
-    and whose context is a table.
+    A `Policy` whose parameters are {'network': the base's, 'lookup', 'memory'},
+    and 'member_neighbours' if `is_own`, and whose context is a table.
   """
   tokenizer = base.tokenizer
   lookup = Lookup(embedding, width)
@@ -147,10 +151,12 @@ def neighbour_policy(
     # No file holds arrays without elements, of tables without categories.
     some = {name: x for name, x in memory.inputs.items() if x.size}
     rows = {'inputs': some, 'places': memory.places}
+    share = {_SHARE: _whole(jnp.ones(()))} if is_own else {}
     return {
       'network': base.init(base_key, one),
       'lookup': lookup.init(lookup_key, one)['params'],
       MEMORY: jax.tree.map(_whole, rows),
+      **share,
     }
 
   def encode(
@@ -188,10 +194,12 @@ def neighbour_policy(
       log_p.shape[-1],
     )
     gate = gate[:, None]
-    mixture = jnp.logaddexp(
-      jax.nn.log_sigmoid(-gate) + log_p,
-      jax.nn.log_sigmoid(gate) + tables.log_of(masses),
-    )
+    kept, given = jax.nn.log_sigmoid(-gate), jax.nn.log_sigmoid(gate)
+    if is_own:
+      is_mixed = params[_SHARE] > 0
+      kept = jnp.where(is_mixed, kept, 0.0)
+      given = jnp.where(is_mixed, given, MASKED)
+    mixture = jnp.logaddexp(kept + log_p, given + tables.log_of(masses))
     return tables.logits_of(tokenizer, mixture)
 
   def prepare(params: Params) -> Params:

@@ -36,13 +36,18 @@ _PROJECTIONS = {
   'mlp/up/kernel': 'mlp.up_proj.weight',
   'mlp/down/kernel': 'mlp.down_proj.weight',
 }
+_GEMMA_NORMS = {
+  'attention_norm/scale': 'input_layernorm.weight',
+  'attention_post_norm/scale': 'post_attention_layernorm.weight',
+  'attention/query_norm/scale': 'self_attn.q_norm.weight',
+  'attention/key_norm/scale': 'self_attn.k_norm.weight',
+  'mlp_norm/scale': 'pre_feedforward_layernorm.weight',
+  'mlp_post_norm/scale': 'post_feedforward_layernorm.weight',
+}
 _NORMS = {
-  'gemma2': {
-    'attention_norm/scale': 'input_layernorm.weight',
-    'attention_post_norm/scale': 'post_attention_layernorm.weight',
-    'mlp_norm/scale': 'pre_feedforward_layernorm.weight',
-    'mlp_post_norm/scale': 'post_feedforward_layernorm.weight',
-  },
+  'gemma2': _GEMMA_NORMS,
+  'gemma3_text': _GEMMA_NORMS,
+  'gemma3': _GEMMA_NORMS,
   't5gemma': {
     'attention_norm/scale': 'pre_self_attn_layernorm.weight',
     'attention_post_norm/scale': 'post_self_attn_layernorm.weight',
@@ -50,11 +55,20 @@ _NORMS = {
     'mlp_post_norm/scale': 'post_feedforward_layernorm.weight',
   },
 }
-# Of a model with a head, then of one without.
+# Of a model with a head, then of one without; of one that reads images too, as
+# its files are named since 2025, and as `transformers` names them by itself.
+_GEMMA_PREFIXES = (
+  'model.', '', 'language_model.model.', 'model.language_model.',
+  'language_model.',
+)  # fmt: skip
 _PREFIXES = {
-  'gemma2': ('model.', ''),
+  'gemma2': _GEMMA_PREFIXES,
+  'gemma3_text': _GEMMA_PREFIXES,
+  'gemma3': _GEMMA_PREFIXES,
   't5gemma': ('model.encoder.', 'encoder.'),
 }
+# What of config.json is the language model's, where that is a part.
+_SECTIONS = {'t5gemma': 'encoder', 'gemma3': 'text_config'}
 _EMBEDDING = 'embed_tokens.weight'
 # The path below which a network keeps the pretrained part.
 _BACKBONE = 'backbone'
@@ -120,7 +134,9 @@ def folder_of(name: str) -> pathlib.Path:
 
 
 def read_config(folder: str | pathlib.Path) -> GemmaConfig:
-  """The `GemmaConfig` of a checkpoint, a T5Gemma's that of its encoder.
+  """The `GemmaConfig` of a checkpoint.
+
+  A T5Gemma's is that of its encoder, a multimodal Gemma 3's that of its text.
 
   Args:
     folder: of a checkpoint.
@@ -131,8 +147,11 @@ def read_config(folder: str | pathlib.Path) -> GemmaConfig:
   path = pathlib.Path(folder) / 'config.json'
   config, kind = _read_json(path.parent)
   try:
-    if kind == 't5gemma':
-      config = config['encoder']
+    if kind in _SECTIONS:
+      part = {'model_type': kind, **config[_SECTIONS[kind]]}
+      if not config.get('tie_word_embeddings', True):
+        part['tie_word_embeddings'] = False
+      config = part
     return GemmaConfig.from_hf(config)
   except (KeyError, TypeError, ValueError) as error:
     raise InputError(f'{path}: {error}') from error
@@ -198,10 +217,11 @@ def save(
   config: GemmaConfig,
   *,
   lora: Lora | None = None,
+  unused: int = 0,
   dtype: str | None = None,
   shard_bytes: int = 10**9,
 ) -> pathlib.Path:
-  """Writes a Gemma-2 as Hugging Face's Gemma2ForCausalLM reads it.
+  """Writes a Gemma as Gemma2ForCausalLM or Gemma3ForCausalLM reads it.
 
   Low-rank updates are added to their matrices. Embeddings of new number tokens
   become further rows of the embedding, in the order of their ids.
@@ -211,6 +231,8 @@ def save(
     params: of a `gemma_policy`, unboxed.
     config: its `GemmaConfig`.
     lora: its `Lora`, if it has one.
+    unused: rows of zeros before those of new number tokens, for subwords that
+      the tokenizer knows and the embedding does not.
     dtype: 'float32' or 'bfloat16'; None: as the parameters are.
     shard_bytes: a file holds no more, unless a single tensor does; while it is
       written its tensors are in memory once more.
@@ -221,8 +243,11 @@ def save(
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   leaves = _flat(params)
-  sources = _sources(leaves, 'gemma2', _PREFIXES['gemma2'][0])
-  more = len(params.get('new_embedding', ()))
+  sources = _sources(leaves, 'gemma2', _GEMMA_PREFIXES[0])
+  new = np.asarray(params.get('new_embedding', np.zeros((0, config.width))))
+  if len(new):
+    new = np.concatenate([np.zeros((unused, config.width), new.dtype), new])
+  more = len(new)
   described: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
   getters: dict[str, tuple[str, _Source, int]] = {}
   for path, source in sources.items():
@@ -243,7 +268,6 @@ def save(
       b = np.asarray(leaves[low_rank.replace('lora_a', 'lora_b')][index])
       value = value.astype(np.float32) + lora.scale * (a @ b)
     if more and path == f'{_BACKBONE}/embedding':
-      new = np.asarray(params['new_embedding'])
       value = np.concatenate([value, new.astype(value.dtype)])
     return value.T if source.transposed else value
 

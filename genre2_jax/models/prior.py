@@ -10,10 +10,13 @@ from it. q may be anybody's: it is an input, an array [B, K] of log q.
 
 from typing import Protocol
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from genre2_jax.data.tables import Rows
+from genre2_jax.models import pack
 from genre2_jax.policy import Inputs, Params, Policy, tables
 
 # log q among a network's inputs.
@@ -49,12 +52,14 @@ class Blank:
     return np.full((count, self._shape[1]), number)
 
 
-def with_prior(base: Policy) -> Policy:
+def with_prior(base: Policy, *, is_own: bool = False) -> Policy:
   """A policy that starts from the distribution in its inputs.
 
   Args:
     base: whose context is a table, and all of whose logits are zero at the
       start.
+    is_own: whether each member of a pack has it or not, 1 or 0 times log q: its
+      parameters are then {'network': the base's, 'member_prior'}.
 
   Returns:
     A `Policy` whose inputs have `prior` [B, K], log q of the numbers in the
@@ -67,13 +72,19 @@ def with_prior(base: Policy) -> Policy:
     raise ValueError('a prior is added to the logits of a table: give one')
 
   def init(key: jax.Array, inputs: Inputs) -> Params:
-    return base.init(key, _own(inputs))
+    params = base.init(key, _own(inputs))
+    if not is_own:
+      return params
+    share = nn.LogicallyPartitioned(jnp.ones(()), ())
+    return {'network': params, pack.own(PRIOR): share}
 
   def encode(
     params: Params, inputs: Inputs, dropout_key: jax.Array | None = None
   ) -> jax.Array:
-    logits = base.encode(params, _own(inputs), dropout_key)
-    return logits + tables.logits_of(base.tokenizer, inputs[PRIOR])
+    prior = tables.logits_of(base.tokenizer, inputs[PRIOR])
+    if is_own:
+      prior, params = params[pack.own(PRIOR)] * prior, params['network']
+    return base.encode(params, _own(inputs), dropout_key) + prior
 
   return base._replace(init=init, encode=encode)
 

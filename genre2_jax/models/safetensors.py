@@ -19,6 +19,7 @@ from genre2_jax.errors import InputError
 SINGLE = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
 _DTYPES = ('F64', 'F32', 'F16', 'BF16')
+_COUNTS = 'position_ids'  # 0, 1, 2, ..., which older checkpoints keep.
 _NAMED = 4  # tensors that an error message lists
 
 
@@ -80,7 +81,8 @@ def _read_file(path: pathlib.Path) -> dict[str, Stored]:
   library = _library()
   try:
     file = library.safe_open(path, framework='numpy')
-    handles = {name: file.get_slice(name) for name in file.keys()}
+    names = [name for name in file.keys() if not name.endswith(_COUNTS)]
+    handles = {name: file.get_slice(name) for name in names}
   except library.SafetensorError as error:
     raise InputError(
       f'{path} is not a whole safetensors file: {error}'

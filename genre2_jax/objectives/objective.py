@@ -250,9 +250,10 @@ def supervised(
           network, codec, own, context, keys, objective.enumeration
         )
       )
-    log_p, values = grids[term.subset]
-    if isinstance(values, jax.Array) and values.ndim == 1:
-      values = grid.Ascending(values)  # Of a `Bound`.
+    log_p, numbers = grids[term.subset]
+    values: grid.Values = numbers
+    if isinstance(numbers, jax.Array) and numbers.ndim == 1:
+      values = grid.Ascending(numbers)  # Of a `Bound`.
     more = {'weights': params['numbers']} if term.learnable else {}
     loss = term.loss
     if term.enumerates and objective.enumeration.is_sampled:

@@ -321,6 +321,7 @@ def _read_info(path: pathlib.Path) -> dict[str, Any]:
     'constant_target': isinstance(info.get('constant_target'), bool),
     # Runs of earlier versions lack it.
     'num_results': _is_count(info.get('num_results', 0)),
+    'drawn_from': _is_count(info.get('drawn_from', 0)),
     'out_of_time': _are(info.get('out_of_time', []), _is_text),
   }
   _refuse(path, [name for name, is_sound in checks.items() if not is_sound])

@@ -258,12 +258,14 @@ def facts(run: Run) -> dict[str, str]:
   """What was run."""
   info, parameters = run.info, run.info['parameters']
   seeds = f'{len(run.seeds)} ({", ".join(run.seeds)})'
+  drawn_from = info.get('drawn_from', 0)
+  drawn = f' (drawn from {drawn_from:,})' if drawn_from else ''
   if len(run.seeds) == 1:
     seeds = f'1 (seed {run.seeds[0]})'
   found = {
     'Target': info['target'],
     'Rows': (
-      f'{info["num_train"]:,} train, {info["num_val"]:,} validation, '
+      f'{info["num_train"]:,} train{drawn}, {info["num_val"]:,} validation, '
       f'{info["num_test"]:,} test'
     ),
     'Objective': ', then '.join(objective(run, stage) for stage in run.stages),

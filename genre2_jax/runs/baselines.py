@@ -14,6 +14,8 @@ from genre2_jax.metrics import results
 from genre2_jax.runs import workdirs
 
 # Beside every run; texts have the first.
+# Numbers of text that trees are fitted to.
+_MOST_EMBEDDED = 256
 REFERENCES = ('train_mean', 'histogram_trees')
 
 
@@ -65,7 +67,8 @@ def references(
   """Rows of references.csv, written once: what anybody has in seconds.
 
   Their number alone, as `greedy`. None beside a baseline, which is one, and
-  none where no report will show them. A text has no columns for trees.
+  none where no report will show them. A text has no columns for trees, and
+  vectors have too many for seconds.
   """
   if experiment.baseline or not experiment.report:
     return []
@@ -82,7 +85,10 @@ def references(
     ]
   table, model, seeds = experiment.table, experiment.model, experiment.seeds[:1]
   rows: list[tuple] = []
-  for name in REFERENCES[: 2 if isinstance(table, Table) else 1]:
+  has_trees = isinstance(table, Table) and (
+    table.train.num_embedded <= _MOST_EMBEDDED
+  )
+  for name in REFERENCES[: 2 if has_trees else 1]:
     predicted = fit(experiment, name, seeds, interrupts)
     for split, arrays in predicted.items():
       target = getattr(table, split).target

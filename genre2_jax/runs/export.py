@@ -18,9 +18,10 @@ def export_workdir(
   """Writes the weights of a finished run's last stage for `transformers`.
 
   Args:
-    workdir: of a finished run of a Gemma-2 that writes numbers.
-    output: folder to make: a checkpoint of Gemma2ForCausalLM with its
-      tokenizer, or one per seed, `seed_<n>`, if there are several.
+    workdir: of a finished run of a Gemma that writes numbers.
+    output: folder to make: a checkpoint of Gemma2ForCausalLM or
+      Gemma3ForCausalLM with its tokenizer, or one per seed, `seed_<n>`, if
+      there are several.
 
   Raises:
     InputError: the run or the folder cannot be used.
@@ -35,11 +36,11 @@ def export_run(
   """`export_workdir` of a `FinishedRun`: the folders that it wrote."""
   output = path_of(output)
   language = run.experiment.fields['language_model']
-  if language['name'] != 'gemma2' or language['head']:
+  if language['name'] not in ('gemma', 'gemma2') or language['head']:
     name = language['name'] or 'no language model'
     kind = f'{name} {language["head"]}'.strip()
     raise InputError(
-      f'{run.workdir} was trained with {kind}: only a gemma2 that writes '
+      f'{run.workdir} was trained with {kind}: only a gemma that writes '
       'numbers has the form of a checkpoint'
     )
   if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -48,12 +49,14 @@ def export_run(
     language['pretrained'], language['preset'], language['sizes']
   )
   lora = language_model.lora_of(language['lora'])
+  known = subwords.vocabulary_size(run.model.features.tokenizer)
+  unused = max(0, known - sizes.vocab_size)
   stacked = run.weights()['policy']
   folders = []
   for index, seed in enumerate(run.seeds):
     folder = output / f'seed_{seed}' if len(run.seeds) > 1 else output
     params = jax.tree.map(lambda x, i=index: x[i], stacked)
-    pretrained.save(folder, params, sizes, lora=lora)
+    pretrained.save(folder, params, sizes, lora=lora, unused=unused)
     _save_tokenizer(folder, run, sizes.vocab_size, language['new_tokens'])
     folders.append(folder)
   return folders

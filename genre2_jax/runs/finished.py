@@ -22,6 +22,7 @@ from genre2_jax.experiment import experiment, networks
 from genre2_jax.experiment.experiment import Experiment
 from genre2_jax.files import atomic, reading
 from genre2_jax.models.model import Model
+from genre2_jax.models.text_columns import TextColumns
 from genre2_jax.runs import estimates, weights
 from genre2_jax.training import evaluation, stages
 
@@ -172,13 +173,14 @@ class FinishedRun:
     if self.content is not None:
       return self.content
     folder = self.workdir / weights.FOLDER
-    parts = [folder / self.stages[-1], weights.frozen_folder(self.workdir)]
+    parts = [folder / self.stages[-1]]
     if not parts[0].exists():  # From before there were weights.
       parts = [self.workdir / 'checkpoints']
     if self.model.prior is not None:
       parts.append(self.workdir / priors.FOLDER)
     paths = [self.workdir / name for name in _JSON_FILES]
     paths += [p for part in parts for p in sorted(part.rglob('*'))]
+    paths += weights.frozen_files(self.workdir)
     root = self.workdir.absolute()
     kept = {estimates.FILE: estimates.content(self.margins)}
     return (kept if self.margins else {}) | {
@@ -255,6 +257,7 @@ def open_run(workdir: str | os.PathLike[str]) -> FinishedRun:
       saved.get('numbers', ()),  # Older runs had none.
       # Older runs had no more room than rows.
       run.get('num_memory') or run['num_train'],
+      TextColumns.from_json(saved['texts']) if 'texts' in saved else None,
     )
     if reopened.model.prior is not None:
       reopened = _with_prior(reopened, workdir / priors.FOLDER)

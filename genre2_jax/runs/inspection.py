@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from genre2_jax.data import columns as table_columns
-from genre2_jax.data.columns import Column
+from genre2_jax.data.columns import TEXT, Column
 from genre2_jax.data.features import Features
 from genre2_jax.data.tables import SPLITS, Rows, Table
 from genre2_jax.devices import processes, sharding
@@ -173,9 +173,16 @@ def _budget(num_columns: int, num_rows: int) -> tuple[int, int]:
 
 def _places(features: Features, column: Column) -> tuple[list[int], list[int]]:
   """Of a column and its parts: among the numeric ones, among the others."""
+  kinds = features.kinds or ('',) * len(features.numeric_names)
+  if column.kind == TEXT:
+    return [
+      place
+      for place, name in enumerate(features.numeric_names)
+      if kinds[place] == TEXT
+      and table_columns.text_of_part(name) == column.name
+    ], []
   if not column.is_numeric:
     return [], [features.category_names.index(column.name)]
-  kinds = features.kinds or ('',) * len(features.numeric_names)
   return [
     place
     for place, name in enumerate(features.numeric_names)
@@ -213,6 +220,8 @@ def _dependence(
   A value is that of a row which has it, so that a date keeps its weekday.
   """
   own = places[column.name]
+  if column.kind == TEXT:
+    return None  # Texts have no order.
   if column.is_numeric:
     (first, *_) = own[0]
     values = rows.numeric[:, first]
@@ -258,7 +267,15 @@ def _described(
   table: Table, features: Features, column: Column
 ) -> dict[str, Any]:
   """How a column was read: counts are of cells, kinds and range of train."""
-  if column.is_numeric:
+  unseen: dict[str, int] = {}
+  if column.kind == TEXT:
+    own = _places(features, column)[0]
+    numbers = {s: getattr(table, s).numeric[:, own] for s in SPLITS}
+    missing = {s: int(np.isnan(x[:, 0]).sum()) for s, x in numbers.items()}
+    there = numbers['train'][np.isfinite(numbers['train'][:, 0])]
+    present = [row.tobytes() for row in there]
+    ends = f'{len(own)} numbers of its vector'
+  elif column.is_numeric:
     place = features.numeric_names.index(column.name)
     cells = {s: getattr(table, s).numeric[:, place] for s in SPLITS}
     missing = {s: int(np.isnan(values).sum()) for s, values in cells.items()}
@@ -268,7 +285,6 @@ def _described(
       ends = ' to '.join(
         _written(value, column.kind) for value in (present.min(), present.max())
       )
-    unseen = {}
   else:
     place = features.category_names.index(column.name)
     labels = {s: getattr(table, s).categories[:, place] for s in SPLITS}

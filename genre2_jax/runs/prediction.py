@@ -54,7 +54,7 @@ def predict_file(
       frame = read_frame(source, Reading.parse(data['reading']))
     kept = {} if frame is None else _kept(frame, keep, source)
     rows = tasks.read_rows(
-      run.model.features,
+      run.model,
       run.target_name,
       source,
       kinds=data['kinds'],

@@ -4,7 +4,8 @@ The best parameters alone, without an optimizer's moments: checkpoints are for
 going on, and may be deleted once a run is finished. What a network never trains
 lies in `weights/frozen/`, once for all stages. They are Orbax's files, so that
 every process writes and reads the part that its devices hold, and a fingerprint
-finds damage.
+finds damage. What is frozen of a pretrained language model stays where it is:
+`weights/frozen.json` has its fingerprint.
 """
 
 import os
@@ -21,6 +22,9 @@ from genre2_jax.models import language_model
 from genre2_jax.training import stages, train_state
 from genre2_jax.training.checkpoints import (
   Checkpoints,
+  Frozen,
+  KeptFrozen,
+  ReferredFrozen,
   StageCheckpoints,
   restored,
 )
@@ -33,9 +37,37 @@ ZERO_SHOT = 'zero_shot'
 _FROZEN = 'frozen'
 
 
-def frozen_folder(workdir: str | os.PathLike[str]) -> pathlib.Path:
-  """Where the parameters lie that no stage trains."""
-  return pathlib.Path(workdir).absolute() / FOLDER / _FROZEN
+def frozen_files(workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
+  """What a workdir has of the parameters that no stage trains."""
+  folder = pathlib.Path(workdir).absolute() / FOLDER
+  kept = sorted((folder / _FROZEN).rglob('*'))
+  return [path for path in (*kept, _reference(folder)) if path.is_file()]
+
+
+def frozen_of(
+  workdir: str | os.PathLike[str],
+  experiment: Experiment,
+  mesh: jax.sharding.Mesh,
+) -> Frozen:
+  """Where the parameters are that no stage trains.
+
+  In the workdir, or with the pretrained weights that the run began with; runs
+  from before that was so have those in the workdir too.
+  """
+  folder = pathlib.Path(workdir).absolute() / FOLDER
+  is_kept = processes.from_first((folder / _FROZEN).exists())
+  if is_kept or not experiment.pretrained:
+    return KeptFrozen(folder / _FROZEN)
+
+  def read():
+    params = {'policy': pretrained(experiment, experiment.seeds, mesh)}
+    return train_state.split(params, experiment.model.network.frozen)[1]
+
+  return ReferredFrozen(_reference(folder), experiment.pretrained, read)
+
+
+def _reference(folder):
+  return folder / f'{_FROZEN}.json'
 
 
 def write(
@@ -79,7 +111,7 @@ def read(
   trained = restored(folder, _predicting(abstract.best_params))
   if trained is None or abstract.frozen is None:
     return trained
-  frozen = restored(frozen_folder(workdir), abstract.frozen)
+  frozen = frozen_of(workdir, experiment, mesh).restore(abstract.frozen)
   return None if frozen is None else train_state.merge(trained, frozen)
 
 
@@ -114,7 +146,8 @@ def _of_checkpoint(workdir, stage, abstract):
   if not processes.from_first(folder.exists()):
     return None
   beside = folder.with_name(f'{folder.name}_frozen')
-  with StageCheckpoints(folder, beside, read_only=True) as checkpoints:
+  kept = KeptFrozen(beside)
+  with StageCheckpoints(folder, kept, read_only=True) as checkpoints:
     state = checkpoints.restore(abstract)
   if state is None:
     return None

@@ -109,11 +109,13 @@ def create(workdir: pathlib.Path, experiment: Prepared) -> None:
         'give another --workdir or restore the data'
       )
     return
+  texts = experiment.model.texts
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     atomic.write_json(
       workdir / 'model.json',
-      {
+      ({'texts': texts.to_json()} if texts else {})
+      | {
         'target_name': table.target_name,
         'features': experiment.model.features.to_json(),
         'scaler': experiment.model.scaler.to_json(),
@@ -227,6 +229,7 @@ def write_run(
       'seeds': list(experiment.seeds),
       'num_train': len(table.train),
       'num_memory': experiment.model.num_memory,
+      'drawn_from': table.drawn_from if isinstance(table, Table) else 0,
       'num_val': len(table.val),
       'num_test': len(table.test),
       'parameters': num_parameters,

@@ -8,9 +8,9 @@ import dataclasses
 import logging
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,8 @@ import orbax.checkpoint as ocp
 
 from genre2_jax.devices import memory, processes
 from genre2_jax.errors import InputError, RunError
-from genre2_jax.files import disk
+from genre2_jax.files import atomic, disk, reading
+from genre2_jax.policy import Params
 from genre2_jax.training.train_state import TrainState
 
 _logger = logging.getLogger('genre2_jax')
@@ -252,29 +253,96 @@ def restored(directory: pathlib.Path, target: Any) -> Any:
     return saved.restore(target)
 
 
-class StageCheckpoints:
-  """Checkpoints of `TrainState`s; what is frozen is saved once, apart.
+class Frozen(Protocol):
+  """Where the parameters are that no stage of a run trains."""
 
-  A checkpoint then costs what is trained, however large the model, and the
-  workdir still needs nothing from outside.
+  @property
+  def where(self) -> pathlib.Path:
+    """What a message names."""
+
+  def save(self, frozen: Params) -> None:
+    """Sees to it that `restore` gives these, in a later process too."""
+
+  def restore(self, abstract: Params) -> Params | None:
+    """They, where `abstract` says; None if they are not there, or damaged."""
+
+
+@dataclasses.dataclass(frozen=True)
+class KeptFrozen:
+  """Frozen parameters in a folder of their own: `Frozen`.
+
+  Attributes:
+    where: absolute path of it.
   """
 
-  def __init__(
-    self,
-    directory: pathlib.Path,
-    frozen_directory: pathlib.Path,
-    **options: Any,
-  ):
+  where: pathlib.Path
+
+  def save(self, frozen: Params) -> None:
+    """Writes them, unless they are there."""
+    # It saves none that is there; a folder alone may be what a kill left.
+    with Checkpoints(self.where, keep=1) as kept:
+      kept.save(0, frozen)
+
+  def restore(self, abstract: Params) -> Params | None:
+    """Reads them."""
+    return restored(self.where, abstract)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReferredFrozen:
+  """Frozen parameters that lie elsewhere, and their fingerprint: `Frozen`.
+
+  Attributes:
+    where: absolute path of the file that says what they must be.
+    source: what they are read from, for messages.
+    read: reads them.
+  """
+
+  where: pathlib.Path
+  source: str
+  read: Callable[[], Params]
+
+  def save(self, frozen: Params) -> None:
+    """Writes the fingerprint, unless one is there."""
+    found = processes.fetch(_fingerprint(frozen)).tolist()
+    with processes.together():
+      if processes.is_first() and not self.where.exists():
+        self.where.parent.mkdir(parents=True, exist_ok=True)
+        said = {'pretrained': self.source, 'fingerprint': found}
+        atomic.write_json(self.where, said)
+
+  def restore(self, abstract: Params) -> Params | None:
+    """Reads them; raises InputError if they are not those that were saved."""
+    del abstract  # What reads them knows.
+    if not processes.from_first(self.where.exists()):
+      return None
+    saved = reading.read_json(self.where).get('fingerprint')
+    frozen = self.read()
+    if processes.fetch(_fingerprint(frozen)).tolist() != saved:
+      raise InputError(
+        f'{self.source} has changed since {self.where} was written: restore '
+        'it, or train again in a new workdir'
+      )
+    return frozen
+
+
+class StageCheckpoints:
+  """Checkpoints of `TrainState`s; what is frozen is seen to once, apart.
+
+  A checkpoint then costs what is trained, however large the model.
+  """
+
+  def __init__(self, directory: pathlib.Path, frozen: Frozen, **options: Any):
     """Opens a folder.
 
     Args:
       directory: absolute path.
-      frozen_directory: absolute path, of parameters that are never trained;
-        made once there are some. Stages of a run may share it.
+      frozen: where parameters are that are never trained. Stages of a run may
+        share it.
       **options: of `Checkpoints`.
     """
     self._states = Checkpoints(directory, **options)
-    self._frozen = frozen_directory
+    self._frozen = frozen
     self._frozen_is_saved = False
 
   def save_if_due(self, step: int, state: TrainState) -> None:
@@ -301,20 +369,18 @@ class StageCheckpoints:
     )
     if state is None or abstract_state.frozen is None:
       return state
-    frozen = restored(self._frozen, abstract_state.frozen)
+    frozen = self._frozen.restore(abstract_state.frozen)
     if frozen is None:
       raise InputError(
-        f'{self._frozen} has no whole frozen parameters, which the checkpoints '
-        'beside it need: train again, in a new workdir'
+        f'{self._frozen.where} has no whole frozen parameters, which the '
+        'checkpoints beside it need: train again, in a new workdir'
       )
     self._frozen_is_saved = True
     return dataclasses.replace(state, frozen=frozen)
 
   def _save_frozen(self, state):
     if state.frozen is not None and not self._frozen_is_saved:
-      # It saves none that is there; a folder alone may be what a kill left.
-      with Checkpoints(self._frozen, keep=1) as frozen:
-        frozen.save(0, state.frozen)
+      self._frozen.save(state.frozen)
       self._frozen_is_saved = True
 
   def close(self) -> None:

@@ -13,6 +13,7 @@ from genre2_jax.data.batches import Examples
 from genre2_jax.devices import compilation, processes
 from genre2_jax.devices import sharding as sharding_rules
 from genre2_jax.errors import InterruptedRunError
+from genre2_jax.models.marginal import SHARE, share_of
 from genre2_jax.models.model import Model, form_of
 from genre2_jax.objectives.grid import expected_value
 from genre2_jax.objectives.objective import (
@@ -158,7 +159,8 @@ def predictions(
     and 'rail_normalized_z', with p renormalised on them; an open policy has
     them over the whole trie too, if exact, and 'grid_mass' [b], the probability
     that it writes a number at all, exact or estimated from the samples. A
-    `Pointwise` predicts a point mass: G is 1.
+    member of a pack that was chosen from has its 'share' [b], the same for all
+    rows. A `Pointwise` predicts a point mass: G is 1.
   """
   own = params['policy']
   if isinstance(network, Pointwise):
@@ -170,6 +172,9 @@ def predictions(
     }
   context = network.encode(own, inputs)
   predicted: dict[str, jax.Array] = {}
+  share = share_of(own)
+  if share is not None:
+    predicted[SHARE] = jnp.broadcast_to(share, numbers.shape)
   if num_samples or not exact:
     rollout = sampling.sample(
       network,

@@ -23,7 +23,7 @@ from genre2_jax.files import metrics_log
 from genre2_jax.objectives.objective import StageParams
 from genre2_jax.policy import Params
 from genre2_jax.training import train_state
-from genre2_jax.training.checkpoints import StageCheckpoints
+from genre2_jax.training.checkpoints import Frozen, StageCheckpoints
 from genre2_jax.training.programs import (
   Programs,
   Trainable,
@@ -53,7 +53,7 @@ class Options:
     batch_size: B, rows of a step.
     block_size: rows that are validated at once.
     checkpoint: options of `Checkpoints`.
-    frozen_folder: where parameters are saved that no stage trains.
+    frozen: where parameters are that no stage trains.
     profile_steps: the first to trace and the first after them, or None.
     steps_per_dispatch: steps that the device takes before the host looks, at
       most those left of the epoch; 0: chosen as it goes, for half a second.
@@ -69,7 +69,7 @@ class Options:
   batch_size: int
   block_size: int
   checkpoint: Mapping[str, Any]
-  frozen_folder: pathlib.Path
+  frozen: Frozen
   profile_steps: tuple[int, int] | None
   steps_per_dispatch: int
   device_share: float
@@ -132,7 +132,7 @@ def train(
   with (
     StageCheckpoints(
       (options.workdir / 'checkpoints' / stage.name).absolute(),
-      options.frozen_folder,
+      options.frozen,
       **options.checkpoint,
     ) as checkpoints,
     Progress(stage.name, verbose=options.verbose) as progress,

@@ -1,12 +1,14 @@
 """Optimizers and learning-rate schedules, from optax."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from genre2_jax.models import pack
 
 # Of steps: on the host, or an argument of a program.
 Count = int | jax.Array
@@ -80,12 +82,21 @@ def adamw(
   weight_decay: float,
   max_grad_norm: float,
   mask: Callable[[Any], Any] | None = None,
+  own_decay: bool = False,
 ) -> optax.GradientTransformation:
   """AdamW; gradients clipped to a global norm unless that is 0.
 
-  Of a tree of parameters `mask` gives which of them decay; None: all.
+  Of a tree of parameters `mask` gives which of them decay; None: all. With
+  `own_decay` the decay is a number in the state, each member's own.
   """
-  optimizer = optax.adamw(learning_rate, weight_decay=weight_decay, mask=mask)
+  if own_decay:
+    optimizer = optax.chain(
+      optax.scale_by_adam(),
+      _decayed(weight_decay, mask),
+      optax.scale_by_learning_rate(learning_rate),
+    )
+  else:
+    optimizer = optax.adamw(learning_rate, weight_decay=weight_decay, mask=mask)
   return _clipped(optimizer, max_grad_norm)
 
 
@@ -126,6 +137,7 @@ def build(
   weight_decay: float,
   max_grad_norm: float,
   fast_parameters: Sequence[str] = (),
+  own: Collection[str] = (),
 ) -> optax.GradientTransformation:
   """An optimizer by name, one of `NAMES`; Adafactor decays no weights.
 
@@ -136,6 +148,8 @@ def build(
     max_grad_norm: gradients are clipped to it; 0: not.
     fast_parameters: names of parameters, the last of their paths, that have six
       times the rate and no decay (RealMLP's scaling layer, arXiv 2407.04491).
+    own: of 'learning_rate' and 'weight_decay' what each member of a pack has
+      for itself (`models/pack.py`): its state then has that number.
   """
   fast = frozenset(fast_parameters)
   if name == 'adafactor':
@@ -146,10 +160,43 @@ def build(
       weight_decay=weight_decay,
       max_grad_norm=max_grad_norm,
       mask=_but(fast) if fast else None,
+      own_decay='weight_decay' in own,
     )
-  if not fast:
-    return optimizer
-  return optax.chain(optimizer, _times(_FAST, fast))
+  more = [_times(_FAST, fast)] if fast else []
+  if 'learning_rate' in own:
+    more.append(_paced())
+  return optax.chain(optimizer, *more) if more else optimizer
+
+
+def _paced() -> optax.GradientTransformation:
+  """Updates times a number in the state: 1, but for a member's factor."""
+  name = pack.own('learning_rate')
+
+  def init(params):
+    del params
+    return {name: jnp.ones(())}
+
+  def update(updates, state, params=None):
+    del params
+    return jax.tree.map(lambda x: x * state[name], updates), state
+
+  return optax.GradientTransformation(init, update)
+
+
+def _decayed(weight_decay, mask):
+  """`optax.add_decayed_weights` by a number in the state."""
+  name = pack.own('weight_decay')
+
+  def init(params):
+    del params
+    return {name: jnp.asarray(weight_decay, jnp.float32)}
+
+  def update(updates, state, params=None):
+    decay = optax.add_decayed_weights(state[name], mask)
+    updates, _ = decay.update(updates, decay.init(params), params)
+    return updates, state
+
+  return optax.GradientTransformation(init, update)
 
 
 def _but(names):

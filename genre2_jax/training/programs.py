@@ -14,6 +14,7 @@ import optax
 from genre2_jax.data import batches
 from genre2_jax.data.batches import Examples
 from genre2_jax.devices import compilation, processes, sharding
+from genre2_jax.models import pack
 from genre2_jax.models.model import Form, form_of
 from genre2_jax.objectives.objective import init_params
 from genre2_jax.policy import Inputs, Params, Pointwise, Policy
@@ -103,7 +104,7 @@ def state_program(
 
   Returns:
     (abstract state with shardings, `(the network's stacked parameters or None)
-    -> state`).
+    -> state`, which donates them).
 
   Raises:
     InputError: an array does not split over the mesh.
@@ -111,29 +112,36 @@ def state_program(
   form, example = form_of(model), model.example_inputs()
   held, build = (form.numbers, form.memory), form.build
 
-  def create(held, start, key):
+  def create(held, start, key, factors):
     init_key, loop_key = jax.random.split(key)
     network, codec = build(*held)
-    params = init_params(
-      init_key,
-      example,
-      network=network,
-      codec=codec,
-      objective=stage.objective,
-      start=start,
+    params = nn.unbox(
+      init_params(
+        init_key,
+        example,
+        network=network,
+        codec=codec,
+        objective=stage.objective,
+        start=start,
+      )
     )
-    return train_state.create(
-      nn.unbox(params),
+    if start is None:  # What was trained has its member's numbers.
+      params = pack.placed(params, factors)
+    state = train_state.create(
+      params,
       loop_key,
       optimizer,
       stage.objective.metrics,
       keep_reference='reference' in stage.objective.needs,
       is_frozen=network.frozen,
     )
+    opt_state = pack.placed(state.opt_state, factors)
+    return dataclasses.replace(state, opt_state=opt_state)
 
   keys = seed_keys(seeds, stage.section)
-  stacked = jax.vmap(create, (None, None, 0))
-  abstract = jax.eval_shape(stacked, held, None, keys)
+  factors = stage.pack.factors(seeds)
+  stacked = jax.vmap(create, (None, None, 0, 0))
+  abstract = jax.eval_shape(stacked, held, None, keys, factors)
   boxed = jax.eval_shape(_init_one(stage, model), jax.random.key(0))
   shardings = sharding.state_sharding(boxed, abstract, optimizer, mesh)
   sharding.check_shapes(abstract, shardings)
@@ -144,16 +152,18 @@ def state_program(
   )
 
   def init(start):
-    axes = (None, None if start is None else 0, 0)
+    axes = (None, None if start is None else 0, 0, 0)
     length = stage.without_length()
     key = form.key and (
       'init', form.key, length, len(seeds), mesh, start is None, _shapes(held)
     )  # fmt: skip
     function = compilation.shared(
       key,
-      lambda: jax.jit(jax.vmap(create, axes), out_shardings=shardings),
+      lambda: jax.jit(
+        jax.vmap(create, axes), out_shardings=shardings, donate_argnums=1
+      ),
     )
-    return function(held, start, keys)
+    return function(held, start, keys, factors)
 
   return abstract, init
 
@@ -539,10 +549,16 @@ def compile_stage(
     # beside a model, every process reads it anyway, and which rows a batch has
     # is drawn on the device: each gathers its own and nothing is sent.
     train = processes.place(rows, sharding.replicated(mesh))
-    compiled_run = compiled(found.run, train, np.int32(1))
+    if key is None:  # As it is compiled for machines that are not there.
+      fixed = functools.partial(found.run, (form.numbers, extent))
+      compiled_run = lower_run(fixed, abstract, train).compile()
+      arguments: tuple[Any, ...] = ()
+    else:
+      compiled_run = compiled(found.run, train, np.int32(1))
+      arguments = (given,)
 
     def run(state, num_steps):
-      return compiled_run(given, state, train, np.int32(num_steps))
+      return compiled_run(*arguments, state, train, np.int32(num_steps))
   else:
     stream = _stream(examples['train'], len(seeds), batch_size, mesh, room)
     shape = stream.example(len(seeds))

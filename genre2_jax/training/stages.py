@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from genre2_jax.models.pack import Pack
 from genre2_jax.objectives.objective import Objective
 from genre2_jax.training import optimizers, train_state
 from genre2_jax.training.train_state import Counters, TrainState
 
 # Streams of random numbers: each seed's key is folded with one of these.
 _STREAMS = ('pretrain', 'finetune', 'evaluation')
+_ALIKE = Pack()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,7 @@ class Stage:
     schedule: of the learning rate, of `optimizers.SCHEDULES`.
     accumulation: micro-batches of a step; divides the batch.
     fast_parameters: names of those with a greater rate and no decay.
+    pack: how the seeds differ.
   """
 
   section: str
@@ -52,6 +55,7 @@ class Stage:
   schedule: str = 'cosine'
   accumulation: int = 1
   fast_parameters: tuple[str, ...] = ()
+  pack: Pack = _ALIKE
 
   def bounded(self, epoch_steps: int) -> Self:
     """The stage with the epochs that it begins, of so many steps.
@@ -109,4 +113,9 @@ def optimizer_of(
     weight_decay=stage.weight_decay,
     max_grad_norm=stage.max_grad_norm,
     fast_parameters=stage.fast_parameters,
+    own=[
+      name
+      for name in ('learning_rate', 'weight_decay')
+      if stage.pack.varies(name)
+    ],
   )

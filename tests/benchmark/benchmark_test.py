@@ -10,12 +10,15 @@ import pytest
 from drawn_runs import write_run
 from ml_collections import ConfigDict
 
-from configs import ablations, talent_twenty
+from configs import ablations, talent_all, talent_hundred, talent_twenty
 from genre2_jax import errors
+from genre2_jax.baselines import packages
 from genre2_jax.benchmark import __main__ as doors
-from genre2_jax.benchmark import figures, protocols, suite
+from genre2_jax.benchmark import figures, forecast, protocols, suite
+from genre2_jax.devices import resident
 from genre2_jax.devices.interrupts import Interrupts
 from genre2_jax.errors import InterruptedRunError
+from genre2_jax.experiment import experiment
 from genre2_jax.experiment.defaults import sized
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -245,6 +248,23 @@ def test_seconds_of_an_interrupted_run_add_up(config, tmp_path):
   assert 100 < seconds < 110
 
 
+@pytest.mark.skipif(not resident.peak(), reason='the system does not say')
+def test_memory_is_of_the_run_and_not_of_one_before(config, tmp_path):
+  config.tasks, config.methods = ('a', 'b'), ('ce',)
+
+  def training(config, workdir, interrupts):
+    took = 300_000_000 if config.data.name == 'a' else 0
+    assert len(b'1' * took) == took
+    write_run(pathlib.Path(workdir), task=config.data.name)
+
+  suite.run(config, tmp_path / 'runs', training)
+  first, second = (
+    json.loads((tmp_path / 'runs' / task / 'ce/seconds.json').read_text())
+    for task in 'ab'
+  )
+  assert first['peak_bytes'] - second['peak_bytes'] > 200_000_000
+
+
 def test_seconds_of_a_run_that_ends_the_process_add_up(
   config, tmp_path, monkeypatch
 ):
@@ -290,6 +310,8 @@ def test_the_command_leaves_at_once_where_nothing_is_lost(
   )
   monkeypatch.setattr(doors, 'command_line', given)
   monkeypatch.setattr(suite, 'run', run)
+  for task in config.tasks:
+    write_task(tmp_path / 'TALENT', task, num_train=90, columns=2)
   doors.main()
   assert seen[0]._leaves
 
@@ -451,6 +473,27 @@ def test_the_command_is_the_same_for_every_part():
   ) == ('python -m genre2_jax.benchmark --config=c.py --seeds=0,1')
 
 
+def test_methods_whose_packages_are_missing_are_left_out_and_said(
+  config, tmp_path, monkeypatch, capsys
+):
+  config.tasks, config.methods = ('a',), ('ce', 'catboost', 'boosted')
+  with config.unlocked():
+    config.recipes.boosted = ('boosted', ())
+  assert len(suite.select(config, methods='ce,boosted').methods) == 2
+  monkeypatch.setattr(
+    packages, 'missing', lambda name: f'{name} is not installed: pip install it'
+  )
+  training = FakeTraining()
+  assert suite.run(suite.select(config), tmp_path / 'runs', training) == []
+  assert training.order == [('a', 'ce')]
+  assert capsys.readouterr().out.splitlines()[:2] == [
+    f'Left out, {method}: catboost is not installed: pip install it'
+    for method in ('catboost', 'boosted')
+  ]
+  with pytest.raises(errors.InputError, match='pip install it'):
+    suite.select(config, methods='ce,catboost')
+
+
 # ------------------------------------------------------------------ protocols
 
 
@@ -466,6 +509,76 @@ def test_the_twenty_tasks_follow_their_rule():
   assert len(small) == 26
   chosen = [small[round(i * 25 / 19)][1] for i in range(20)]
   assert list(protocols.TASKS) == chosen
+  assert list(protocols.ROWS.items()) == [
+    (task, n) for n, task in sorted((n, task) for task, n in rows.items())
+  ]
+
+
+def test_all_tasks_are_cut_alike_and_the_others_are_not_of_the_twenty(tmp_path):
+  whole, others = protocols.talent_all(), protocols.talent_all('others')
+  assert len(whole.tasks) == 44
+  assert len(others.tasks) == 24
+  assert set(others.tasks) == set(whole.tasks) - set(protocols.TASKS)
+  for method in whole.methods:
+    made = suite.configure(others, 'Diamonds', method, tmp_path)
+    assert made.data.max_train_rows == 20_000
+  with pytest.raises(errors.InputError, match="did you mean 'others'"):
+    protocols.talent_all('other')
+
+
+def write_task(root, name, *, num_train, columns):
+  """A TALENT task of zeros."""
+  folder = root / name
+  folder.mkdir(parents=True)
+  for split, rows in (('train', num_train), ('val', 20), ('test', 30)):
+    np.save(folder / f'N_{split}.npy', np.zeros((rows, columns)))
+    np.save(folder / f'y_{split}.npy', np.zeros(rows))
+
+
+def test_the_hundred_are_by_the_papers_protocol(tmp_path):
+  hundred = protocols.talent_hundred()
+  assert len(set(hundred.tasks)) == 100
+  for method in hundred.methods:
+    made = suite.configure(hundred, 'Abalone_reg', method, tmp_path)
+    made = experiment.resolve(made)
+    assert (made.model.width, made.batch_size) == (128, 128)
+    assert made.finetune.epochs == 100
+    starts = method in ('remax', 'grpo', 'genre2')
+    assert bool(made.init_from) == starts
+
+
+def test_tasks_that_a_root_lacks_are_left_out_by_name(config, tmp_path):
+  root = tmp_path / 'tasks'
+  write_task(root, 'b', num_train=100, columns=3)
+  config.root = str(root)
+  there, missing = suite.present(config)
+  assert (there.tasks, missing) == (('b',), ['a', 'c'])
+  (root / 'b').rename(root / 'd')
+  with pytest.raises(errors.InputError, match="none of the tasks 'a', 'b'"):
+    suite.present(config)
+
+
+def test_a_forecast_is_of_the_runs_that_are_left(config, tmp_path):
+  root, runs = tmp_path / 'tasks', tmp_path / 'runs'
+  for name, rows in (('a', 100), ('b', 1000), ('c', 100)):
+    write_task(root, name, num_train=rows, columns=3)
+  config.root = str(root)
+  config.methods = ('ce', 'catboost')
+  whole, known, others = forecast.seconds(config, runs, 1e9)
+  assert (known, others) == (3, 3)
+  parts = [
+    forecast.seconds(config, runs, 1e9, index=i, count=3)[0] for i in range(3)
+  ]
+  assert parts[0] == parts[2] < parts[1]
+  assert whole == pytest.approx(sum(parts))
+  assert forecast.seconds(config, runs, 2e9)[0] == pytest.approx(whole / 2)
+  finished = runs / 'b' / 'ce' / 'run.json'
+  finished.parent.mkdir(parents=True)
+  finished.write_text('{}')
+  left = forecast.seconds(config, runs, 1e9)
+  assert left == (pytest.approx(parts[0] + parts[2]), 2, 3)
+  assert '2 runs' in forecast.said(*left)
+  assert forecast.said(0.0, 0, 3) == ''
 
 
 @pytest.mark.parametrize('method', protocols.METHODS)
@@ -481,7 +594,7 @@ def test_recipes_of_the_twenty_tasks_take_its_fields(method, tmp_path):
 
 def test_seeds_that_a_recipe_takes_together_stay_so_beside_one(tmp_path):
   config = protocols.talent_twenty()
-  for count, expected in ((1, {'best': 4, 'ce': 1}), (3, {'best': 3, 'ce': 3})):
+  for count, expected in ((1, {'best': 6, 'ce': 1}), (3, {'best': 3, 'ce': 3})):
     config.num_seeds = count
     for method, num_seeds in expected.items():
       made = suite.configure(config, config.tasks[0], method, tmp_path)
@@ -494,6 +607,9 @@ def same(a, b):
 
 def test_files_of_benchmarks_are_the_packages():
   assert same(talent_twenty.get_config(), protocols.talent_twenty())
+  assert same(talent_all.get_config(), protocols.talent_all())
+  assert same(talent_hundred.get_config(), protocols.talent_hundred())
+  assert same(talent_all.get_config('others'), protocols.talent_all('others'))
   assert same(ablations.get_config(), protocols.ablation('reward'))
   for name in protocols.ABLATIONS:
     assert same(ablations.get_config(name), protocols.ablation(name))
@@ -508,6 +624,9 @@ def test_variants_of_an_ablation_differ_from_each_other(name, tmp_path):
   }
   told = {str(run.copy_and_resolve_references()) for run in made.values()}
   assert len(told) == len(made) > 1
-  if name != 'tokenizer':
+  if name == 'levers':
+    assert {run.init_from for run in made.values()} == {''}
+    assert [run.num_seeds for run in made.values()].count(1) == 1
+  elif name != 'tokenizer':
     base = str(tmp_path / config.tasks[0] / 'ce')
     assert {run.init_from for run in made.values()} == {'', base}

@@ -1,3 +1,4 @@
+import json
 import re
 import subprocess
 import sys
@@ -125,6 +126,17 @@ def test_missing_and_failed_runs_are_said(tmp_path, no_figures):
   assert 'NonFiniteError: the &lt;loss&gt;' in text and 'OSError' not in text
 
 
+def test_train_rows_that_were_drawn_are_said(tmp_path, no_figures):
+  write_benchmark(tmp_path, ['ce', 'catboost'], TASKS[:2])
+  for method in ('ce', 'catboost'):
+    path = tmp_path / 'wind' / method / 'run.json'
+    cut = {'num_train': 20_000, 'drawn_from': 26_091}
+    atomic.write_json(path, json.loads(path.read_text()) | cut)
+  text, _ = render(tmp_path)
+  said = 'Training rows were drawn at random: wind (20,000 of 26,091).'
+  assert said in text and said in (tmp_path / 'table.md').read_text()
+
+
 def test_verdict_names_the_best_and_its_tests(tmp_path):
   write_benchmark(tmp_path, ['ce', 'remax', 'catboost'], TASKS, n=200)
   compared = statistics.compare(page.load(tmp_path))
@@ -181,12 +193,16 @@ def test_results_are_those_of_the_last_stage(tmp_path, no_figures):
 
 def test_seconds_and_machine_are_in_the_table(tmp_path, no_figures):
   write_benchmark(tmp_path, ['ce'], TASKS[:2])
-  atomic.write_json(tmp_path / 'wind/ce/seconds.json', {'seconds': 27.5})
+  for task, spent in (
+    ('sensory', {'seconds': 12.5, 'peak_bytes': 2**30}),
+    ('wind', {'seconds': 27.5, 'peak_bytes': 2**31}),
+  ):
+    atomic.write_json(tmp_path / task / 'ce/seconds.json', spent)
   page.write(tmp_path)
   text = (tmp_path / 'table.md').read_text()
   assert 'Machine: AMD EPYC, 1 x cpu, jax 0.10.2, commit 8f3c2e1.' in text
   row = next(line for line in text.splitlines() if line.startswith('| ce |'))
-  assert row.endswith('| 20 |')
+  assert row.endswith('| 20 | 1.50 |')
 
 
 def test_published_numbers_are_kept_with_the_runs(tmp_path, no_figures):

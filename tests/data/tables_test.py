@@ -233,6 +233,30 @@ def test_wide_rows_are_no_index(tmp_path):
   assert_refused(lambda: tables.read_file(path, 'y'), 'not readable')
 
 
+def test_train_rows_are_cut_at_random_and_others_are_not():
+  whole = tables.load_sklearn()
+  cut = tables.cut(whole, 100, seed=3)
+  assert (len(cut.train), cut.drawn_from) == (100, len(whole.train))
+  assert cut.val is whole.val and cut.test is whole.test
+  numeric = whole.train.numeric
+  places = [
+    int(np.flatnonzero((numeric == row).all(1))[0]) for row in cut.train.numeric
+  ]
+  assert places == sorted(set(places)) and places != list(range(100))
+  np.testing.assert_array_equal(
+    cut.train.target, whole.train.known_target[places]
+  )
+  again, other = (tables.cut(whole, 100, seed=s).train for s in (3, 4))
+  np.testing.assert_array_equal(again.target, cut.train.target)
+  assert (other.known_target != cut.train.known_target).any()
+  rows = f'train 100, val {len(whole.val)}, test {len(whole.test)}'
+  assert tables.describe(cut).splitlines()[1] == (
+    f'rows: {rows}; train rows drawn at random from {len(whole.train)}'
+  )
+  for enough in (0, len(whole.train)):
+    assert tables.cut(whole, enough, seed=3) is whole
+
+
 def test_describe(tmp_path):
   n = 60
   frame = pd.DataFrame(

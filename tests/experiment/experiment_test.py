@@ -7,7 +7,13 @@ from checks import assert_refused
 
 from configs import base
 from genre2_jax import DecodingRegressor
-from genre2_jax.experiment import checks, defaults, experiment, recipes
+from genre2_jax.experiment import (
+  checks,
+  defaults,
+  experiment,
+  official,
+  recipes,
+)
 from genre2_jax.experiment.stages import build_stages
 from genre2_jax.policy.enumeration import Enumeration
 
@@ -39,6 +45,21 @@ def test_recipes_name_their_stages(recipe, stages, weights):
   assert [stage.name for stage in built] == stages
   assert [term.name for term in built[0].objective.terms] == ['ce']
   assert [term.weight for term in built[-1].objective.terms] == weights
+
+
+def test_methods_of_a_task_have_the_same_train_rows():
+  targets = []
+  for recipe in ('ce', 'best', 'catboost'):
+    config = recipes.get_config('talent', recipe)
+    config.data.max_train_rows = 50
+    built = experiment.build(config)
+    assert built.table.drawn_from > len(built.table.train) == 50
+    targets.append(built.table.train.known_target.tolist())
+  assert targets[0] == targets[1] == targets[2]
+  table = experiment.build(recipes.get_config('talent', 'ce')).table
+  assert experiment.build(config, table=table).table.drawn_from == len(
+    table.train
+  )
 
 
 def test_a_stage_is_what_the_config_says():
@@ -75,7 +96,7 @@ def test_the_same_objective_twice_makes_two_stages():
 
 
 def test_the_official_hyperparameters_are_the_published_ones():
-  with open(experiment.OFFICIAL_HYPERPARAMETERS, encoding='utf-8') as file:
+  with open(official.HYPERPARAMETERS, encoding='utf-8') as file:
     (row,) = (r for r in csv.DictReader(file) if r['dataset'] == 'Abalone_reg')
   before = changed(hyperparameters='official', data__name='Abalone_reg')
   config = experiment.resolve(before)
@@ -91,7 +112,10 @@ def test_the_official_hyperparameters_are_the_published_ones():
     'dropout': float(row['dropout']),
   }
   assert config.pretrain.learning_rate == float(row['learning_rate'])
-  assert config.finetune.to_dict() == paper.finetune.to_dict()
+  assert config.finetune.to_dict() == paper.finetune.to_dict() | {
+    'epochs': 100,
+    'learning_rate': float(row['learning_rate']),
+  }
   # The config that was given stays as it is.
   assert before.model.to_dict() == base.get_config().model.to_dict()
 

@@ -23,7 +23,7 @@ from genre2_jax.objectives.objective import Objective, Rollouts, init_params
 from genre2_jax.runs.finished import open_run
 from genre2_jax.tokenizers.codec import Codec
 from genre2_jax.training import optimizers, stages, train_state
-from genre2_jax.training.checkpoints import StageCheckpoints
+from genre2_jax.training.checkpoints import KeptFrozen, StageCheckpoints
 from genre2_jax.training.programs import state_program
 from genre2_jax.training.step import train_step
 
@@ -275,18 +275,20 @@ def test_a_checkpoint_holds_what_is_frozen_once(tmp_path):
   )
   folder, frozen = tmp_path / 'ce', tmp_path / 'frozen'
   frozen.mkdir()  # As a kill while it is saved leaves it.
-  with StageCheckpoints(folder, frozen, keep=1) as checkpoints:
+  with StageCheckpoints(folder, KeptFrozen(frozen), keep=1) as checkpoints:
     for step, state in enumerate(states):
       checkpoints.save(step, state)
-  with StageCheckpoints(folder, frozen) as checkpoints:
+  with StageCheckpoints(folder, KeptFrozen(frozen)) as checkpoints:
     restored = checkpoints.restore(abstract)
   assert_same_bits(restored, states[1])
   assert [path.name for path in frozen.iterdir()] == ['0']
-  with StageCheckpoints(folder.with_name('rl'), frozen) as checkpoints:
+  with StageCheckpoints(
+    folder.with_name('rl'), KeptFrozen(frozen)
+  ) as checkpoints:
     assert checkpoints.restore(abstract) is None
   frozen.rename(tmp_path / 'elsewhere')
   with (
-    StageCheckpoints(folder, frozen) as checkpoints,
+    StageCheckpoints(folder, KeptFrozen(frozen)) as checkpoints,
     pytest.raises(InputError, match='frozen has no whole frozen'),
   ):
     checkpoints.restore(abstract)

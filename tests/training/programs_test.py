@@ -331,7 +331,7 @@ def test_a_stage_begins_with_the_parameters_that_it_is_given():
   programs = packed('rl')
   given = programs.init(None).params['policy']
   given = jax.tree.map(lambda x: x + 1, given)
-  state = programs.init(given)
+  state = programs.init(jax.tree.map(jnp.copy, given))  # Which it takes.
   for params in (state.params, state.best_params, state.reference):
     assert_equal(params, {'policy': given})
   moments = optax.tree_utils.tree_get(state.opt_state, 'mu')

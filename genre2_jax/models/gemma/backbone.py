@@ -1,8 +1,9 @@
-"""Gemma-2's backbone: it reads prompts, and numbers after them.
+"""Gemma's backbone: it reads prompts, and numbers after them.
 
-The layers are one scanned module: 26 to 46 layers compile as one. A layer's
-sliding window is data (of a global layer it is out of reach), so that layers of
-both kinds are one program in any order. Parameters are stacked over layers.
+The layers are one scanned module: 18 to 62 layers compile as one. A layer's
+sliding window (of a global layer it is out of reach) and the rates of its
+rotary positions are data, so that layers of both kinds are one program in any
+order. Parameters are stacked over layers.
 """
 
 import math
@@ -15,11 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from genre2_jax.models.gemma.layers import (
+  Kind,
   Layer,
+  Lora,
   Numerics,
   Pair,
   RMSNorm,
-  angles_of,
   softcap,
 )
 from genre2_jax.models.gemma.sizes import GemmaConfig
@@ -102,12 +104,12 @@ class Backbone(nn.Module):
     else:
       visible = distance[None] >= 0
     geometry = {
-      'angles': angles_of(jnp.asarray(place)[None], self.config),
+      'place': jnp.asarray(place)[None],
       'own': (jnp.asarray(visible), jnp.asarray(distance)[None]),
     }
     x = self.embed(self.look_up(tokens))
     x, (key, value) = self.layers(
-      by_rows(x[:, None]), self.config.windows, None, None, geometry
+      by_rows(x[:, None]), self._kinds(), None, None, geometry
     )
     return self.final_norm(x)[:, 0], (key[:, 0], value[:, 0])
 
@@ -144,7 +146,7 @@ class Backbone(nn.Module):
     if bidirectional:
       far = far - (positions == 0)[:, None]
     geometry = {
-      'angles': angles_of(place, self.config),
+      'place': place,
       'own': (jnp.asarray(visible)[None], jnp.asarray(distance)[None]),
       'prompt': (
         # The root is the prompt's last token, which is thus not looked up.
@@ -154,12 +156,19 @@ class Backbone(nn.Module):
     }
     x, cache = self.layers(
       by_rows(self.embed(rows)),
-      self.config.windows,
+      self._kinds(),
       (context['keys'], context['values']),
       cache,
       geometry,
     )
     return self.final_norm(x), cache
+
+  def _kinds(self) -> Kind:
+    """Of all layers, stacked."""
+    return {
+      'window': jnp.asarray(self.config.windows),
+      'rates': jnp.asarray(self.config.rates),
+    }
 
   def project(self, x: jax.Array, rows: jax.Array) -> jax.Array:
     """Logits of x [..., D] at rows [V, D] of the embedding, float32."""
@@ -175,6 +184,22 @@ class Backbone(nn.Module):
 def below_low_rank(path: tuple[str, ...]) -> bool:
   """`Policy.frozen` of a model with low-rank updates: all of it but them."""
   return path[0] == 'backbone' and not path[-1].startswith('lora_')
+
+
+def frozen_of(
+  lora: Lora | None, freeze_embedding: bool
+) -> Callable[[tuple[str, ...]], bool] | None:
+  """`Policy.frozen` of a language model.
+
+  Args:
+    lora: low-rank updates, below which nothing is trained, or None.
+    freeze_embedding: whether the embedding of subwords, a tied head too, stays.
+  """
+  if lora is not None:
+    return below_low_rank
+  if freeze_embedding:
+    return lambda path: path == ('backbone', 'embedding')
+  return None
 
 
 def initializer(model: nn.Module) -> Callable[..., Params]:

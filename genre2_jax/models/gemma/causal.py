@@ -1,4 +1,4 @@
-"""A Gemma-2 on whole texts: what a language model is pretrained as."""
+"""A Gemma on whole texts: what a language model is pretrained as."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ class CausalLanguageModel(nn.Module):
 
 
 def causal_language_model(config: GemmaConfig, **numerics: Any) -> Pointwise:
-  """A Gemma-2 whose prediction is its own loss on a text.
+  """A Gemma whose prediction is its own loss on a text.
 
   −(1/(L − 1)) · Σ_t log p(token t | tokens before it), in nats per subword: the
   `Pointwise` that a stage trains with `objectives.point.Predicted`.

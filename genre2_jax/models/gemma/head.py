@@ -1,4 +1,4 @@
-"""Gemma-2 with a predictive head: a text in, one number out."""
+"""Gemma with a predictive head: a text in, one number out."""
 
 import dataclasses
 from typing import Any
@@ -11,8 +11,8 @@ import numpy as np
 from genre2_jax.models.gemma.backbone import (
   ATTENTION,
   Backbone,
-  below_low_rank,
   check_choice,
+  frozen_of,
   initializer,
 )
 from genre2_jax.models.gemma.layers import Linear, Lora, Numerics
@@ -100,8 +100,9 @@ def gemma_head(
   remat: bool = False,
   dropout: float = 0.0,
   lora: Lora | None = None,
+  freeze_embedding: bool = False,
 ) -> Pointwise:
-  """A Gemma-2 with a predictive head, for MSE (Lukasik et al., ICLR 2025).
+  """A Gemma with a predictive head, for MSE (Lukasik et al., ICLR 2025).
 
   Args:
     kind: of the logits f [V] after the text, 'special_token': b + f_v of one
@@ -119,6 +120,7 @@ def gemma_head(
     dropout: rate on what each sublayer adds, where a key is given.
     lora: a `Lora`: the backbone is then frozen, low-rank updates and the head
       are trained; or None.
+    freeze_embedding: whether the embedding of subwords is never trained.
 
   Returns:
     A `Pointwise`; inputs and `init` are those of `gemma_policy`.
@@ -158,5 +160,6 @@ def gemma_head(
     rngs = None if dropout_key is None else {'dropout': dropout_key}
     return model.apply({'params': params}, inputs, rngs=rngs)
 
-  frozen = None if lora is None else below_low_rank
-  return Pointwise(initializer(model), predict, frozen=frozen)
+  return Pointwise(
+    initializer(model), predict, frozen=frozen_of(lora, freeze_embedding)
+  )

@@ -1,4 +1,4 @@
-"""The layers of Gemma-2, and how they are computed."""
+"""The layers of Gemma 2 and 3, and how they are computed."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,7 +7,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from genre2_jax.models.gemma.sizes import GemmaConfig
 from genre2_jax.models.layers import MASKED, Dropout, by_rows, parameter
@@ -15,6 +14,9 @@ from genre2_jax.models.layers import MASKED, Dropout, by_rows, parameter
 Pair = tuple[jax.Array, jax.Array]  # keys and values
 # Where tokens stand and which see which; `Attention` says what is in it.
 Geometry = Mapping[str, Any]
+# What tells one layer of a model from another but for its weights: 'window' and
+# 'rates', of `GemmaConfig`.
+Kind = Mapping[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,13 +93,6 @@ def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
   return jnp.concatenate(turned, axis=-1).astype(x.dtype)
 
 
-def angles_of(positions: jax.Array, config: GemmaConfig) -> jax.Array:
-  """Rotary angles [..., Q, head_dim / 2] of positions [..., Q]."""
-  half = config.head_dim // 2
-  rates = config.rope_theta ** (-np.arange(half) / half)
-  return positions[..., None].astype(jnp.float32) * rates.astype(np.float32)
-
-
 def _fan_in(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
   """Normal, of variance 1 / inputs; at 2B the deviation is near 0.02."""
   return jax.random.normal(key, shape, dtype) * shape[0] ** -0.5
@@ -159,6 +154,7 @@ class RMSNorm(nn.Module):
 
   epsilon: float
   param_dtype: str = 'float32'
+  axis: str | None = 'embed'  # its logical name
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -166,7 +162,7 @@ class RMSNorm(nn.Module):
       self,
       'scale',
       nn.initializers.zeros_init(),
-      ('embed',),
+      (self.axis,),
       x.shape[-1:],
       jnp.dtype(self.param_dtype),
     )
@@ -185,7 +181,7 @@ class Attention(nn.Module):
   def __call__(
     self,
     x: jax.Array,
-    window: jax.Array,
+    kind: Kind,
     prompt: Pair | None,
     cache: Pair | None,
     geometry: Geometry,
@@ -194,10 +190,11 @@ class Attention(nn.Module):
 
     Args:
       x: [B, U, Q, D].
-      window: of the layer.
+      kind: of the layer.
       prompt: keys and values [B, L, kv_heads, head_dim] or None.
       cache: keys and values [B, U, N, kv_heads, head_dim] or None.
-      geometry: 'angles', and for 'own' and 'prompt' keys (visible, distance).
+      geometry: 'place' [B or 1, Q], and for 'own' and 'prompt' keys (visible,
+        distance).
 
     Returns:
       ([B, U, Q, D], keys and values [B, U, N + Q, kv_heads, head_dim]).
@@ -205,6 +202,9 @@ class Attention(nn.Module):
     config = self.config
     batch, branches, count, _ = x.shape
     num_kv, head_dim = config.num_kv_heads, config.head_dim
+    window = kind['window']
+    place = geometry['place'].astype(jnp.float32)
+    angles = place[..., None] * kind['rates']
 
     def heads(name: str, number: int) -> jax.Array:
       y = Linear(
@@ -212,10 +212,21 @@ class Attention(nn.Module):
       )(x)
       return y.reshape(batch, branches, count, number, head_dim)
 
-    query = rotate(heads('query', config.num_heads), geometry['angles'])
-    query = query * config.query_scale**-0.5
+    def turned(name: str, number: int) -> jax.Array:
+      y = heads(name, number)
+      if config.qk_norm:
+        norm = RMSNorm(
+          config.norm_epsilon,
+          self.numerics.param_dtype,
+          axis=None,
+          name=f'{name}_norm',
+        )
+        y = norm(y)
+      return rotate(y, angles)
+
+    query = turned('query', config.num_heads) * config.query_scale**-0.5
     query = query.reshape(batch, branches, count, num_kv, -1, head_dim)
-    key = rotate(heads('key', num_kv), geometry['angles'])
+    key = turned('key', num_kv)
     value = heads('value', num_kv)
     if cache is not None:
       key = jnp.concatenate([cache[0], key], axis=2)
@@ -288,7 +299,7 @@ class Layer(nn.Module):
   def __call__(
     self,
     x: jax.Array,
-    window: jax.Array,
+    kind: Kind,
     prompt: Pair | None,
     cache: Pair | None,
     geometry: Geometry,
@@ -302,7 +313,7 @@ class Layer(nn.Module):
 
     drop = Dropout(self.numerics.dropout)
     y, cache = Attention(self.config, self.numerics, name='attention')(
-      norm('attention_norm')(x), window, prompt, cache, geometry
+      norm('attention_norm')(x), kind, prompt, cache, geometry
     )
     x = by_rows(x + drop(norm('attention_post_norm')(y)))
     y = FeedForward(self.config, self.numerics, name='mlp')(norm('mlp_norm')(x))

@@ -1,4 +1,4 @@
-"""Gemma-2 as a policy: a prompt in subwords, a number in number tokens.
+"""Gemma as a policy: a prompt in subwords, a number in number tokens.
 
 The prompt runs through the model once; nodes of the trie of numbers then attend
 to its keys and values, which all decodings of an input share. Node t > 0 feeds
@@ -17,8 +17,8 @@ import numpy as np
 from genre2_jax.models.gemma.backbone import (
   ATTENTION,
   Backbone,
-  below_low_rank,
   check_choice,
+  frozen_of,
   initializer,
 )
 from genre2_jax.models.gemma.layers import Lora, Numerics, Pair
@@ -199,10 +199,11 @@ def gemma_policy(
   remat: bool = False,
   dropout: float = 0.0,
   lora: Lora | None = None,
+  freeze_embedding: bool = False,
   new_embedding: str = 'average',
   first_tokens: Any = None,
 ) -> Policy:
-  """The `Policy` of a Gemma-2 that writes numbers (Lukasik et al., ICLR 2025).
+  """The `Policy` of a Gemma that writes numbers (Lukasik et al., ICLR 2025).
 
   Args:
     tokenizer: the number vocabulary, V tokens.
@@ -219,6 +220,8 @@ def gemma_policy(
     dropout: rate on what each sublayer adds, where a key is given.
     lora: a `Lora`: the backbone is then frozen and low-rank updates and new
       embeddings are trained; or None.
+    freeze_embedding: whether the embedding of subwords is never trained; new
+      tokens' are.
     new_embedding: how the embeddings of new tokens begin: 'zero', 'average'
       (of all subwords), 'first' (of the first subword of the token's string).
     first_tokens: int [number of new tokens], for 'first'.
@@ -275,7 +278,7 @@ def gemma_policy(
     init,
     encode,
     decode,
-    frozen=None if lora is None else below_low_rank,
+    frozen=frozen_of(lora, freeze_embedding),
     open=vocabulary == 'all',
   )
 
