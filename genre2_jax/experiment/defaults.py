@@ -68,6 +68,9 @@ def get_config() -> ConfigDict:
   config.max_seconds = 0.0  # of a whole run, if not 0: its stages share what is
   # left, stop in time and keep their best; compiling is never cut short, the
   # test rows are always predicted
+  config.device_share = 0.5  # of a device's memory (of the host's, on a CPU)
+  # that training rows may take; more stay on the host and come in blocks, with
+  # the same results to the bit
   config.hyperparameters = 'config'  # or 'official': the paper's, by data.name
 
   config.data = data = ConfigDict()  # first of path, openml, root that is set
