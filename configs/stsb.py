@@ -1,4 +1,4 @@
-"""Similarity of two sentences (STS-B): RAFT on Gemma-2, or a sentence encoder.
+"""Similarity of two sentences (STS-B): RAFT on a Gemma, or a sentence encoder.
 
 Lukasik et al., ICLR 2025: Gemma-2 2B, all parameters, batch 16, dropout 0.1,
 Adafactor at a constant rate of {1e-4, 1e-5, 1e-6}, best step on validation. The
@@ -25,8 +25,13 @@ frozen sentence encoder, all-MiniLM-L6-v2 or any other of BERT's family:
     python -m genre2_jax.main --config=configs/stsb.py:encoder_crps
 
 Weights: the Hugging Face hub (google/gemma-2-2b asks for its licence first),
-or any folder: --config.language_model.pretrained=FOLDER. A small model to begin
-with takes minutes on a CPU: configs/pretrain_text.py.
+or any folder of a Gemma 2 or 3: --config.language_model.pretrained=FOLDER. Of a
+Gemma 3 270M two CPU cores train low-rank updates, in 4 GB:
+
+    --config.language_model.lora.rank=16 --config.finetune.learning_rate=5e-4 \
+      --config.language_model.param_dtype=bfloat16 --config.optimizer.name=adamw
+
+A small model to begin with takes minutes on a CPU: configs/pretrain_text.py.
 """
 
 from genre2_jax.experiment import recipes

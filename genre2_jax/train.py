@@ -28,7 +28,11 @@ from genre2_jax.data.tables import Table
 from genre2_jax.data.texts import Texts
 from genre2_jax.devices import compilation, memory, processes, sharding
 from genre2_jax.experiment import tasks
-from genre2_jax.experiment.experiment import Prepared, build
+from genre2_jax.experiment.experiment import (
+  Prepared,
+  build,
+  with_compute_dtype,
+)
 from genre2_jax.files import atomic, formats
 from genre2_jax.metrics import results
 from genre2_jax.models import marginal
@@ -67,7 +71,7 @@ class Run:
   stages: tuple[Stage, ...]
   examples: dict[str, Examples]
   options: loop.Options
-  predict_block: evaluation.PredictBlock
+  predict_block: evaluation.Predictor
 
 
 def train_and_evaluate(
@@ -123,6 +127,10 @@ def train_and_evaluate(
         workdirs.create(workdir, experiment)
     with processes.together():
       workdirs.check_seen(workdir)
+      dtype = workdirs.compute_dtype(workdir)
+      if dtype not in ('', experiment.compute_dtype):
+        experiment = with_compute_dtype(experiment, dtype)
+        model = experiment.model
     # ---------------------------------------------------------------- prior
     if model.prior is not None:
       with processes.together():
@@ -222,11 +230,11 @@ def _begun(
     frozen=weights.frozen_of(workdir, experiment, mesh),
     profile_steps=experiment.profile_steps,
     steps_per_dispatch=experiment.steps_per_dispatch,
+    device_share=experiment.device_share,
     interrupts=processes.Shared(interrupts),
     verbose=verbose,
     need=memory.Need(),
   )
-  network = sharding.constrained(model.network, mesh)
   return Run(
     experiment=experiment,
     workdir=workdir,
@@ -234,8 +242,9 @@ def _begun(
     examples=examples,
     options=options,
     predict_block=evaluation.predictor(
-      dataclasses.replace(model, network=network),
+      model,
       evaluation_keys(experiment.seeds),
+      mesh,
       **dataclasses.asdict(experiment.evaluation),
     ),
   )

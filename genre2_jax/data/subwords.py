@@ -572,7 +572,7 @@ def _least_padding(
   counts[-1] -= 1  # No text's own.
   below = np.concatenate([[0], np.cumsum(counts)])
   # (subwords, widths) of the texts up to choice k, which is the last width.
-  best = [
+  best: list[tuple[int, tuple[int, ...]]] = [
     (int(below[k + 1] * width), (int(width),))
     for k, width in enumerate(choices)
   ]

@@ -16,7 +16,7 @@ from genre2_jax.errors import InputError, near_hint, shortened
 from genre2_jax.experiment.defaults import value_of
 from genre2_jax.experiment.fields import is_table
 from genre2_jax.experiment.packs import check_pack
-from genre2_jax.models import language_model
+from genre2_jax.models import language_model, products
 from genre2_jax.models.gemma.head import ACTIVATIONS, HEADS
 from genre2_jax.objectives.rewards import REWARDS
 from genre2_jax.training import optimizers
@@ -33,7 +33,7 @@ def check_values(config: ConfigDict) -> None:
     'rollouts.temperature', 'rollouts.num_updates', 'trie.max_nodes',
     'eval.num_samples', 'eval.temperature', 'eval.batch_size',
     'checkpoint.keep', 'optimizer.accumulation', 'text.max_length',
-    'text.buckets',
+    'text.buckets', 'device_share',
   )  # fmt: skip
   not_negative = (
     'seed', 'max_seconds', 'data.max_train_rows', 'data.text_components',
@@ -66,6 +66,7 @@ def check_values(config: ConfigDict) -> None:
     ('rollouts.reward', REWARDS),
     ('trie.beyond', ('error', 'prefix', 'samples')),
     ('model.head', ('decoder', 'trie', 'histogram', 'pointwise')),
+    ('model.compute_dtype', (*products.DTYPES, 'auto')),
     ('model.numeric_embedding', ('none', 'piecewise_linear', 'periodic')),
     ('model.category_embedding', ('ordinal', 'one_hot', 'learned')),
     ('model.prior', ('', *priors.NAMES)),

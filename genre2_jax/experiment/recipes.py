@@ -524,7 +524,7 @@ def _on_vectors(
 
 
 STSB = Family(
-  says='Similarity of two sentences, STS-B, by Gemma-2 2B.',
+  says='Similarity of two sentences, STS-B, by Gemma-2 2B or another Gemma.',
   fields=_GEMMA
   | {
     'text.source': 'tfds',
@@ -587,7 +587,8 @@ STSB = Family(
 )
 
 MOVIELENS = Family(
-  says='Ratings of films, MovieLens-1M, by Gemma-2 2B.',
+  says="Ratings of films by Gemma-2 2B, from viewer and film alone: not RAFT's "
+  'task, which tells what the viewer rated before.',
   fields=_GEMMA
   | {
     'text.source': 'movielens',
@@ -604,7 +605,8 @@ MOVIELENS = Family(
 )
 
 AMAZON = Family(
-  says='Stars of Amazon reviews by Gemma-2 2B.',
+  says='Stars of Amazon reviews by Gemma-2 2B; rows and prompt are ours, not '
+  "RAFT's.",
   fields=_GEMMA
   | {
     'text.source': 'tfds',

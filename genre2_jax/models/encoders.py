@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from genre2_jax.models import products
 from genre2_jax.models.layers import (
   Dropout,
   by_rows,
@@ -57,6 +59,8 @@ class FeatureEmbedding(nn.Module):
     indicators: codes of each categorical column that 'one_hot' knows; None:
       all.
     scaled: whether numbers are multiplied by learned ones.
+    edges: those of `quantiles` one after the other, where a program is given
+      them; `quantiles` then say their number only.
   """
 
   cardinalities: tuple[int, ...]
@@ -68,6 +72,7 @@ class FeatureEmbedding(nn.Module):
   embedding_width: int
   indicators: tuple[tuple[int, ...], ...] | None = None
   scaled: bool = False
+  edges: jax.Array | None = None
 
   @nn.compact
   def __call__(self, inputs: Inputs) -> jax.Array:
@@ -79,7 +84,7 @@ class FeatureEmbedding(nn.Module):
         f'{len(self.cardinalities)}'
       )
     if self.numeric_embedding == 'piecewise_linear':
-      places = piecewise_linear(numeric, self.quantiles)
+      places = piecewise_linear(numeric, self.quantiles, self.edges)
       numeric = jnp.concatenate([numeric, places], axis=-1)
     elif self.numeric_embedding == 'periodic' and numeric.shape[-1]:
       numeric = self._periodic(numeric)
@@ -170,6 +175,7 @@ def feature_embedding(
   embedding_width: int = 24,
   indicators: Sequence[Sequence[int]] | None = None,
   scaled: bool = False,
+  edges: jax.Array | None = None,
 ) -> FeatureEmbedding:
   """A `FeatureEmbedding`; its attributes say what the arguments are.
 
@@ -195,8 +201,8 @@ def feature_embedding(
   ):
     if value <= 0:
       raise ValueError(f'{name}={value!r}: give a positive number')
-  for edges in quantiles:
-    if not (np.diff(np.asarray(edges, np.float32)) > 0).all():
+  for column in quantiles if edges is None else ():
+    if not (np.diff(np.asarray(column, np.float32)) > 0).all():
       raise ValueError('the edges in quantiles must ascend, in float32 too')
   return FeatureEmbedding(
     cardinalities=tuple(cardinalities),
@@ -208,17 +214,26 @@ def feature_embedding(
     embedding_width=embedding_width,
     indicators=None if indicators is None else tuple(map(tuple, indicators)),
     scaled=scaled,
+    edges=edges,
   )
 
 
+def edges_of(quantiles: Sequence[Sequence[float]]) -> np.ndarray:
+  """The edges of all columns one after the other: float32 [E]."""
+  return np.array([edge for column in quantiles for edge in column], np.float32)
+
+
 def piecewise_linear(
-  x: jax.Array, quantiles: Sequence[Sequence[float]]
+  x: jax.Array,
+  quantiles: Sequence[Sequence[float]],
+  edges: jax.Array | np.ndarray | None = None,
 ) -> jax.Array:
   """Places of numbers in bins (equation 1 of arXiv 2203.05556).
 
   Args:
     x: [B, F].
     quantiles: ascending edges of each column's bins, static.
+    edges: `edges_of` others of the same numbers, in their place.
 
   Returns:
     [B, bins of all columns]. Over the bins of a column they are 1, ..., 1, a
@@ -231,21 +246,20 @@ def piecewise_linear(
     raise ValueError(
       f'{x.shape[-1]} numeric columns, but quantiles of {len(quantiles)}'
     )
-  bins = [
-    (
-      column,
-      edges[i],
-      edges[i + 1],
-      -np.inf if i == 0 else 0,
-      np.inf if i == len(edges) - 2 else 1,
-    )
-    for column, edges in enumerate(quantiles)
-    for i in range(len(edges) - 1)
-  ]
-  table = np.array(bins, np.float32).reshape(-1, 5)
-  column, left, right, low, high = table.T
-  place = (x[:, column.astype(int)] - left) / (right - left)
-  return jnp.clip(place, low, high)
+  if edges is None:
+    edges = edges_of(quantiles)
+  bins, first = [], 0
+  for column, own in enumerate(quantiles):
+    for i in range(len(own) - 1):
+      low = -np.inf if i == 0 else 0
+      high = np.inf if i == len(own) - 2 else 1
+      bins.append((column, first + i, low, high))
+    first += len(own)
+  table = np.array(bins, np.float32).reshape(-1, 4)
+  column, place = table[:, :2].astype(int).T
+  low, high = table[:, 2:].T
+  left, right = edges[place], edges[place + 1]
+  return jnp.clip((x[:, column] - left) / (right - left), low, high)
 
 
 class EnsembleDense(nn.Module):
@@ -261,6 +275,7 @@ class EnsembleDense(nn.Module):
     num_members: k.
     is_first: whether r begins as random signs.
     is_zero: whether W begins at zero.
+    compute_dtype: of the product's factors, of `products.DTYPES`.
   """
 
   features: int
@@ -268,6 +283,7 @@ class EnsembleDense(nn.Module):
   num_members: int
   is_first: bool
   is_zero: bool = False
+  compute_dtype: str = 'float32'
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -300,7 +316,9 @@ class EnsembleDense(nn.Module):
       (None, out),
       (k, self.features),
     )
-    return (x * r) @ kernel * s + bias
+    rough = self.compute_dtype == 'bfloat16'
+    product = products.rough_product if rough else jnp.matmul
+    return product(x * r, kernel) * s + bias
 
 
 class MLPEncoder(nn.Module):
@@ -321,6 +339,8 @@ class MLPEncoder(nn.Module):
     num_members: k.
     out_axis: logical axis of what is written.
     starts_at_zero: whether all that is written is zero at the start.
+    compute_dtype: of the factors of the layers' products, of `products.DTYPES`;
+      embeddings of features are float32.
     own_dropout: whether each member of a pack has its own rate of dropout.
   """
 
@@ -332,6 +352,7 @@ class MLPEncoder(nn.Module):
   num_members: int = 1
   out_axis: str | None = 'embed'
   starts_at_zero: bool = False
+  compute_dtype: str = 'float32'
   own_dropout: bool = False
 
   @nn.compact
@@ -358,9 +379,10 @@ class MLPEncoder(nn.Module):
   def _linear(
     self, features: int, axes: tuple[str | None, str | None], layer: int
   ) -> nn.Module:
-    is_zero = self.starts_at_zero and layer == self.num_layers
+    shared: dict[str, Any] = {
+      'is_zero': self.starts_at_zero and layer == self.num_layers,
+      'compute_dtype': self.compute_dtype,
+    }
     if self.num_members == 1:
-      return dense(features, axes, is_zero=is_zero)
-    return EnsembleDense(
-      features, axes, self.num_members, layer == 0, is_zero=is_zero
-    )
+      return dense(features, axes, **shared)
+    return EnsembleDense(features, axes, self.num_members, layer == 0, **shared)

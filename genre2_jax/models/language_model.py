@@ -101,6 +101,7 @@ def build(
         number_tokenizer,
         config,
         frozen=frozen,
+        decoder_dtype=decoder['compute_dtype'],
         **{k: decoder[k] for k in _DECODER},
         **numerics,
       )
