@@ -28,7 +28,11 @@ from genre2_jax.data.tables import Table
 from genre2_jax.data.texts import Texts
 from genre2_jax.devices import compilation, memory, processes, sharding
 from genre2_jax.experiment import tasks
-from genre2_jax.experiment.experiment import Prepared, build
+from genre2_jax.experiment.experiment import (
+  Prepared,
+  build,
+  with_compute_dtype,
+)
 from genre2_jax.files import atomic, formats
 from genre2_jax.metrics import results
 from genre2_jax.models import marginal
@@ -123,6 +127,10 @@ def train_and_evaluate(
         workdirs.create(workdir, experiment)
     with processes.together():
       workdirs.check_seen(workdir)
+      dtype = workdirs.compute_dtype(workdir)
+      if dtype not in ('', experiment.compute_dtype):
+        experiment = with_compute_dtype(experiment, dtype)
+        model = experiment.model
     # ---------------------------------------------------------------- prior
     if model.prior is not None:
       with processes.together():

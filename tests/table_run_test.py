@@ -1,6 +1,7 @@
 """Runs with what tables can have beyond the paper: saved, and read back."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ from configs import base
 from genre2_jax import train
 from genre2_jax.data import tables
 from genre2_jax.devices import sharding
-from genre2_jax.experiment import experiment
+from genre2_jax.experiment import experiment, networks
 from genre2_jax.experiment.stages import build_stages
 from genre2_jax.models.marginal import with_weight
 from genre2_jax.objectives.grid import crps
@@ -196,3 +197,35 @@ def test_rewards_train_a_mixture_from_a_run_like_this(
     if 'val/reward' in record
   ]
   assert len(log) == 7 and max(log[1:]) > log[0]
+
+
+def test_a_run_that_measured_its_dtype_goes_on_with_it(
+  data_file, tmp_path, monkeypatch
+):
+  """A run whose weights are lost trains again, and to the same bits."""
+  fields = TINY | {
+    'report': False,
+    'data.path': str(data_file),
+    'data.target': 'price',
+    'model.head': 'histogram',
+    'model.compute_dtype': 'auto',
+    'tokenizer.name': 'bins',
+    'pretrain.epochs': 2,
+    'stages': ('pretrain',),
+  }
+  config = base.get_config()
+  config.update_from_flattened_dict(fields)
+  written = []
+  for faster in ('bfloat16', 'float32'):
+    monkeypatch.setattr(networks, 'faster_dtype', lambda _, x=faster: x)
+    train.train_and_evaluate(config, tmp_path, verbose=0)
+    assert finished.open_run(tmp_path).experiment.compute_dtype == 'bfloat16'
+    written.append((tmp_path / 'predictions.csv').read_bytes())
+    for name in ('weights', 'checkpoints'):
+      shutil.rmtree(tmp_path / name)
+    (tmp_path / 'run.json').unlink()
+  assert written[0] == written[1]
+  config.model.compute_dtype = 'float32'
+  train.train_and_evaluate(config, tmp_path / 'exact', verbose=0)
+  exact = (tmp_path / 'exact' / 'predictions.csv').read_bytes()
+  assert exact != written[0]

@@ -169,8 +169,8 @@ def by_width(
   """Rows by the least of some widths that holds their text.
 
   Args:
-    inputs: {'tokens': [N, L], 'length': [N]} on the host; anything else is one
-      part as it is.
+    inputs: {'tokens': [N, ..., L], 'length': [N]} on the host; anything else is
+      one part as it is.
     widths: ascending, static.
 
   Returns:
@@ -180,7 +180,7 @@ def by_width(
   if len(widths) < 2:
     count = jax.tree.leaves(inputs)[0].shape[0]
     return [(np.arange(count, dtype=np.int32), inputs)]
-  bounds = [0, *widths[:-1], inputs['tokens'].shape[1]]
+  bounds = [0, *widths[:-1], inputs['tokens'].shape[-1]]
   parts = []
   for low, high in itertools.pairwise(bounds):
     inside = (inputs['length'] > low) & (inputs['length'] <= high)

@@ -16,7 +16,7 @@ from genre2_jax.errors import InputError, near_hint, shortened
 from genre2_jax.experiment.defaults import value_of
 from genre2_jax.experiment.fields import is_table
 from genre2_jax.experiment.packs import check_pack
-from genre2_jax.models import language_model
+from genre2_jax.models import language_model, products
 from genre2_jax.models.gemma.head import ACTIVATIONS, HEADS
 from genre2_jax.objectives.rewards import REWARDS
 from genre2_jax.training import optimizers
@@ -66,6 +66,7 @@ def check_values(config: ConfigDict) -> None:
     ('rollouts.reward', REWARDS),
     ('trie.beyond', ('error', 'prefix', 'samples')),
     ('model.head', ('decoder', 'trie', 'histogram', 'pointwise')),
+    ('model.compute_dtype', (*products.DTYPES, 'auto')),
     ('model.numeric_embedding', ('none', 'piecewise_linear', 'periodic')),
     ('model.category_embedding', ('ordinal', 'one_hot', 'learned')),
     ('model.prior', ('', *priors.NAMES)),
@@ -149,6 +150,11 @@ def _check_text(config):
     )
   if language.name == 'bert':
     _check_bert(language)
+    if not language.frozen and config.model.numeric_embedding != 'none':
+      raise InputError(
+        f'model.numeric_embedding={config.model.numeric_embedding} is of '
+        'columns: an encoder that is trained has none, leave it none'
+      )
   elif not (language.tokenizer or language.pretrained):
     raise InputError(
       'texts need a tokenizer: set language_model.pretrained or '

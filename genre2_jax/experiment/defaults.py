@@ -107,7 +107,7 @@ def get_config() -> ConfigDict:
   text.tfds_folder = ''  # of prepared sets; '': TFDS's own
   text.max_length = 512  # subwords of a prompt, with the first, BOS
   text.truncate = ''  # longer ones are refused, or lose their start or end
-  text.buckets = 1  # lengths that prompts are padded to
+  text.buckets = 3  # lengths that prompts are padded to, at most
   text.cache = ''  # folder of tokenised texts, and of vectors of an encoder;
   # '': ~/.cache/genre2_jax; none
 
@@ -181,6 +181,9 @@ def get_config() -> ConfigDict:
   model.head_hidden = placeholder(int)  # MLP of trie, histogram and pointwise
   model.head_layers = 3  # hidden layers of it
   model.dropout = 0.1  # where a stage's `dropout` says so
+  model.compute_dtype = 'float32'  # of the factors of products with weights, of
+  # tables and T5Gemma's decoder; bfloat16; auto: the faster of the two, as
+  # measured when the run begins, and kept in its model.json
   model.numeric_embedding = 'none'  # piecewise_linear (12 train quantiles),
   # periodic (learned frequencies)
   model.num_frequencies = 16  # periodic: per feature

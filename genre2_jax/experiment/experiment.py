@@ -38,6 +38,7 @@ from genre2_jax.experiment.meshes import build_mesh
 from genre2_jax.experiment.networks import build_model, model_of, with_numbers
 from genre2_jax.experiment.stages import all_stages, build_stages
 from genre2_jax.experiment.tasks import read_table
+from genre2_jax.models import products
 from genre2_jax.models.model import Model
 from genre2_jax.models.text_columns import TextColumns
 from genre2_jax.policy import Pointwise, trie
@@ -71,6 +72,8 @@ class Experiment:
   Attributes:
     fields: the resolved config, nested: what config.json holds.
     model: of the data.
+    compute_dtype: of the network's products with weights; 'auto': a run has yet
+      to measure it.
     stages: to train, in order; of a finished run those that have weights.
     seeds: S integers.
     batch_size: B, rows of a step.
@@ -91,6 +94,7 @@ class Experiment:
 
   fields: dict[str, Any]
   model: Model
+  compute_dtype: str
   stages: tuple[Stage, ...]
   seeds: tuple[int, ...]
   batch_size: int
@@ -198,10 +202,11 @@ def build(
     table = read_table(config)
   if isinstance(table, Table):
     table = tables.cut(table, config.data.max_train_rows, config.seed)
-  source = None
+  source, compute_dtype = None, config.model.compute_dtype
   if config.init_from and open_run is not None:
     source = open_run(config.init_from)
     model = source.experiment.model
+    compute_dtype = source.experiment.compute_dtype
     if model.texts is not None and isinstance(table, Table):
       table = model.texts.table(table)
     _check_fits(source, config, table)
@@ -214,8 +219,30 @@ def build(
       'out --distributed'
     )
   return Prepared(
-    **_shared(config, model, stages), table=table, mesh=mesh, source=source
+    **_shared(config, model, stages, compute_dtype),
+    table=table,
+    mesh=mesh,
+    source=source,
   )
+
+
+def with_compute_dtype(experiment: Prepared, dtype: str) -> Prepared:
+  """The experiment, its network with products of another dtype.
+
+  Parameters are the same, and what was fitted to the data stays.
+  """
+  config = ConfigDict(experiment.fields)
+  config.model.compute_dtype = dtype
+  old = experiment.model
+  network = model_of(
+    config,
+    old.features,
+    old.scaler,
+    old.codec.tokenizer.numbers,
+    memory=experiment.table.train,
+  ).network
+  model = dataclasses.replace(old, network=network)
+  return dataclasses.replace(experiment, model=model, compute_dtype=dtype)
 
 
 def reopened(
@@ -226,6 +253,7 @@ def reopened(
   numbers: Sequence[float] = (),
   num_memory: int = 0,
   texts: TextColumns | None = None,
+  compute_dtype: str = '',
 ) -> Experiment:
   """The experiment of a finished run, without its data.
 
@@ -237,6 +265,7 @@ def reopened(
     numbers: that it saved, of its tokenizer.
     num_memory: training rows that its parameters have room for.
     texts: that it saved, of its text.
+    compute_dtype: that it decided on, if it was to.
 
   Raises:
     InputError: a value that no run could have had, or a head that has another
@@ -245,10 +274,15 @@ def reopened(
   config = ConfigDict(with_defaults(fields, where))
   try:
     check_values(config)
+    decided = config.copy_and_resolve_references()
+    if compute_dtype:
+      check_choice('compute_dtype', compute_dtype, products.DTYPES)
+      decided.model.compute_dtype = compute_dtype
     model = model_of(
-      config, features, scaler, numbers, memory=num_memory, texts=texts
+      decided, features, scaler, numbers, memory=num_memory, texts=texts
     )
-    return Experiment(**_shared(config, model, all_stages(config)))
+    dtype = decided.model.compute_dtype
+    return Experiment(**_shared(config, model, all_stages(config), dtype))
   except InputError as error:
     raise InputError(f'{where}: {error}') from error
 
@@ -267,12 +301,16 @@ def with_defaults(
 
 
 def _shared(
-  config: ConfigDict, model: Model, stages: Sequence[Stage]
+  config: ConfigDict,
+  model: Model,
+  stages: Sequence[Stage],
+  compute_dtype: str,
 ) -> dict[str, Any]:
   """What running and finished experiments have."""
   return dict(
     fields=config.to_dict(),
     model=model,
+    compute_dtype=compute_dtype,
     stages=tuple(stages),
     seeds=tuple(range(config.seed, config.seed + config.num_seeds)),
     batch_size=config.batch_size,

@@ -13,14 +13,14 @@ from genre2_jax import tokenizers
 from genre2_jax.baselines import priors
 from genre2_jax.data import targets
 from genre2_jax.data.features import Features
-from genre2_jax.data.subwords import TextFeatures
+from genre2_jax.data.subwords import SentenceFeatures, TextFeatures
 from genre2_jax.data.tables import Rows, Table
 from genre2_jax.data.targets import Scaler
 from genre2_jax.data.texts import TextRows, Texts
 from genre2_jax.errors import InputError
 from genre2_jax.experiment.fields import is_table
 from genre2_jax.experiment.packs import pack_of
-from genre2_jax.models import language_model, pack
+from genre2_jax.models import language_model, pack, products, sentence
 from genre2_jax.models.encoders import edges_of, feature_embedding
 from genre2_jax.models.heads import (
   histogram_policy,
@@ -31,12 +31,16 @@ from genre2_jax.models.marginal import log_shares, marginal_policy
 from genre2_jax.models.model import Form, Model
 from genre2_jax.models.neighbours import Memory, neighbour_policy
 from genre2_jax.models.prior import Blank, with_prior
+from genre2_jax.models.sentence_policy import with_encoder
 from genre2_jax.models.tabular import tabular_policy
 from genre2_jax.models.text_columns import TextColumns
 from genre2_jax.objectives.catalog import build_term
 from genre2_jax.policy import trie
 from genre2_jax.tokenizers import Tokenizer
 from genre2_jax.tokenizers.codec import Bound, Codec
+
+# BERT's own rate, where the table's network has that or more.
+_DROPOUT = 0.1
 
 
 def with_numbers(
@@ -74,7 +78,15 @@ def build_model(
   `table` and `texts` are those of `with_numbers`.
   """
   features: Features | TextFeatures
-  if isinstance(table, Texts):
+  if isinstance(table, Texts) and config.language_model.name == 'bert':
+    encoder = _encoder(config)
+    features = SentenceFeatures.fit_texts(
+      table,
+      config.language_model.pretrained,
+      max_length=min(config.text.max_length, encoder.max_length),
+      num_buckets=config.text.buckets,
+    )
+  elif isinstance(table, Texts):
     text = config.text
     language = config.language_model
     features = TextFeatures.fit(
@@ -114,6 +126,8 @@ def build_model(
 
 def features_from_json(data: Mapping[str, Any]) -> Features | TextFeatures:
   """The features that `to_json` of either kind wrote."""
+  if 'second' in data:
+    return SentenceFeatures.from_json(data)
   kind = TextFeatures if 'prompt' in data else Features
   return kind.from_json(data)
 
@@ -213,6 +227,23 @@ def build_tokenizer(config: ConfigDict) -> Tokenizer:
   )
 
 
+def faster_dtype(fields: Mapping[str, Any]) -> str:
+  """`products.faster_dtype` of a network's widest layers.
+
+  Args:
+    fields: of a resolved config, nested.
+  """
+  model, tokenizer = fields['model'], fields['tokenizer']
+  rows = fields['batch_size'] * fields['num_seeds']
+  if model['head'] == 'decoder':
+    sizes = model['width'], model['feedforward']
+    rows *= tokenizer['digits']
+  else:
+    sizes = model['head_hidden'], model['head_hidden']
+    rows *= model['ensemble_members']
+  return products.faster_dtype(*sizes, rows)
+
+
 class _Held(NamedTuple):
   """What a network's parameters hold of the training rows.
 
@@ -292,7 +323,7 @@ def _form(config, model, held):
 
   def build(numbers, memory=None):
     own = columns | {'edges': numbers['edges']}
-    network = _network_of(config, tokenizer, own)
+    network = _of_table(config, tokenizer, own)
     if memory is None:
       memory = blank
     rows = memory.rows and Memory(memory.rows['inputs'], memory.rows['places'])
@@ -316,7 +347,7 @@ def _asks_for_subsets(config):
 
 def _columns(config, features):
   """What `feature_embedding` takes; {} of texts."""
-  if isinstance(features, TextFeatures):
+  if not isinstance(features, Features):
     return {}
   fields = config.model
   chosen = (
@@ -332,23 +363,45 @@ def _columns(config, features):
   }
 
 
+def _encoder(config):
+  name = config.language_model.pretrained
+  return sentence.read_encoder(name, 'language_model.pretrained')
+
+
 def _network(config, tokenizer, features):
-  fields = config.model.to_dict()
+  if isinstance(features, SentenceFeatures):
+    # Numbers of texts have no quantiles before the encoder is trained.
+    base = _of_table(config, tokenizer, {'cardinalities': ()})
+    encoder = dataclasses.replace(
+      _encoder(config).module, dropout=min(config.model.dropout, _DROPOUT)
+    )
+    return with_encoder(base, encoder)
   if isinstance(features, TextFeatures):
+    fields = _model_fields(config)
     return language_model.build(
       tokenizer,
       features,
       decoder=fields,
       **config.language_model.to_dict(),
     )
-  return _network_of(config, tokenizer, _columns(config, features))
+  return _of_table(config, tokenizer, _columns(config, features))
 
 
-def _network_of(config, tokenizer, columns):
-  """Of tables; `columns` as `_columns` gives them."""
+def _model_fields(config):
   fields = config.model.to_dict()
+  if fields['compute_dtype'] == 'auto':  # Not measured, or not yet.
+    fields['compute_dtype'] = 'float32'
+  return fields
+
+
+def _of_table(config, tokenizer, columns):
+  """The network of tables' rows; `columns` as `_columns` gives them."""
+  fields = _model_fields(config)
   head, members = config.model.head, pack_of(config)
-  shared = {name: fields[name] for name in ('dropout', 'ensemble_members')}
+  shared = {
+    name: fields[name]
+    for name in ('dropout', 'ensemble_members', 'compute_dtype')
+  }
   shared |= columns
   if head == 'decoder':
     sizes = (

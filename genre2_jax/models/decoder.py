@@ -33,6 +33,7 @@ class SelfAttention(nn.Module):
   """Multi-head attention of nodes over their ancestors and themselves."""
 
   num_heads: int
+  compute_dtype: str
 
   @nn.compact
   def __call__(
@@ -48,8 +49,10 @@ class SelfAttention(nn.Module):
     Returns:
       ([B, U, Q, D], keys and values [B, U, N + Q, D]).
     """
-    width = x.shape[-1]
-    x = StackedDense(3, width, ('embed', 'heads'), name='query_key_value')(x)
+    width, dtype = x.shape[-1], self.compute_dtype
+    x = StackedDense(
+      3, width, ('embed', 'heads'), dtype, name='query_key_value'
+    )(x)
     query, key, value = (x[..., i, :] for i in range(3))
     if cache is not None:
       key = jnp.concatenate([cache[0], key], axis=-2)
@@ -60,14 +63,15 @@ class SelfAttention(nn.Module):
       split_heads(value, self.num_heads),
       None if visible.all() else visible,
     )
-    x = join_heads(x)
-    return dense(width, ('heads', 'embed'), name='out')(x), (key, value)
+    out = dense(width, ('heads', 'embed'), name='out', compute_dtype=dtype)
+    return out(join_heads(x)), (key, value)
 
 
 class CrossAttention(nn.Module):
   """Multi-head attention from nodes to the input's memory."""
 
   num_heads: int
+  compute_dtype: str
 
   @nn.compact
   def __call__(
@@ -83,14 +87,16 @@ class CrossAttention(nn.Module):
     memories may have several slots.
     """
     width, memory = memory.shape[-1], memory[:, None]  # [B, 1, M, D]
-    value = dense(width, ('embed', 'heads'), name='value')(memory)
+
+    def linear(name: str, axes: tuple[str, str]) -> nn.Dense:
+      return dense(width, axes, name, compute_dtype=self.compute_dtype)
+
+    value = linear('value', ('embed', 'heads'))(memory)
     if mask is not None:
       mask = mask[:, None, None, None]  # [B, 1, 1, 1, M]
     if memory.shape[-2] > 1 or mask is not None:
-      query = dense(width, ('embed', 'heads'), name='query')(
-        layer_norm(name='norm')(x)
-      )
-      key = dense(width, ('embed', 'heads'), name='key')(memory)
+      query = linear('query', ('embed', 'heads'))(layer_norm(name='norm')(x))
+      key = linear('key', ('embed', 'heads'))(memory)
       # Nodes of one input share the memory: one row of U · Q queries.
       query = query.reshape(len(x), 1, -1, width)
       value = attend(
@@ -100,7 +106,7 @@ class CrossAttention(nn.Module):
         mask,
       )
       value = join_heads(value).reshape(x.shape)
-    return dense(width, ('heads', 'embed'), name='out')(value)
+    return linear('out', ('heads', 'embed'))(value)
 
 
 class Block(nn.Module):
@@ -109,6 +115,7 @@ class Block(nn.Module):
   num_heads: int
   feedforward: int
   dropout: float
+  compute_dtype: str
 
   @nn.compact
   def __call__(
@@ -124,21 +131,22 @@ class Block(nn.Module):
     Of x [1, U, Q, D], which all inputs share, the self-attention is computed
     once and has keys and values [1, U, N + Q, D].
     """
-    drop = Dropout(self.dropout)
-    y, cache = SelfAttention(self.num_heads, name='self_attention')(
+    drop, dtype = Dropout(self.dropout), self.compute_dtype
+    y, cache = SelfAttention(self.num_heads, dtype, name='self_attention')(
       layer_norm(name='self_norm')(x), visible, cache
     )
     x = by_rows(x + drop(y))
     if memory.shape[1] > 1 or memory_mask is not None:
       x = jnp.broadcast_to(x, (len(memory), *x.shape[1:]))
-    y = CrossAttention(self.num_heads, name='cross_attention')(
+    y = CrossAttention(self.num_heads, dtype, name='cross_attention')(
       x, memory, memory_mask
     )
     x = by_rows(x + drop(y))
     y = layer_norm(name='feedforward_norm')(x)
-    y = dense(self.feedforward, ('embed', 'mlp'), name='up')(y)
-    y = by_rows(jax.nn.relu(y), 'mlp')
-    y = dense(x.shape[-1], ('mlp', 'embed'), name='down')(drop(y))
+    up = dense(self.feedforward, ('embed', 'mlp'), 'up', compute_dtype=dtype)
+    down = dense(x.shape[-1], ('mlp', 'embed'), 'down', compute_dtype=dtype)
+    y = by_rows(jax.nn.relu(up(y)), 'mlp')
+    y = down(drop(y))
     return by_rows(x + drop(y)), cache
 
 
@@ -153,6 +161,8 @@ class NumberDecoder(nn.Module):
     num_heads: H, divides D.
     feedforward: width of the feed-forward layers.
     dropout: rate.
+    compute_dtype: of the factors of products with weights, of
+      `products.DTYPES`; attention and the last layer's are float32.
   """
 
   allowed: tuple[tuple[bool, ...], ...]
@@ -161,6 +171,7 @@ class NumberDecoder(nn.Module):
   num_heads: int
   feedforward: int
   dropout: float
+  compute_dtype: str = 'float32'
 
   @nn.compact
   def __call__(
@@ -198,7 +209,11 @@ class NumberDecoder(nn.Module):
     caches = []
     for layer in range(self.num_layers):
       block = Block(
-        self.num_heads, self.feedforward, self.dropout, name=f'layer_{layer}'
+        self.num_heads,
+        self.feedforward,
+        self.dropout,
+        self.compute_dtype,
+        name=f'layer_{layer}',
       )
       x, kept = block(
         x, memory, visible, None if cache is None else cache[layer], memory_mask

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from genre2_jax.models import products
 from genre2_jax.models.layers import (
   Dropout,
   by_rows,
@@ -273,6 +275,7 @@ class EnsembleDense(nn.Module):
     num_members: k.
     is_first: whether r begins as random signs.
     is_zero: whether W begins at zero.
+    compute_dtype: of the product's factors, of `products.DTYPES`.
   """
 
   features: int
@@ -280,6 +283,7 @@ class EnsembleDense(nn.Module):
   num_members: int
   is_first: bool
   is_zero: bool = False
+  compute_dtype: str = 'float32'
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -312,7 +316,9 @@ class EnsembleDense(nn.Module):
       (None, out),
       (k, self.features),
     )
-    return (x * r) @ kernel * s + bias
+    rough = self.compute_dtype == 'bfloat16'
+    product = products.rough_product if rough else jnp.matmul
+    return product(x * r, kernel) * s + bias
 
 
 class MLPEncoder(nn.Module):
@@ -333,6 +339,8 @@ class MLPEncoder(nn.Module):
     num_members: k.
     out_axis: logical axis of what is written.
     starts_at_zero: whether all that is written is zero at the start.
+    compute_dtype: of the factors of the layers' products, of `products.DTYPES`;
+      embeddings of features are float32.
     own_dropout: whether each member of a pack has its own rate of dropout.
   """
 
@@ -344,6 +352,7 @@ class MLPEncoder(nn.Module):
   num_members: int = 1
   out_axis: str | None = 'embed'
   starts_at_zero: bool = False
+  compute_dtype: str = 'float32'
   own_dropout: bool = False
 
   @nn.compact
@@ -370,9 +379,10 @@ class MLPEncoder(nn.Module):
   def _linear(
     self, features: int, axes: tuple[str | None, str | None], layer: int
   ) -> nn.Module:
-    is_zero = self.starts_at_zero and layer == self.num_layers
+    shared: dict[str, Any] = {
+      'is_zero': self.starts_at_zero and layer == self.num_layers,
+      'compute_dtype': self.compute_dtype,
+    }
     if self.num_members == 1:
-      return dense(features, axes, is_zero=is_zero)
-    return EnsembleDense(
-      features, axes, self.num_members, layer == 0, is_zero=is_zero
-    )
+      return dense(features, axes, **shared)
+    return EnsembleDense(features, axes, self.num_members, layer == 0, **shared)

@@ -35,6 +35,7 @@ def histogram_policy(
   num_layers: int = 3,
   dropout: float = 0.1,
   ensemble_members: int = 1,
+  compute_dtype: str = 'float32',
   own_dropout: bool = False,
   **features: Any,
 ) -> Policy:
@@ -49,6 +50,7 @@ def histogram_policy(
     num_layers: hidden layers, each linear, ReLU, dropout.
     dropout: rate.
     ensemble_members: k, members of an implicit ensemble (`MLPEncoder`).
+    compute_dtype: of the layers' products: `MLPEncoder`.
     own_dropout: whether each member of a pack has its own rate.
     **features: cardinalities and what else `feature_embedding` takes.
 
@@ -73,6 +75,7 @@ def histogram_policy(
       num_layers=num_layers,
       dropout=dropout,
       num_members=ensemble_members,
+      compute_dtype=compute_dtype,
       own_dropout=own_dropout,
       out_axis='vocab',
     )
@@ -114,6 +117,7 @@ def trie_policy(
   num_layers: int = 3,
   dropout: float = 0.1,
   ensemble_members: int = 1,
+  compute_dtype: str = 'float32',
   own_dropout: bool = False,
   starts_at_zero: bool = False,
   **features: Any,
@@ -130,6 +134,7 @@ def trie_policy(
     num_layers: hidden layers, each linear, ReLU, dropout.
     dropout: rate.
     ensemble_members: k, members of an implicit ensemble (`MLPEncoder`).
+    compute_dtype: of the layers' products: `MLPEncoder`.
     own_dropout: whether each member of a pack has its own rate.
     starts_at_zero: whether all logits are zero at the start.
     **features: cardinalities and what else `feature_embedding` takes.
@@ -150,6 +155,7 @@ def trie_policy(
       num_layers=num_layers,
       dropout=dropout,
       num_members=ensemble_members,
+      compute_dtype=compute_dtype,
       own_dropout=own_dropout,
       out_axis='vocab',
       starts_at_zero=starts_at_zero,
@@ -182,6 +188,7 @@ def pointwise_head(
   num_layers: int = 3,
   dropout: float = 0.1,
   ensemble_members: int = 1,
+  compute_dtype: str = 'float32',
   own_dropout: bool = False,
   **features: Any,
 ) -> Pointwise:
@@ -196,6 +203,7 @@ def pointwise_head(
     num_layers: hidden layers, each linear, ReLU, dropout.
     dropout: rate.
     ensemble_members: k, members of an implicit ensemble (`MLPEncoder`).
+    compute_dtype: of the layers' products: `MLPEncoder`.
     own_dropout: whether each member of a pack has its own rate.
     **features: cardinalities and what else `feature_embedding` takes.
 
@@ -213,6 +221,7 @@ def pointwise_head(
       num_layers=num_layers,
       dropout=dropout,
       num_members=ensemble_members,
+      compute_dtype=compute_dtype,
       own_dropout=own_dropout,
       out_axis=None,
     )

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genre2_jax.models import pack
+from genre2_jax.models import pack, products
 from genre2_jax.policy import Cache, Context, Inputs, Params
 from genre2_jax.policy.base import MASKED
 
@@ -43,10 +43,12 @@ def dense(
   name: str | None = None,
   *,
   is_zero: bool = False,
+  compute_dtype: str = 'float32',
 ) -> nn.Dense:
   """A linear layer whose kernel carries logical axis names (in, out)."""
   return nn.Dense(
     features,
+    dot_general=products.dense_product(compute_dtype),
     kernel_init=nn.with_logical_partitioning(kernel_init(is_zero), axes),
     bias_init=nn.with_logical_partitioning(
       nn.initializers.zeros_init(), axes[1:]
@@ -72,11 +74,13 @@ class StackedDense(nn.Module):
     count: N.
     features: O.
     axes: logical axis names of a kernel (in, out).
+    compute_dtype: of the product's factors, of `products.DTYPES`.
   """
 
   count: int
   features: int
   axes: tuple[str | None, str | None]
+  compute_dtype: str = 'float32'
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -90,6 +94,8 @@ class StackedDense(nn.Module):
     kernel = parameter(self, 'kernel', xavier, (into, None, out), shape)
     zeros = nn.initializers.zeros_init()
     bias = parameter(self, 'bias', zeros, (None, out), shape[1:])
+    if self.compute_dtype == 'bfloat16':
+      return products.rough_product(x, kernel) + bias
     return jnp.einsum('...i,ino->...no', x, kernel) + bias
 
 

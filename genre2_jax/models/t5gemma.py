@@ -87,6 +87,7 @@ def t5gemma_policy(
   num_heads: int = 8,
   feedforward: int = 2048,
   dropout: float = 0.0,
+  decoder_dtype: str = 'float32',
   encoder_dropout: float = 0.0,
   frozen: bool = True,
   compute_dtype: str = 'bfloat16',
@@ -105,6 +106,7 @@ def t5gemma_policy(
     num_heads: attention heads of the decoder, divides `width`.
     feedforward: width of the decoder's feed-forward layers.
     dropout: rate in the decoder, where a key is given.
+    decoder_dtype: `NumberDecoder.compute_dtype`.
     encoder_dropout: the same in the encoder.
     frozen: whether the encoder is never trained.
     compute_dtype: of the encoder, 'bfloat16' or 'float32'.
@@ -133,6 +135,7 @@ def t5gemma_policy(
       num_heads=num_heads,
       feedforward=feedforward,
       dropout=dropout,
+      compute_dtype=decoder_dtype,
     ),
   )
 

@@ -53,6 +53,7 @@ def tabular_policy(
   encoder_layers: int,
   dropout: float,
   ensemble_members: int = 1,
+  compute_dtype: str = 'float32',
   **features: Any,
 ) -> Policy:
   """The `Policy` of GenRe² (arXiv 2512.06533, section 4) for tables.
@@ -68,6 +69,8 @@ def tabular_policy(
     dropout: rate, in training by cross-entropy only.
     ensemble_members: k memory slots, one per member of an implicit ensemble
       of encoders (`MLPEncoder`); 1 is the paper's encoder.
+    compute_dtype: of the factors of products with weights: 'float32', or
+      'bfloat16', where attention, norms and logits are float32 all the same.
     **features: cardinalities and what else `feature_embedding` takes:
       quantiles, numeric_embedding, category_embedding, num_frequencies,
       frequency_scale, embedding_width. Its defaults are the paper's features.
@@ -87,6 +90,7 @@ def tabular_policy(
       num_layers=encoder_layers,
       dropout=dropout,
       num_members=ensemble_members,
+      compute_dtype=compute_dtype,
     ),
     decoder=NumberDecoder(
       allowed=tuple(map(tuple, tokenizer.allowed.tolist())),
@@ -95,6 +99,7 @@ def tabular_policy(
       num_heads=num_heads,
       feedforward=feedforward,
       dropout=dropout,
+      compute_dtype=compute_dtype,
     ),
   )
 

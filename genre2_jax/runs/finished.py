@@ -258,6 +258,7 @@ def open_run(workdir: str | os.PathLike[str]) -> FinishedRun:
       # Older runs had no more room than rows.
       run.get('num_memory') or run['num_train'],
       TextColumns.from_json(saved['texts']) if 'texts' in saved else None,
+      saved.get('compute_dtype', ''),
     )
     if reopened.model.prior is not None:
       reopened = _with_prior(reopened, workdir / priors.FOLDER)

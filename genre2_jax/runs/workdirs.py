@@ -37,6 +37,7 @@ from genre2_jax.data.tables import Table
 from genre2_jax.data.targets import Scaler
 from genre2_jax.data.texts import Texts
 from genre2_jax.errors import InputError
+from genre2_jax.experiment import networks
 from genre2_jax.experiment.experiment import Prepared, with_defaults
 from genre2_jax.files import atomic, locks
 from genre2_jax.metrics import results
@@ -121,11 +122,28 @@ def create(workdir: pathlib.Path, experiment: Prepared) -> None:
         'scaler': experiment.model.scaler.to_json(),
         'numbers': list(experiment.model.codec.tokenizer.numbers),
         'data_digest': digest,
+        **_decided(experiment),
       },
     )
     atomic.write_json(path, fields)
   except OSError as error:
     raise _unmade(workdir, error) from error
+
+
+def _decided(experiment):
+  """The dtype of products, where the config leaves it to this machine."""
+  fields, dtype = experiment.fields, experiment.compute_dtype
+  if fields['model']['compute_dtype'] != 'auto' or experiment.baseline:
+    return {}
+  if dtype == 'auto':  # Not that of `init_from`.
+    dtype = networks.faster_dtype(fields)
+    _logger.info('model.compute_dtype=auto: %s is the faster here', dtype)
+  return {'compute_dtype': dtype}
+
+
+def compute_dtype(workdir: pathlib.Path) -> str:
+  """What a run decided on when it began; '' where it had nothing to decide."""
+  return read_json(workdir / 'model.json').get('compute_dtype', '')
 
 
 def _unmade(workdir, error):

@@ -471,7 +471,7 @@ def buckets_of(examples: Examples, widths: Sequence[int]) -> Buckets:
   if len(widths) < 2:
     return ()
   return tuple(
-    (rows, inputs['tokens'].shape[1])
+    (rows, inputs['tokens'].shape[-1])
     for rows, inputs in batches.by_width(examples.inputs, widths)
   )
 

@@ -63,6 +63,22 @@ def test_another_config_is_refused_by_the_field(begin, fields, part):
   assert_refused(lambda: begin(fields), 'another config', part, '--workdir')
 
 
+def test_the_dtype_is_decided_when_a_workdir_is_made(begin, monkeypatch):
+  for faster in ('bfloat16', 'float32'):
+    monkeypatch.setattr(networks, 'faster_dtype', lambda _, x=faster: x)
+    workdir = begin({'model.compute_dtype': 'auto'})
+    assert workdirs.compute_dtype(workdir) == 'bfloat16'
+  assert_refused(
+    lambda: begin({'model.compute_dtype': 'float32'}),
+    'model.compute_dtype (auto there, float32 here)',
+  )
+
+
+def test_nothing_is_measured_where_a_config_says_the_dtype(begin, monkeypatch):
+  monkeypatch.setattr(networks, 'faster_dtype', None)
+  assert workdirs.compute_dtype(begin()) == ''
+
+
 def test_a_workdir_from_before_there_were_some_fields_goes_on(begin):
   workdir = begin()
   path = workdir / 'config.json'
