@@ -85,7 +85,7 @@ def lowered(recipe, data):
   mesh = sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), 1)
   rows = model.training_examples(data.train)
   rows = batches.padded(rows, batches.ladder(len(rows.target)))
-  run, validate = programs.open_functions(
+  functions = programs.open_functions(
     train_step, stage, model.form, batch_size=16, mesh=mesh
   )
   state, _ = programs.state_program(
@@ -96,8 +96,8 @@ def lowered(recipe, data):
   block = batches.blocks(model.examples(data.val), 16)
   block = batches.padded_blocks(*block)
   texts = [
-    jax.jit(run).lower(given, state, rows, np.int32(1)).as_text(),
-    jax.jit(validate).lower(given, state, *block).as_text(),
+    jax.jit(functions.run).lower(given, state, rows, np.int32(1)).as_text(),
+    jax.jit(functions.validate).lower(given, state, *block).as_text(),
   ]
   return texts
 
@@ -124,9 +124,9 @@ def trained(size):
   _, init = programs.state_program(
     stage, model, seeds=(0, 1), mesh=mesh, optimizer=optimizer
   )
-  run, _ = programs.open_functions(
+  run = programs.open_functions(
     train_step, stage, model.form, batch_size=16, mesh=mesh
-  )
+  ).run
   rows = batches.padded(model.training_examples(data.train), size)
   extent = programs.Extent.of(stage, 77, 16, ())
   state = init(None)

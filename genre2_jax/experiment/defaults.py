@@ -270,8 +270,9 @@ def get_config() -> ConfigDict:
 
   config.baseline = baseline = ConfigDict()  # instead of a network
   baseline.name = ''  # train_mean, linear, histogram_trees, random_forest,
-  # catboost, xgboost, lightgbm: one number; catboost_residuals,
-  # xgboost_residuals, random_forest_residuals, catboost_uncertainty,
+  # catboost, xgboost, lightgbm, realmlp, tabm: one number; catboost_residuals,
+  # xgboost_residuals, random_forest_residuals, realmlp_residuals,
+  # catboost_uncertainty,
   # catboost_quantiles, ngboost, quantile_forest: a distribution
   baseline.trials = 0  # of an Optuna search on validation rows, of those of
   # one number; 0: defaults

@@ -89,15 +89,18 @@ def build_model(
   elif isinstance(table, Texts):
     text = config.text
     language = config.language_model
+    name = language.tokenizer or language.pretrained
+    sizes = language_model.config_of(
+      language.pretrained, language.preset, language.sizes
+    )
+    language_model.check_tokenizer(name, sizes)
     features = TextFeatures.fit(
       table,
-      language.tokenizer or language.pretrained,
+      name,
       max_length=text.max_length,
       truncate=text.truncate,
       num_buckets=text.buckets,
-      embedded=language_model.config_of(
-        language.pretrained, language.preset, language.sizes
-      ).vocab_size,
+      embedded=sizes.vocab_size,
       cache=text.cache,
     )
   else:

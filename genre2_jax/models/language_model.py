@@ -81,12 +81,7 @@ def build(
     InputError: parts that do not fit together.
   """
   config = config_of(pretrained, preset, sizes)
-  if subwords.has_unembedded(features.tokenizer, config.vocab_size):
-    size = subwords.vocabulary_size(features.tokenizer)
-    raise InputError(
-      f'the tokenizer {features.tokenizer} has {size} subwords, the language '
-      f'model embeds {config.vocab_size}: they belong to different models'
-    )
+  check_tokenizer(features.tokenizer, config)
   longest = features.widths[-1] + number_tokenizer.num_tokens - 1
   if longest > config.max_length:
     raise InputError(
@@ -216,6 +211,16 @@ def load_params(
 def lora_of(fields: Mapping[str, Any]) -> Lora | None:
   """The `Lora` of rank, alpha and targets; None of rank 0."""
   return Lora(**fields) if fields['rank'] else None
+
+
+def check_tokenizer(name: str, config: GemmaConfig) -> None:
+  """Raises InputError unless a tokenizer's subwords are those of a model."""
+  if subwords.has_unembedded(name, config.vocab_size):
+    size = subwords.vocabulary_size(name)
+    raise InputError(
+      f'the tokenizer {name} has {size} subwords, the language model embeds '
+      f'{config.vocab_size}: they belong to different models'
+    )
 
 
 def config_of(
