@@ -27,11 +27,12 @@ _ROUNDS = 8
 def rough_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """Σ_i x[..., i]·W[i, ...], factors rounded to bfloat16, float32 sums.
 
-  Gradients are products of bfloat16 factors too.
+  Gradients are products of bfloat16 factors too, in the dtype of what they are
+  of.
 
   Args:
-    x: float32 [..., I].
-    kernel: float32 [I, ...].
+    x: float32 or bfloat16 [..., I].
+    kernel: likewise [I, ...].
 
   Returns:
     float32, the other axes of x and then those of W.
@@ -40,13 +41,14 @@ def rough_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _forward(x, kernel):
+  dtypes = jnp.empty(0, x.dtype), jnp.empty(0, kernel.dtype)
   # Equal casts of a weight are one in a compiled step.
   x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
-  return _sums(x, kernel, (x.ndim - 1,), (0,)), (x, kernel)
+  return _sums(x, kernel, (x.ndim - 1,), (0,)), (x, kernel, dtypes)
 
 
 def _backward(factors, gradient):
-  x, kernel = factors
+  x, kernel, (of_rows, of_weights) = factors
   gradient = gradient.astype(jnp.bfloat16)
   rows = tuple(range(x.ndim - 1))
   outs = tuple(range(x.ndim - 1, gradient.ndim))
@@ -59,7 +61,7 @@ def _backward(factors, gradient):
     ),
     default=lambda x, gradient: _sums(x, gradient, rows, rows),
   )
-  return of_x, of_kernel
+  return of_x.astype(of_rows.dtype), of_kernel.astype(of_weights.dtype)
 
 
 rough_product.defvjp(_forward, _backward)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from genre2_jax.models.gemma.sizes import GemmaConfig
 from genre2_jax.models.layers import MASKED, Dropout, by_rows, parameter
+from genre2_jax.models.products import rough_product
 
 Pair = tuple[jax.Array, jax.Array]  # keys and values
 # Where tokens stand and which see which; `Attention` says what is in it.
@@ -98,41 +99,11 @@ def _fan_in(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
   return jax.random.normal(key, shape, dtype) * shape[0] ** -0.5
 
 
-@jax.custom_vjp
 def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """x·W, [..., I] and [I, O] of one dtype: sums in float32, then rounded.
-
-  XLA's products on CPUs take twice as long where they write bfloat16, and so
-  does the gradient that autodiff makes, of a float32 and a bfloat16 factor.
-  """
-  return _sums(x, kernel, 0)
-
-
-def _sums(x: jax.Array, kernel: jax.Array, axis: int) -> jax.Array:
-  """x times W, or for axis 1 Wᵀ."""
-  y = jax.lax.dot_general(
-    x,
-    kernel,
-    (((x.ndim - 1,), (axis,)), ((), ())),
-    preferred_element_type=jnp.float32,
-  )
-  return y.astype(x.dtype)
-
-
-def _product_forward(x, kernel):
-  return _sums(x, kernel, 0), (x, kernel)
-
-
-def _product_backward(factors, gradient):
-  x, kernel = factors
-  rows = tuple(range(x.ndim - 1))
-  of_kernel = jax.lax.dot_general(
-    x, gradient, ((rows, rows), ((), ())), preferred_element_type=jnp.float32
-  )
-  return _sums(gradient, kernel, 1), of_kernel.astype(kernel.dtype)
-
-
-product.defvjp(_product_forward, _product_backward)
+  """x·W, [..., I] and [I, O] of one dtype: sums in float32, then rounded."""
+  if x.dtype != jnp.bfloat16:
+    return jnp.dot(x, kernel)
+  return rough_product(x, kernel).astype(x.dtype)
 
 
 class Linear(nn.Module):
