@@ -113,7 +113,10 @@ def cosine_rows(args):
     y = scores[split]
     for label, p in (
       ('mean of the training scores', np.full(len(y), scores['train'].mean())),
-      ('linear fit of the cosine', start + slope * cosines[split]),
+      (
+        'linear fit of the cosine, within 0 .. 5',
+        np.clip(start + slope * cosines[split], 0, 5),
+      ),
     ):
       error, is_flat = p - y, np.ptp(p) == 0
       found.append(
@@ -167,9 +170,9 @@ def table(rows, args):
   labels = list(dict.fromkeys(row[0] for row in rows))
   named = {label: name for name, (label, _) in METHODS.items()}
   lines = [
-    '| method | RMSE | MAE | Pearson | Spearman | coverage of 90 % '
+    '| method | seeds | RMSE | MAE | Pearson | Spearman | coverage of 90 % '
     '| RMSE, validation | CPU s |',
-    '|---|---|---|---|---|---|---|---|',
+    '|---|---|---|---|---|---|---|---|---|',
   ]
   for label in labels:
     cells = []
@@ -186,7 +189,9 @@ def table(rows, args):
         cells.append(text)
     seconds = cpu.get(named.get(label, ''))
     cells.append('-' if seconds is None else f'{seconds:.0f}')
-    lines.append(f'| {label} | {" | ".join(cells)} |')
+    mine = [r[1] for r in rows if r[0] == label and r[2] == 'test']
+    count = sum(seed.isdecimal() for seed in mine)
+    lines.append(f'| {label} | {count} | {" | ".join(cells)} |')
   with contextlib.suppress(OSError, ValueError):
     cpu['reading'] = json.loads((args.workdir / 'reading.json').read_text())
   return '\n'.join(
@@ -194,10 +199,10 @@ def table(rows, args):
       '# STS-B by a sentence encoder',
       '',
       '`python benchmarks/encoder_methods.py --data=FOLDER --encoder=FOLDER '
-      f'--seeds={args.seeds}`: {args.seeds} seeds that train side by side, '
+      f'--seeds={args.seeds}`: seeds train side by side, '
       f'mean ± sd, {environment._processor()}, Python '
       f'{platform.python_version()}; CPU seconds are those of all seeds '
-      'together. Reading all 17,256 sentences once took '
+      'of a row together. Reading all 17,256 sentences once took '
       f'{cpu.get("reading", {}).get("seconds", 0):.0f} more, one core.',
       '',
       'Encoder: all-MiniLM-L6-v2, 22 million parameters, frozen; features u, '

@@ -215,6 +215,7 @@ def _train(config, model, sequences, workdir, interrupts, verbose):
       frozen=KeptFrozen(workdir / 'weights' / 'frozen'),
       profile_steps=None,
       steps_per_dispatch=0,
+      device_share=0.5,
       interrupts=interrupts,
       verbose=verbose,
       need=memory.Need(),

@@ -48,6 +48,7 @@ def test_requirements_and_project_agree():
   assert requirements('requirements.txt') == dependencies | extra('text')
   assert requirements('requirements-trees.txt') == extra('trees')
   assert requirements('requirements-search.txt') == extra('search')
+  assert requirements('requirements-nets.txt') == extra('nets')
   assert requirements('requirements-dev.txt') == extra('dev')
 
 

@@ -369,6 +369,9 @@ _DIRECT = {
   ),
 }
 NAMES = (
-  *(f'{name}{RESIDUALS}' for name in ('catboost', 'xgboost', 'random_forest')),
+  *(
+    f'{name}{RESIDUALS}'
+    for name in ('catboost', 'xgboost', 'random_forest', 'realmlp')
+  ),
   *_DIRECT,
 )

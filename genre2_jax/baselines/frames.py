@@ -128,6 +128,19 @@ def filled(columns: Frames, table: Table) -> Mapping[str, Any]:
   }
 
 
+def filled_with_category_types(
+  columns: Frames, table: Table
+) -> Mapping[str, Any]:
+  """Codes as pandas categories, and missing numbers as the train mean."""
+  out = with_category_types(columns, table)
+  for name in columns['train']:
+    if name not in category_names(columns['train']):
+      mean = columns['train'][name].astype(np.float64).mean()
+      for frame in out.values():
+        frame[name] = frame[name].fillna(np.float32(mean))
+  return out
+
+
 def standardized_and_one_hot(
   columns: Frames, table: Table
 ) -> Mapping[str, Any]:

@@ -11,6 +11,7 @@ _INSTALL = {
   'lightgbm': 'lightgbm>=4.3',
   'ngboost': 'ngboost>=0.5.5,<0.6',
   'optuna': 'optuna>=4.0',
+  'pytabkit': 'pytabkit>=1.7,<2',
   'quantile_forest': 'quantile-forest>=1.4',
   'sklearn': 'scikit-learn>=1.7',
   'xgboost': 'xgboost>=2.1',

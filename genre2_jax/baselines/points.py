@@ -1,4 +1,4 @@
-"""Tree ensembles and linear regression, to stand beside decoding.
+"""Tree ensembles, linear regression and nets, to stand beside decoding.
 
 The libraries that others keep do the work; this module gives all of them the
 same rows, the same target (z-scores) and the same protocol: fit on train, stop
@@ -10,6 +10,7 @@ CatBoost and XGBoost in turn from Gorishniy et al. 2021 (arXiv 2106.11959).
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -333,6 +334,32 @@ def _suggest_lightgbm(trial):
   }
 
 
+def _fit_realmlp(data, parameters, *, seed, num_threads):
+  """RealMLP-TD (Holzmüller et al., NeurIPS 2024): tuned defaults."""
+  del parameters
+  import pytabkit
+
+  return _fit_net(pytabkit.RealMLP_TD_Regressor, data, seed, num_threads)
+
+
+def _fit_tabm(data, parameters, *, seed, num_threads):
+  """TabM-D (Gorishniy et al., ICLR 2025): its defaults."""
+  del parameters
+  import pytabkit
+
+  return _fit_net(pytabkit.TabM_D_Regressor, data, seed, num_threads)
+
+
+def _fit_net(kind, data, seed, num_threads):
+  """A net of pytabkit on the CPU; validation rows choose its epoch."""
+  (x, y), (x_val, y_val) = data['train'], data['val']
+  model = kind(device='cpu', random_state=seed, n_threads=num_threads)
+  with warnings.catch_warnings():
+    # Of torch and Lightning, to the authors of pytabkit.
+    warnings.simplefilter('ignore')
+    return model.fit(x, y, X_val=x_val, y_val=y_val)
+
+
 def _suggest_zero_or_log(trial, name, low, high):
   """0, or log-uniform: '?loguniform' of Gorishniy et al."""
   if trial.suggest_categorical(f'{name}_is_zero', (True, False)):
@@ -393,6 +420,18 @@ _BASELINES = {
     inputs=frames.with_category_types,
     fit=_fit_lightgbm,
     suggest=_suggest_lightgbm,
+  ),
+  'realmlp': _Baseline(
+    package='pytabkit',
+    inputs=frames.filled_with_category_types,
+    fit=_fit_realmlp,
+    suggest=None,
+  ),
+  'tabm': _Baseline(
+    package='pytabkit',
+    inputs=frames.filled_with_category_types,
+    fit=_fit_tabm,
+    suggest=None,
   ),
 }
 

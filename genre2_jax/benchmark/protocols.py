@@ -73,6 +73,8 @@ FIELD = (
   'boosted',
   'catboost',
   'xgboost',
+  'realmlp',
+  'tabm',
   'catboost_residuals',
   'xgboost_residuals',
   'random_forest_residuals',

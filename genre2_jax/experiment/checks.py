@@ -33,7 +33,7 @@ def check_values(config: ConfigDict) -> None:
     'rollouts.temperature', 'rollouts.num_updates', 'trie.max_nodes',
     'eval.num_samples', 'eval.temperature', 'eval.batch_size',
     'checkpoint.keep', 'optimizer.accumulation', 'text.max_length',
-    'text.buckets',
+    'text.buckets', 'device_share',
   )  # fmt: skip
   not_negative = (
     'seed', 'max_seconds', 'data.max_train_rows', 'data.text_components',

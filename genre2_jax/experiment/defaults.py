@@ -68,6 +68,9 @@ def get_config() -> ConfigDict:
   config.max_seconds = 0.0  # of a whole run, if not 0: its stages share what is
   # left, stop in time and keep their best; compiling is never cut short, the
   # test rows are always predicted
+  config.device_share = 0.5  # of a device's memory (of the host's, on a CPU)
+  # that training rows may take; more stay on the host and come in blocks, with
+  # the same results to the bit
   config.hyperparameters = 'config'  # or 'official': the paper's, by data.name
 
   config.data = data = ConfigDict()  # first of path, openml, root that is set
@@ -267,8 +270,9 @@ def get_config() -> ConfigDict:
 
   config.baseline = baseline = ConfigDict()  # instead of a network
   baseline.name = ''  # train_mean, linear, histogram_trees, random_forest,
-  # catboost, xgboost, lightgbm: one number; catboost_residuals,
-  # xgboost_residuals, random_forest_residuals, catboost_uncertainty,
+  # catboost, xgboost, lightgbm, realmlp, tabm: one number; catboost_residuals,
+  # xgboost_residuals, random_forest_residuals, realmlp_residuals,
+  # catboost_uncertainty,
   # catboost_quantiles, ngboost, quantile_forest: a distribution
   baseline.trials = 0  # of an Optuna search on validation rows, of those of
   # one number; 0: defaults

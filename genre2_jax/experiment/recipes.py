@@ -317,6 +317,12 @@ TALENT = Family(
     'catboost': _baseline('catboost', 'CatBoost.'),
     'xgboost': _baseline('xgboost', 'XGBoost.'),
     'lightgbm': _baseline('lightgbm', 'LightGBM.'),
+    'realmlp': _baseline(
+      'realmlp', 'RealMLP-TD (Holzmüller et al., NeurIPS 2024), of pytabkit.'
+    ),
+    'tabm': _baseline(
+      'tabm', 'TabM-D (Gorishniy et al., ICLR 2025), of pytabkit.'
+    ),
     # Distributions on the numbers of a decoder, for a fair comparison.
     **{
       f'{name}_residuals': _distribution(
@@ -327,6 +333,7 @@ TALENT = Family(
         ('catboost', 'CatBoost'),
         ('xgboost', 'XGBoost'),
         ('random_forest', 'The random forest'),
+        ('realmlp', 'RealMLP-TD'),
       )
     },
     'catboost_uncertainty': _distribution(

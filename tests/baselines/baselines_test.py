@@ -21,6 +21,8 @@ PACKAGES = {
   'catboost': 'catboost',
   'xgboost': 'xgboost',
   'lightgbm': 'lightgbm',
+  'realmlp': 'pytabkit',
+  'tabm': 'pytabkit',
 }
 BOOSTERS = ('catboost', 'xgboost', 'lightgbm')
 

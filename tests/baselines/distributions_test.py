@@ -16,6 +16,7 @@ PACKAGES = {
   'catboost_residuals': 'catboost',
   'xgboost_residuals': 'xgboost',
   'random_forest_residuals': 'sklearn',
+  'realmlp_residuals': 'pytabkit',
   'catboost_uncertainty': 'catboost',
   'catboost_quantiles': 'catboost',
   'ngboost': 'ngboost',
