@@ -71,6 +71,10 @@ def model_of(args):
   from genre2_jax.tokenizers.codec import Codec
 
   config = dataclasses.replace(PRESETS['gemma2_2b'], num_layers=args.layers)
+  if getattr(args, 'small', False):
+    config = dataclasses.replace(
+      config, width=32, feedforward=64, head_dim=8, vocab_size=2048
+    )
   tokenizer = tokenizers.build('normalized', base=10, digits=1)
   network = gemma_policy(
     tokenizer,
@@ -255,18 +259,25 @@ def compile_only(args):
 def measure(args):
   """Steps and tokens per second on one accelerator, all weights and LoRA."""
   import jax
+
+  device = jax.devices()[0]
+  if device.platform == 'cpu':
+    raise SystemExit('text_step.py: --mode=time needs a GPU or a TPU')
+  return {'device': device.device_kind} | dict(timings(args))
+
+
+def timings(args):
+  """Yields ('all' or 'lora', what was measured) of the first device."""
+  import jax
   import numpy as np
 
   from genre2_jax.devices import sharding
 
   device = jax.devices()[0]
-  if device.platform == 'cpu':
-    raise SystemExit('text_step.py: --mode=time needs a GPU or a TPU')
   peak = next((v for k, v in PEAK.items() if k in device.device_kind), None)
   mesh = sharding.make_mesh(
     {'replica': 1, 'data': 1, 'fsdp': 1, 'model': 1}, devices=[device]
   )
-  found = {'device': device.device_kind}
   for lora in (False, True):
     args.lora = lora
     config, _ = model_of(args)
@@ -279,14 +290,14 @@ def measure(args):
     float(state.totals['loss'][0])  # Waits for the device.
     seconds = (time.perf_counter() - began) / args.steps
     flops = step_flops(config, args.batch, args.length, lora)
-    found['lora' if lora else 'all'] = {
+    found = {
       'steps_per_s': 1 / seconds,
       'tokens_per_s': args.batch * args.length / seconds,
       'share_of_peak': peak and flops / seconds / peak,
       'trained_parameters': count(state.params),
     }
+    yield 'lora' if lora else 'all', found
     del state, compiled
-  return found
 
 
 def main():

@@ -4,10 +4,10 @@
 
 Stars of reviews of wireless products; the paper's others are
 --config.text.path=amazon_us_reviews/Personal_Care_Appliances_v1_00 and
-amazon_us_reviews/Music_v1_00. The paper's numbers of rows, drawn at random; its
-prompt's intent in our words. JSONL with the same columns does as well:
---config.text.source=files --config.text.path=FILE. Methods and weights:
-configs/stsb.py.
+amazon_us_reviews/Music_v1_00. The paper's numbers of rows, drawn at random, and
+a prompt of our own: its figures are of other rows. JSONL with the same columns
+does as well: --config.text.source=files --config.text.path=FILE. Methods and
+weights: configs/stsb.py.
 """
 
 from genre2_jax.experiment import recipes

@@ -1,4 +1,4 @@
-"""A small Gemma-2 from plain texts: `python -m genre2_jax.pretrain_text`."""
+"""A small Gemma from plain texts: `python -m genre2_jax.pretrain_text`."""
 
 from ml_collections import ConfigDict
 
@@ -23,7 +23,9 @@ def get_config():
   optimizer.weight_decay = 0.01
   optimizer.max_grad_norm = 1.0
 
-  config.model = model = ConfigDict()  # of a Gemma-2
+  config.family = 'gemma2'  # or gemma3: normed queries and keys, two rotary
+  # bases, five local layers to a global one
+  config.model = model = ConfigDict()  # its sizes
   model.width = 128
   model.num_layers = 2
   model.num_heads = 4

@@ -1,4 +1,4 @@
-"""Similarity of two sentences (STS-B) by a Gemma-2: the methods of RAFT.
+"""Similarity of two sentences (STS-B): RAFT on a Gemma, or a sentence encoder.
 
 Lukasik et al., ICLR 2025: Gemma-2 2B, all parameters, batch 16, dropout 0.1,
 Adafactor at a constant rate of {1e-4, 1e-5, 1e-6}, best step on validation. The
@@ -19,9 +19,19 @@ and test.csv of sentence1, sentence2 and score:
     --config.text.source=files --config.text.path=FOLDER \
       --config.text.target=score
 
+encoder_crps, encoder_ce, encoder_raft and encoder_mse read both sentences by a
+frozen sentence encoder, all-MiniLM-L6-v2 or any other of BERT's family:
+
+    python -m genre2_jax.main --config=configs/stsb.py:encoder_crps
+
 Weights: the Hugging Face hub (google/gemma-2-2b asks for its licence first),
-or any folder: --config.language_model.pretrained=FOLDER. A small model to begin
-with takes minutes on a CPU: configs/pretrain_text.py.
+or any folder of a Gemma 2 or 3: --config.language_model.pretrained=FOLDER. Of a
+Gemma 3 270M two CPU cores train low-rank updates, in 4 GB:
+
+    --config.language_model.lora.rank=16 --config.finetune.learning_rate=5e-4 \
+      --config.language_model.param_dtype=bfloat16 --config.optimizer.name=adamw
+
+A small model to begin with takes minutes on a CPU: configs/pretrain_text.py.
 """
 
 from genre2_jax.experiment import recipes

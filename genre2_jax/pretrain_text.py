@@ -1,4 +1,4 @@
-r"""Command line: pretrains a small Gemma-2 on plain texts, from nothing.
+r"""Command line: pretrains a small Gemma on plain texts, from nothing.
 
     python -m genre2_jax.pretrain_text --config=configs/pretrain_text.py \
       --config.texts="('train.csv:sentence1,sentence2',)" --workdir=runs/small
@@ -16,6 +16,7 @@ metrics.jsonl     losses, epoch by epoch
 checkpoints/      to go on from
 """
 
+import dataclasses
 import json
 import math
 import os
@@ -39,7 +40,7 @@ from genre2_jax.errors import InputError
 from genre2_jax.files import atomic, metrics_log
 from genre2_jax.models import pretrained
 from genre2_jax.models.gemma.causal import causal_language_model
-from genre2_jax.models.gemma.sizes import GemmaConfig
+from genre2_jax.models.gemma.sizes import GEMMA3, GemmaConfig
 from genre2_jax.objectives import point
 from genre2_jax.objectives.catalog import Term
 from genre2_jax.objectives.objective import Objective
@@ -51,6 +52,7 @@ from genre2_jax.training.stages import Stage
 
 flags.adopt_module_key_flags(command_line)  # --help shows them.
 _RECIPE, _STATED = 'recipe.json', 'pretraining.json'
+_FAMILIES = {'gemma2': GemmaConfig(), 'gemma3': GEMMA3}
 
 
 def main() -> None:
@@ -92,7 +94,9 @@ def pretrain(
   _check(config)
   with workdirs.held(workdir):
     recipe = json.loads(json.dumps(config))
-    if _read_json(workdir / _RECIPE) not in (None, recipe):
+    begun = _read_json(workdir / _RECIPE)
+    # Before there was a choice it was a Gemma 2.
+    if begun is not None and {'family': 'gemma2', **begun} != recipe:
       raise InputError(
         f'{workdir} was begun with another config: give another --workdir'
       )
@@ -123,7 +127,8 @@ def _pretrain(config, recipe, workdir, interrupts, verbose):
     }.items()
   }
   try:
-    model = GemmaConfig(
+    model = dataclasses.replace(
+      _FAMILIES[config.get('family', 'gemma2')],
       vocab_size=tokenizer.get_vocab_size(),
       query_scale=config['model']['head_dim'],
       **config['model'],
@@ -210,6 +215,7 @@ def _train(config, model, sequences, workdir, interrupts, verbose):
       frozen=KeptFrozen(workdir / 'weights' / 'frozen'),
       profile_steps=None,
       steps_per_dispatch=0,
+      device_share=0.5,
       interrupts=interrupts,
       verbose=verbose,
       need=memory.Need(),
@@ -236,6 +242,10 @@ def _check(config):
   for field in ('length', 'batch_size', 'epochs', 'vocab_size'):
     if config[field] < 1:
       raise InputError(f'{field}={config[field]} must be positive')
+  if config.get('family', 'gemma2') not in _FAMILIES:
+    raise InputError(
+      f'family={config["family"]!r} is not one of {", ".join(_FAMILIES)}'
+    )
   if config['length'] < 2:
     raise InputError('length=1 has no next token: 2 or more')
   if not 0 < config['held_out'] < 1:

@@ -71,7 +71,7 @@ class Run:
   stages: tuple[Stage, ...]
   examples: dict[str, Examples]
   options: loop.Options
-  predict_block: evaluation.PredictBlock
+  predict_block: evaluation.Predictor
 
 
 def train_and_evaluate(
@@ -230,11 +230,11 @@ def _begun(
     frozen=weights.frozen_of(workdir, experiment, mesh),
     profile_steps=experiment.profile_steps,
     steps_per_dispatch=experiment.steps_per_dispatch,
+    device_share=experiment.device_share,
     interrupts=processes.Shared(interrupts),
     verbose=verbose,
     need=memory.Need(),
   )
-  network = sharding.constrained(model.network, mesh)
   return Run(
     experiment=experiment,
     workdir=workdir,
@@ -242,8 +242,9 @@ def _begun(
     examples=examples,
     options=options,
     predict_block=evaluation.predictor(
-      dataclasses.replace(model, network=network),
+      model,
       evaluation_keys(experiment.seeds),
+      mesh,
       **dataclasses.asdict(experiment.evaluation),
     ),
   )

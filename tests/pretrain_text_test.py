@@ -158,7 +158,28 @@ def test_what_it_leaves_is_the_model_that_it_measured(config, tmp_path):
     lambda: pretrain_text.pretrain(config | {'seed': 1}, folder),
     'another config',
   )
+  # One that was begun before there was a choice of the family.
+  path = folder / 'recipe.json'
+  recipe = json.loads(path.read_text(encoding='utf-8'))
+  assert recipe.pop('family') == 'gemma2'
+  path.write_text(json.dumps(recipe), encoding='utf-8')
+  pretrain_text.pretrain(config, folder, verbose=0)
+  assert_loss_is_everyones(config, folder, found)
 
+
+def test_a_gemma3_is_pretrained_as_well(config, tmp_path):
+  config = config | {'family': 'gemma3', 'epochs': 1}
+  found = pretrain_text.pretrain(config, tmp_path, verbose=0)
+  assert pretrained.read_config(tmp_path).qk_norm
+  assert_loss_is_everyones(config, tmp_path, found)
+  assert_refused(
+    lambda: pretrain_text.pretrain(config | {'family': 'gemma4'}, tmp_path),
+    "family='gemma4'", 'gemma3',
+  )  # fmt: skip
+
+
+def assert_loss_is_everyones(config, folder, found):
+  """What was found is the loss of what is loaded, here and elsewhere."""
   documents = corpora.read_documents(config['texts'][0])
   places = np.linspace(0, 59, 6).astype(int)
   tokenizers = pytest.importorskip('tokenizers')

@@ -86,7 +86,7 @@ def source_fields(home):
     'text.source': 'files', 'text.path': str(home / 'reviews.jsonl'),
     'text.prompt': PROMPT, 'text.target': 'stars',
     'text.max_rows': (0, 0, 0), 'text.cache': str(home / 'cache'),
-    'language_model.tokenizer': str(home / 'tokenizer'),
+    'language_model.tokenizer': str(home / 'tokenizer'), 'text.buckets': 1,
   }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from genre2_jax.benchmark.statistics import (
+  CRPS_TIE,
   DISTRIBUTION_METRICS,
   METRICS,
   SIGNIFICANCE,
@@ -32,7 +33,12 @@ class Table:
 def tables(comparison: Comparison) -> list[Table]:
   """In order of importance: means, ranks, tests, samples, tasks, published."""
   unit = comparison.benchmark.unit
-  made = [_means(comparison), *_ranks(comparison), *_tests(comparison)]
+  made = [
+    _means(comparison),
+    *_ranks(comparison),
+    *_tests(comparison),
+    *_crps_tests(comparison),
+  ]
   if comparison.samples:
     made += [_sampling(comparison), *_distributions(comparison)]
   for metric in METRICS:
@@ -146,6 +152,7 @@ def _means(comparison: Comparison) -> Table:
     ('± seeds', comparison.spread, 0, 3),
     ('R² ensemble', _ensemble(comparison), 1, 3),
     (f'CRPS ({unit.name})', distributions['crps'], -1, 3),
+    ('CRPS ratio', _crps_ratio(comparison), 0, 3),
     ('coverage 90%', distributions['coverage90'], 0, 3),
     (f'width 90% ({unit.name})', distributions['width90'], 0, 3),
     ('seconds', _spent(comparison, comparison.benchmark.seconds), 0, 0),
@@ -170,14 +177,38 @@ def _means(comparison: Comparison) -> Table:
     'of the estimator named; ± seeds is the standard deviation of R² over '
     'seeds, mean over tasks; ensemble: the seeds taken together. CRPS, '
     'coverage and width of the central 90% interval are of all samples; the '
-    'CRPS of a point is its absolute error. '
+    f'CRPS of a point is its absolute error. {_yardstick(comparison)}'
     'Seconds: wall time of a task, all seeds together, compilation included, '
-    'without the base that a method shares. Peak memory: the most that the '
-    'process of a run had resident while it ran, Python, the libraries and '
-    'what earlier runs have left in it included.',
+    'without the base that a method shares. ' + _memory(comparison),
     ('method', 'estimator', *(title for title, *_ in columns)),
     rows,
     frozenset(best),
+  )
+
+
+def _crps_ratio(comparison: Comparison) -> pd.Series:
+  """Mean CRPS over that of the best baseline with a distribution."""
+  crps, yardstick = comparison.distributions['crps'], comparison.yardstick
+  if not yardstick:
+    return pd.Series(dtype=float)
+  return (crps / crps[yardstick])[list(comparison.crps)]
+
+
+def _memory(comparison: Comparison) -> str:
+  if not comparison.benchmark.peaks:
+    return ''
+  return (
+    'Peak memory: the most that the process of a run had resident while it '
+    'ran, Python, the libraries and what earlier runs have left in it included.'
+  )
+
+
+def _yardstick(comparison: Comparison) -> str:
+  if not comparison.yardstick:
+    return ''
+  return (
+    'CRPS ratio: mean CRPS over that of the best baseline with a distribution, '
+    f'{comparison.yardstick}. '
   )
 
 
@@ -256,6 +287,37 @@ def _tests(comparison: Comparison) -> list[Table]:
     )
     for reference, tests in comparison.tests.items()
   ]
+
+
+def _crps_tests(comparison: Comparison) -> list[Table]:
+  tests, yardstick = comparison.crps_tests, comparison.yardstick
+  if tests is None or tests.empty:
+    return []
+  return [
+    Table(
+      f'Against {yardstick}, by CRPS',
+      f'{_count(comparison.tasks, "common task")}, means over seeds, the CRPS '
+      f'of all samples over that of {yardstick}, the best baseline with a '
+      f'distribution; a tie differs by less than {CRPS_TIE:.0%}. p: Wilcoxon '
+      'signed-rank test on logarithms over tasks, two-sided, as it is and with '
+      f"Holm's correction over {_count(tests.index, 'method')}.",
+      (
+        'method', 'wins', 'ties', 'losses', 'ratio of means', 'median ratio',
+        'p', 'p (Holm)',
+      ),
+      [
+        (
+          test.Index,
+          *(str(count) for count in (test.wins, test.ties, test.losses)),
+          number(test.ratio),
+          number(test.median),
+          p_value(test.p),
+          p_value(test.p_holm),
+        )
+        for test in tests.itertuples()
+      ],
+    )
+  ]  # fmt: skip
 
 
 def _sampling(comparison: Comparison) -> Table:

@@ -12,7 +12,7 @@ from genre2_jax.benchmark.statistics import BASE, Comparison
 from genre2_jax.report import drawing, numbers
 from genre2_jax.report.drawing import Panels, Section
 from genre2_jax.report.inputs import NOMINAL, TERM_NAMES
-from genre2_jax.report.palette import COLORS, FAINT, INK
+from genre2_jax.report.palette import COLORS, FAINT, INK, PAPER, SOFT
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
@@ -39,6 +39,13 @@ def draw(compared: Comparison) -> list[Section]:
   unit = compared.benchmark.unit.name
   tasks = f'{len(compared.tasks)} task' + 's' * (len(compared.tasks) != 1)
   sections = (
+    (
+      'Task by task',
+      'A row is a task, a dot a method: right of the line it is better than '
+      'the baseline that the line stands for. Each figure is in an order of '
+      'its own.',
+      _gains,
+    ),
     (
       'Ranks',
       'Average rank by R² over tasks, 1 is best. A bar at the right joins '
@@ -101,6 +108,128 @@ def looks(compared: Comparison) -> dict[str, dict[str, Any]]:
     }
     number += 1
   return chosen
+
+
+def _gains(compared: Comparison) -> Panels:
+  """R² beyond CatBoost's, and CRPS below that of the best distribution."""
+  look = looks(compared)
+  r2, tree = compared.common('r2'), statistics.TREES
+  if tree in r2 and len(r2.columns) > 1:
+    gain = r2.drop(columns=tree).sub(r2[tree], axis=0)
+    shown = _highlighted(gain)
+    figure = _lollipops(gain, gain.mean(), shown, look, method_name(tree))
+    figure.axes[0].set_xlabel('R² higher by')
+    yield (
+      'gain_r2',
+      f'R² beyond that of {method_name(tree)}{_beyond(gain[shown])}.',
+      f'R² beyond that of {method_name(tree)} on '
+      f'{numbers.count(len(gain), "task")}: {_gains_in_words(gain[shown])}',
+      figure,
+    )
+  tests, yardstick = compared.crps_tests, compared.yardstick
+  if tests is None or tests.empty:
+    return
+  crps = compared.crps.loc[list(compared.tasks)]
+  lower = 1 - crps.drop(columns=yardstick).div(crps[yardstick], axis=0)
+  shown, name = _highlighted(lower), method_name(yardstick)
+  figure = _lollipops(lower, 1 - tests['ratio'], shown, look, name)
+  figure.axes[0].set_xlabel('CRPS lower by')
+  figure.axes[0].xaxis.set_major_formatter(drawing.percent)
+  yield (
+    'gain_crps',
+    f'CRPS, by how much it is lower than that of {name}, the best baseline '
+    f'with a distribution{_beyond(lower[shown])}.',
+    f'CRPS below that of {name} on {numbers.count(len(lower), "task")}: '
+    f'{_gains_in_words(lower[shown])}',
+    figure,
+  )
+
+
+def _highlighted(gain: pd.DataFrame) -> list[str]:
+  """The best ranks among what is no baseline; if all are, among them."""
+  decoders = [m for m in gain if not statistics.is_baseline(m)]
+  return (decoders or list(gain))[:NUM_HIGHLIGHTED]
+
+
+def _gains_in_words(gain: pd.DataFrame) -> str:
+  return ', '.join(
+    f'{method_name(str(method))} is better on {(gain[method] > 0).sum()}'
+    for method in gain
+  )
+
+
+def _limits(gain: pd.DataFrame) -> tuple[float, float]:
+  """Of an axis of differences; what is far beyond most is at its edge."""
+  values = gain.to_numpy()
+  reach = 4 * float(np.quantile(np.abs(values), 0.75, method='lower')) or 1.0
+  low, high = min(values.min(), 0), max(values.max(), 0)
+  return drawing.padded(max(low, -reach), min(high, reach), 0.05)
+
+
+def _beyond(gain: pd.DataFrame) -> str:
+  low, high = _limits(gain)
+  count = int(((gain < low) | (gain > high)).sum().sum())
+  return f'; {count} beyond the edges, as triangles' if count else ''
+
+
+def _lollipops(
+  gain: pd.DataFrame,
+  means: pd.Series,
+  shown: Sequence[str],
+  look: Mapping,
+  line: str,
+) -> 'Figure':
+  """Tasks by methods, and the means above; `line` is what 0 stands for."""
+  gain = gain.loc[gain[shown[0]].sort_values(kind='stable').index]
+  others = [method for method in gain if method not in shown]
+  low, high = _limits(gain[shown])
+  count = len(gain)
+  figure, ax = _tall(count + 1.6, 1.3)
+  places = np.append(np.arange(count), count + 0.6)
+  table = pd.concat([gain, means[list(gain)].to_frame().T])
+  for method in [*others, *reversed(shown)]:
+    values = table[method].to_numpy()
+    color = look[method]['color'] if method in shown else FAINT
+    if method == shown[0]:
+      ends = np.clip(values, low, high)
+      ax.hlines(places, 0, ends, color=color, linewidth=2, alpha=0.35)
+    if method in others:
+      inside = (values > low) & (values < high)
+      ax.scatter(
+        values[inside], places[inside], s=12, color=FAINT, alpha=0.45,
+        linewidth=0, label='others' if method == others[0] else None,
+      )  # fmt: skip
+      continue
+    for marker, chosen in (
+      (look[method]['marker'], (values >= low) & (values <= high)),
+      ('<', values < low),
+      ('>', values > high),
+    ):
+      ax.scatter(
+        np.clip(values[chosen], low, high), places[chosen], s=38, color=color,
+        marker=marker, edgecolor=PAPER, linewidth=0.7, zorder=5,
+        label=method_name(method) if marker not in '<>' else None,
+      )  # fmt: skip
+  ax.axvspan(0, high, color=COLORS[2], alpha=0.08, linewidth=0, zorder=0)
+  ax.axvline(0, color=INK, linewidth=1.2, zorder=3)
+  ax.axhline(count - 0.2, color=FAINT, linewidth=0.8)
+  labels = [drawing.wrapped(str(task)) for task in gain.index]
+  _rows(ax, places, [*labels, f'mean of {count}'])
+  ax.get_yticklabels()[-1].set(fontweight='bold')
+  ax.grid(False, axis='y')
+  ax.text(
+    0, count + 1.2, f' {line}', ha='left', va='bottom', color=SOFT, fontsize=9
+  )
+  ax.set(xlim=(low, high), ylim=(-0.7, count + 1.2))
+  drawing.few_ticks(ax, 'x')
+  handles, names = ax.get_legend_handles_labels()
+  ranked = [method_name(m) for m in shown] + ['others'] * bool(others)
+  order = [names.index(name) for name in ranked]
+  figure.legend(
+    [handles[i] for i in order], ranked, loc='outside upper left', ncols=4,
+    borderpad=0.2, columnspacing=1.2, handletextpad=0.2,
+  )  # fmt: skip
+  return figure
 
 
 def _critical_difference(compared: Comparison) -> Panels:

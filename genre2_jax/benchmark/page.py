@@ -102,7 +102,27 @@ def verdict(compared: Comparison) -> str:
     said.append(
       f'Its central 90% interval covers {coverage:.0%} of the targets.'
     )
+  said += _crps_in_words(compared)
   return ' '.join(said)
+
+
+def _crps_in_words(compared: Comparison) -> list[str]:
+  """The lowest CRPS of decoders against that of baselines."""
+  tests, yardstick = compared.crps_tests, compared.yardstick
+  if tests is None:
+    return []
+  decoders = [m for m in tests.index if not statistics.is_baseline(m)]
+  if not decoders:
+    return []
+  method = tests['ratio'][decoders].idxmin()
+  test = tests.loc[method]
+  return [
+    f'The best distribution of a baseline is that of {method_name(yardstick)}; '
+    f'the CRPS of {method_name(method)} is '
+    f'{comparison_tables.number(test.ratio, 2)} times as high, and lower on '
+    f'{test.wins:.0f} tasks, level on {test.ties:.0f}, higher on '
+    f'{test.losses:.0f}.'
+  ]
 
 
 def notes(compared: Comparison) -> list[str]:
@@ -193,7 +213,8 @@ def _against(compared: Comparison, method: str) -> list[str]:
       significant = test.p_holm < statistics.SIGNIFICANCE
       said.append(
         f'Against {method_name(reference)} it wins {test.wins:.0f}, ties '
-        f'{test.ties:.0f} and loses {test.losses:.0f} (Holm-corrected p '
+        f'{test.ties:.0f} and loses {test.losses:.0f} (mean difference of R² '
+        f'{comparison_tables.number(test["mean"])}, Holm-corrected p '
         f'{_equals(test.p_holm)}: {"" if significant else "not "}significant).'
       )
   return said

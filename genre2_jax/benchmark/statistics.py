@@ -15,13 +15,15 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from genre2_jax.baselines import catalog
 from genre2_jax.data.targets import UNITS, Unit
 from genre2_jax.metrics import sampled
 
 RESULT_COLUMNS = ('task', 'method', 'seed', 'estimator', 'metric', 'value')
 HEADLINE_ESTIMATORS = ('exact_mean', 'mean')  # the first that is there
 DISTRIBUTION_ESTIMATOR = 'sample'  # carries crps, coverage90, width90
-REFERENCES = ('ce', 'catboost')  # what the others are tested against
+TREES = 'catboost'
+REFERENCES = ('ce', TREES)  # what the others are tested against
 VARIED = 'best'  # where neither is there: what an ablation takes parts from
 BASE = 'ce'  # what fine-tuning starts from
 LEVELS = np.linspace(0.05, 0.95, 19)  # of nominal coverage
@@ -29,6 +31,7 @@ SIGNIFICANCE = 0.05
 # Differences of R² below a thousandth of the target's variance are ties: they
 # do not show in a table of three decimals.
 TIE = 1e-3
+CRPS_TIE = 0.01  # of the other's CRPS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +136,11 @@ class Comparison:
     spread: standard deviation of R² over seeds, mean over tasks; NaN for one.
     ranks: average rank by each of METRICS, methods by metrics.
     distributions: frame of methods by crps, coverage90, width90, over `tasks`.
+    crps: of all samples, all tasks by the methods that draw any; means over
+      seeds.
+    yardstick: the baseline with a distribution whose mean CRPS over `tasks` is
+      the lowest; '' if there is none.
+    crps_tests: frame of `ratio_tests` against it, None without one.
     samples: averages over `tasks` of the methods that draw any.
     friedman_p: that all methods are alike by R², None where undefined.
     critical_difference: of average ranks by R², None where undefined.
@@ -148,6 +156,9 @@ class Comparison:
   spread: pd.Series
   ranks: pd.DataFrame
   distributions: pd.DataFrame
+  crps: pd.DataFrame
+  yardstick: str
+  crps_tests: pd.DataFrame | None
   samples: Mapping[str, Samples]
   friedman_p: float | None
   critical_difference: float | None
@@ -254,6 +265,46 @@ def paired_tests(
   tests = pd.DataFrame.from_dict(rows, orient='index', columns=columns)
   tests['p_holm'] = holm(tests['p'])
   return tests
+
+
+def ratio_tests(
+  values: pd.DataFrame, reference: str, *, tie: float = CRPS_TIE
+) -> pd.DataFrame:
+  """Every other method's positive errors over those of `reference`, by task.
+
+  Wilcoxon's signed-rank test on the logarithms of the ratios, with Holm's
+  correction over the methods.
+
+  Returns:
+    methods by wins (lower by `tie` or more), ties, losses, ratio (of means),
+    median ratio, p and p_holm.
+  """
+  rows = {}
+  for method in values.columns.drop(reference):
+    ratio = values[method] / values[reference]
+    rows[method] = {
+      'wins': int((ratio <= 1 - tie).sum()),
+      'ties': int(((ratio - 1).abs() < tie).sum()),
+      'losses': int((ratio >= 1 + tie).sum()),
+      'ratio': values[method].mean() / values[reference].mean(),
+      'median': ratio.median(),
+      'p': signed_rank_p(np.log(ratio)),
+    }
+  columns = ('wins', 'ties', 'losses', 'ratio', 'median', 'p')
+  tests = pd.DataFrame.from_dict(rows, orient='index', columns=columns)
+  tests['p_holm'] = holm(tests['p'])
+  return tests
+
+
+def is_baseline(method: str) -> bool:
+  """Whether a method's name, without '@tokenizer', is that of a baseline."""
+  return method.partition('@')[0] in catalog.BASELINES
+
+
+def _yardstick(crps: pd.DataFrame) -> str:
+  """Of CRPS without gaps, tasks by methods."""
+  means = crps[[m for m in crps if is_baseline(m)]].mean()
+  return '' if means.empty else str(means.idxmin())
 
 
 def signed_rank_p(differences: ArrayLike) -> float:
@@ -371,6 +422,10 @@ def compare(benchmark: Benchmark) -> Comparison:
       for metric in ('crps', 'coverage90', 'width90')
     }
   )
+  crps = per_task(results, 'crps', DISTRIBUTION_ESTIMATOR).reindex(
+    index=benchmark.tasks, columns=[m for m in compared if m in samples]
+  )
+  yardstick = _yardstick(crps.loc[tasks])
   # A point covers nothing; only its CRPS, the absolute error, compares.
   points = [method for method in compared if method not in samples]
   distributions.loc[points, ['coverage90', 'width90']] = math.nan
@@ -384,6 +439,9 @@ def compare(benchmark: Benchmark) -> Comparison:
     spread=table('r2', 'std').loc[tasks].mean(),
     ranks=ranks.loc[compared],
     distributions=distributions,
+    crps=crps,
+    yardstick=yardstick,
+    crps_tests=ratio_tests(crps.loc[tasks], yardstick) if yardstick else None,
     samples=samples,
     friedman_p=p,
     critical_difference=(

@@ -1,5 +1,6 @@
 """Rows on the device: shuffled by index for training, padded for evaluation."""
 
+import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -46,6 +47,85 @@ def epoch_indices(key: jax.Array, num_rows: int, batch_size: int) -> jax.Array:
   return jnp.resize(order, (steps, batch_size))
 
 
+def ladder(count: int) -> int:
+  """The least of 1, 2, 3 and 2^k · (4, 5, 6, 7) that holds so many rows.
+
+  Tables of nearly as many rows then have one shape, and share programs.
+  """
+  unit = 2 ** max(0, (count - 1).bit_length() - 3)
+  return math.ceil(count / unit) * unit
+
+
+def padded(rows: _Rows, size: int) -> _Rows:
+  """Rows [N, ...] on the host with zeros behind, of every leaf: [size, ...]."""
+
+  def pad(x: Any) -> np.ndarray:
+    x = np.asarray(x)
+    more = np.zeros((size - len(x), *x.shape[1:]), x.dtype)
+    return np.concatenate([x, more]) if len(more) else x
+
+  return jax.tree.map(pad, rows)
+
+
+def shuffled(key: jax.Array, size: int, num_rows: jax.Array) -> jax.Array:
+  """`jax.random.permutation(key, num_rows)` of a traced number: int32 [size].
+
+  To the bit, however many more places there are: a row's random number is that
+  of its place alone, and what is behind the rows stays behind them.
+
+  Args:
+    key: a PRNG key.
+    size: of the result; what stands behind `num_rows` is no row.
+    num_rows: int32, at most the size.
+  """
+  places = jnp.arange(size, dtype=jnp.int32)
+  most = jnp.uint32(2**32 - 1)
+  # A round of sorting by 32 bits leaves ties; so many have none, as in JAX.
+  rounds = _num_rounds(size)
+  order = places
+  for turn in range(rounds):
+    key, own = jax.random.split(key)
+    bits = jax.random.bits(own, (size,), jnp.uint32)
+    # A stable sort: of equal numbers the row stands first.
+    bits = jnp.where(places < num_rows, bits, most)
+    _, following = jax.lax.sort_key_val(bits, order)
+    # The least number of rows that as many rounds are made for.
+    needed = num_rows > _most_rows(turn)
+    order = jnp.where(needed, following, order) if turn else following
+  return order
+
+
+def _num_rounds(size):
+  return max(1, math.ceil(3 * math.log(max(1, size)) / math.log(2**32 - 1)))
+
+
+@functools.cache
+def _most_rows(turns):
+  """The most rows that so many rounds shuffle."""
+  low, high = 1, 2**31 - 1
+  while low < high:
+    middle = (low + high + 1) // 2
+    low, high = (
+      (middle, high) if _num_rounds(middle) <= turns else (low, middle - 1)
+    )
+  return low
+
+
+def batch_at(
+  order: jax.Array, place: jax.Array, num_rows: jax.Array, batch_size: int
+) -> jax.Array:
+  """Rows of a batch of `epoch_indices`: int32 [..., B].
+
+  Args:
+    order: of `shuffled`, [..., size].
+    place: of the batch in its epoch.
+    num_rows: int32, that are shuffled.
+    batch_size: B.
+  """
+  index = place * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
+  return jnp.take(order, index % num_rows, axis=-1)
+
+
 def take(rows: _Rows, indices: jax.Array) -> _Rows:
   """Rows [N, ...] of every leaf at `indices` [...]: [*indices, ...]."""
   return jax.tree.map(lambda x: jnp.take(x, indices, axis=0), rows)
@@ -77,14 +157,20 @@ def blocks(
   return cut, numbers
 
 
+def padded_blocks(cut: _Rows, numbers: np.ndarray) -> tuple[_Rows, np.ndarray]:
+  """`blocks` with more of them behind, as the `ladder` has it, all padding."""
+  size = ladder(len(numbers))
+  return padded(cut, size), padded(numbers + 1, size) - 1
+
+
 def by_width(
   inputs: Inputs, widths: Sequence[int]
 ) -> list[tuple[np.ndarray, Inputs]]:
   """Rows by the least of some widths that holds their text.
 
   Args:
-    inputs: {'tokens': [N, L], 'length': [N]} on the host; anything else is one
-      part as it is.
+    inputs: {'tokens': [N, ..., L], 'length': [N]} on the host; anything else is
+      one part as it is.
     widths: ascending, static.
 
   Returns:
@@ -94,7 +180,7 @@ def by_width(
   if len(widths) < 2:
     count = jax.tree.leaves(inputs)[0].shape[0]
     return [(np.arange(count, dtype=np.int32), inputs)]
-  bounds = [0, *widths[:-1], inputs['tokens'].shape[1]]
+  bounds = [0, *widths[:-1], inputs['tokens'].shape[-1]]
   parts = []
   for low, high in itertools.pairwise(bounds):
     inside = (inputs['length'] > low) & (inputs['length'] <= high)

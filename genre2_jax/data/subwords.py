@@ -21,6 +21,7 @@ import numpy as np
 from genre2_jax.data import tables
 from genre2_jax.data.reading import path_of, user_cache
 from genre2_jax.data.texts import TextRows, Texts
+from genre2_jax.data.wording import say
 from genre2_jax.errors import InputError, one_line
 
 PADDING = 0
@@ -76,7 +77,7 @@ class TextFeatures:
       tokenizer: a folder, or a name on the Hugging Face hub.
       max_length: of prompts.
       truncate: what longer ones lose.
-      num_buckets: widths at most, each for as many training rows.
+      num_buckets: widths at most, those that pad the training rows least.
       embedded: subwords that the language model embeds; 0: all.
       cache: folder of tokenised texts.
 
@@ -102,14 +103,10 @@ class TextFeatures:
       max_length,
       truncate,
     )
-    levels = np.arange(1, num_buckets) / num_buckets
-    widths = {
-      _rounded(width, max_length)
-      for width in np.quantile(lengths['train'], levels, method='higher')
-    }
-    longest = max(part.max() for part in lengths.values())
-    widths.add(_rounded(longest, max_length))
-    return dataclasses.replace(features, widths=tuple(sorted(widths)))
+    longest = _rounded(max(part.max() for part in lengths.values()), max_length)
+    rounded = [_rounded(n, max_length) for n in lengths['train']]
+    widths = _least_padding(rounded, longest, num_buckets)
+    return dataclasses.replace(features, widths=widths)
 
   def fits(self, table: object) -> bool:
     """Whether a task has prompts of the same template."""
@@ -242,6 +239,120 @@ class TextFeatures:
       data = text.encode('utf-8', 'surrogatepass')
       digest.update(len(data).to_bytes(8, 'little') + data)
     return path_of(folder) / f'{digest.hexdigest()[:40]}.npz'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SentenceFeatures(TextFeatures):
+  """How one text or a pair becomes subword ids for a sentence encoder.
+
+  Longer ones lose their end, not the marks around them.
+
+  Attributes:
+    second: the template of the second texts of pairs, or ''.
+  """
+
+  second: str = ''
+
+  @classmethod
+  def fit_texts(
+    cls, texts: Texts, tokenizer: str, *, max_length: int, num_buckets: int = 1
+  ) -> Self:
+    """Features of a set's texts; widths hold those of all its splits.
+
+    Args:
+      texts: the set, of texts or pairs.
+      tokenizer: a folder, or a name on the Hugging Face hub.
+      max_length: subwords of a text at most, with its marks.
+      num_buckets: widths at most, those that pad the training rows least.
+
+    Raises:
+      InputError: no such tokenizer.
+    """
+    features = cls(
+      prompt=texts.prompt,
+      second=texts.second,
+      tokenizer=tokenizer,
+      fingerprint=fingerprint(tokenizer),
+      max_length=max_length,
+    )
+    lengths = {}
+    num_cut = 0
+    for split in tables.SPLITS:
+      parts, cut = features._read(getattr(texts, split))
+      lengths[split] = _lengths(parts).max(axis=1)
+      num_cut += cut
+    if num_cut:
+      say(
+        f'{texts.name}: {num_cut} texts are longer than {max_length} subwords: '
+        'their ends are left out'
+      )
+    longest = max(part.max() for part in lengths.values())
+    rounded = [_rounded(length, max_length) for length in lengths['train']]
+    longest = _rounded(longest, max_length)
+    widths = _least_padding(rounded, longest, num_buckets)
+    return dataclasses.replace(features, widths=widths)
+
+  def fits(self, table: object) -> bool:
+    """Whether a task has texts of the same templates."""
+    return super().fits(table) and getattr(table, 'second', '') == self.second
+
+  def example_inputs(self) -> dict[str, np.ndarray]:
+    """Inputs of one row, for shapes."""
+    count = 1 + bool(self.second)
+    return {
+      'tokens': np.zeros((1, count, self.widths[-1]), np.int32),
+      'lengths': np.ones((1, count), np.int32),
+      'length': np.ones(1, np.int32),
+    }
+
+  def transform(self, rows: TextRows) -> dict[str, np.ndarray]:
+    """'tokens' int32 [n, P, L], 'lengths' [n, P], and the longest 'length' [n].
+
+    P is 2 of pairs, otherwise 1.
+    """
+    parts, _ = self._read(rows)
+    lengths = _lengths(parts)
+    fitting = [width for width in self.widths if width >= lengths.max()]
+    width = self.widths[-1] if fitting else self.max_length
+    tokens = np.full((*lengths.shape, width), PADDING, np.int32)
+    for place, texts in enumerate(parts):
+      for row, ids in enumerate(texts):
+        tokens[row, place, : len(ids)] = ids
+    return {
+      'tokens': tokens, 'lengths': lengths, 'length': lengths.max(axis=1),
+    }  # fmt: skip
+
+  def to_json(self) -> dict[str, Any]:
+    """Plain lists and numbers, for json.dump."""
+    return super().to_json()
+
+  @classmethod
+  def from_json(cls, data: Mapping[str, Any]) -> Self:
+    """Inverse of `to_json`.
+
+    Raises:
+      InputError: anything else, or a tokenizer that has changed since.
+    """
+    second = data.get('second')
+    if not isinstance(second, str):
+      raise InputError(
+        'saved SentenceFeatures: second is no text; save it again'
+      )
+    own = {name: x for name, x in data.items() if name != 'second'}
+    return dataclasses.replace(super().from_json(own), second=second)
+
+  def _read(self, rows):
+    """([subword ids of each text] of one or two, how many were cut)."""
+    parts = [rows.text, *([] if rows.second is None else [rows.second])]
+    read = [
+      sentence_ids(self.tokenizer, part, self.max_length) for part in parts
+    ]
+    return [ids for ids, _ in read], sum(cut for _, cut in read)
+
+
+def _lengths(parts):
+  """int32 [n, P] of the subword ids of texts."""
+  return np.array([[len(ids) for ids in part] for part in parts], np.int32).T
 
 
 @contextlib.contextmanager
@@ -447,6 +558,34 @@ def _check_lengths(where, lengths, max_length, truncate):
       f'text.max_length={max_length} subwords, the longest has '
       f'{lengths.max()}: raise it, or set text.truncate=start or end'
     )
+
+
+def _least_padding(
+  lengths: Sequence[int], longest: int, num_buckets: int
+) -> tuple[int, ...]:
+  """At most so many widths, ascending, that pad texts to least subwords.
+
+  A width is one of the lengths, the last is `longest`; each text has the least
+  that holds it. With fewer widths where more save nothing.
+  """
+  choices, counts = np.unique([*lengths, longest], return_counts=True)
+  counts[-1] -= 1  # No text's own.
+  below = np.concatenate([[0], np.cumsum(counts)])
+  # (subwords, widths) of the texts up to choice k, which is the last width.
+  best: list[tuple[int, tuple[int, ...]]] = [
+    (int(below[k + 1] * width), (int(width),))
+    for k, width in enumerate(choices)
+  ]
+  for _ in range(num_buckets - 1):
+    found = []
+    for k, width in enumerate(choices):
+      split = [
+        (size + int((below[k + 1] - below[j + 1]) * width), (*w, int(width)))
+        for j, (size, w) in enumerate(best[:k])
+      ]
+      found.append(min([best[k], *split], key=lambda x: (x[0], len(x[1]))))
+    best = found
+  return best[-1][1]
 
 
 def _rounded(width, max_length):

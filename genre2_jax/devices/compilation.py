@@ -1,9 +1,12 @@
-"""Programs that are compiled once: JAX's persistent compilation cache."""
+"""Programs that are compiled once: in a process, and in JAX's own cache."""
 
+import collections
 import hashlib
 import logging
 import pathlib
 import platform
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
 
 import jax
 import jaxlib
@@ -15,8 +18,41 @@ _logger = logging.getLogger('genre2_jax')
 NONE = 'none'
 _CPU = pathlib.Path('/proc/cpuinfo')
 _MAX_BYTES = 2 * 2**30
+# Programs that this process keeps at hand, those used last.
+_MAX_PROGRAMS = 32
+# Of JAX, that make other programs.
+_SETTINGS = (
+  'jax_disable_most_optimizations',
+  'jax_default_matmul_precision',
+  'jax_enable_x64',
+)
 # Programs that compile faster are not worth their files.
 _MIN_SECONDS = 0.5
+
+_Program = TypeVar('_Program')
+_programs = collections.OrderedDict[Hashable, Any]()
+
+
+def shared(key: Hashable, make: Callable[[], _Program]) -> _Program:
+  """A program that this process made before, or makes now.
+
+  Args:
+    key: all that it depends on; None: it is nobody else's.
+    make: traces or compiles it; it must hold no arrays of any data.
+  """
+  if key is None:
+    return make()
+  # What JAX would compile otherwise.
+  values = jax.config.values
+  settings = tuple(values.get(name) for name in _SETTINGS)
+  key = key, settings
+  found = _programs.pop(key, None)
+  if found is None:
+    found = make()
+  _programs[key] = found
+  while len(_programs) > _MAX_PROGRAMS:
+    _programs.popitem(last=False)
+  return found
 
 
 def keep_programs(folder: str = '') -> None:

@@ -33,7 +33,7 @@ def check_values(config: ConfigDict) -> None:
     'rollouts.temperature', 'rollouts.num_updates', 'trie.max_nodes',
     'eval.num_samples', 'eval.temperature', 'eval.batch_size',
     'checkpoint.keep', 'optimizer.accumulation', 'text.max_length',
-    'text.buckets',
+    'text.buckets', 'device_share',
   )  # fmt: skip
   not_negative = (
     'seed', 'max_seconds', 'data.max_train_rows', 'data.text_components',
@@ -150,6 +150,11 @@ def _check_text(config):
     )
   if language.name == 'bert':
     _check_bert(language)
+    if not language.frozen and config.model.numeric_embedding != 'none':
+      raise InputError(
+        f'model.numeric_embedding={config.model.numeric_embedding} is of '
+        'columns: an encoder that is trained has none, leave it none'
+      )
   elif not (language.tokenizer or language.pretrained):
     raise InputError(
       'texts need a tokenizer: set language_model.pretrained or '

@@ -68,6 +68,9 @@ def get_config() -> ConfigDict:
   config.max_seconds = 0.0  # of a whole run, if not 0: its stages share what is
   # left, stop in time and keep their best; compiling is never cut short, the
   # test rows are always predicted
+  config.device_share = 0.5  # of a device's memory (of the host's, on a CPU)
+  # that training rows may take; more stay on the host and come in blocks, with
+  # the same results to the bit
   config.hyperparameters = 'config'  # or 'official': the paper's, by data.name
 
   config.data = data = ConfigDict()  # first of path, openml, root that is set
@@ -104,7 +107,7 @@ def get_config() -> ConfigDict:
   text.tfds_folder = ''  # of prepared sets; '': TFDS's own
   text.max_length = 512  # subwords of a prompt, with the first, BOS
   text.truncate = ''  # longer ones are refused, or lose their start or end
-  text.buckets = 1  # lengths that prompts are padded to
+  text.buckets = 3  # lengths that prompts are padded to, at most
   text.cache = ''  # folder of tokenised texts, and of vectors of an encoder;
   # '': ~/.cache/genre2_jax; none
 

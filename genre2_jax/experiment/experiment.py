@@ -88,6 +88,7 @@ class Experiment:
     report: whether report.html is written.
     steps_per_dispatch: steps between two looks of the host; 0: chosen as the
       run goes.
+    device_share: of a device's memory, that training rows may take.
     max_seconds: of the whole run; 0: no bound.
   """
 
@@ -107,6 +108,7 @@ class Experiment:
   profile_steps: tuple[int, int] | None
   report: bool
   steps_per_dispatch: int
+  device_share: float
   max_seconds: float
 
 
@@ -232,14 +234,14 @@ def with_compute_dtype(experiment: Prepared, dtype: str) -> Prepared:
   config = ConfigDict(experiment.fields)
   config.model.compute_dtype = dtype
   old = experiment.model
-  network = model_of(
+  new = model_of(
     config,
     old.features,
     old.scaler,
     old.codec.tokenizer.numbers,
     memory=experiment.table.train,
-  ).network
-  model = dataclasses.replace(old, network=network)
+  )
+  model = dataclasses.replace(old, network=new.network, form=new.form)
   return dataclasses.replace(experiment, model=model, compute_dtype=dtype)
 
 
@@ -249,7 +251,7 @@ def reopened(
   scaler: Scaler,
   where: str = 'config.json',
   numbers: Sequence[float] = (),
-  num_train: int = 0,
+  num_memory: int = 0,
   texts: TextColumns | None = None,
   compute_dtype: str = '',
 ) -> Experiment:
@@ -261,7 +263,7 @@ def reopened(
     scaler: that it saved.
     where: begins the message of an error.
     numbers: that it saved, of its tokenizer.
-    num_train: rows that it was trained on.
+    num_memory: training rows that its parameters have room for.
     texts: that it saved, of its text.
     compute_dtype: that it decided on, if it was to.
 
@@ -277,7 +279,7 @@ def reopened(
       check_choice('compute_dtype', compute_dtype, products.DTYPES)
       decided.model.compute_dtype = compute_dtype
     model = model_of(
-      decided, features, scaler, numbers, memory=num_train, texts=texts
+      decided, features, scaler, numbers, memory=num_memory, texts=texts
     )
     dtype = decided.model.compute_dtype
     return Experiment(**_shared(config, model, all_stages(config), dtype))
@@ -327,6 +329,7 @@ def _shared(
     profile_steps=profiling.parse_steps(config.profile.steps),
     report=config.report,
     steps_per_dispatch=config.steps_per_dispatch,
+    device_share=config.device_share,
     max_seconds=config.max_seconds,
   )
 

@@ -1,9 +1,11 @@
 """The model that a config describes, for the data at hand."""
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -11,29 +13,34 @@ from genre2_jax import tokenizers
 from genre2_jax.baselines import priors
 from genre2_jax.data import targets
 from genre2_jax.data.features import Features
-from genre2_jax.data.subwords import TextFeatures
+from genre2_jax.data.subwords import SentenceFeatures, TextFeatures
 from genre2_jax.data.tables import Rows, Table
 from genre2_jax.data.targets import Scaler
 from genre2_jax.data.texts import TextRows, Texts
 from genre2_jax.errors import InputError
 from genre2_jax.experiment.fields import is_table
 from genre2_jax.experiment.packs import pack_of
-from genre2_jax.models import language_model, pack, products
-from genre2_jax.models.encoders import feature_embedding
+from genre2_jax.models import language_model, pack, products, sentence
+from genre2_jax.models.encoders import edges_of, feature_embedding
 from genre2_jax.models.heads import (
   histogram_policy,
   pointwise_head,
   trie_policy,
 )
 from genre2_jax.models.marginal import log_shares, marginal_policy
-from genre2_jax.models.model import Model
+from genre2_jax.models.model import Form, Model
 from genre2_jax.models.neighbours import Memory, neighbour_policy
 from genre2_jax.models.prior import Blank, with_prior
+from genre2_jax.models.sentence_policy import with_encoder
 from genre2_jax.models.tabular import tabular_policy
 from genre2_jax.models.text_columns import TextColumns
+from genre2_jax.objectives.catalog import build_term
 from genre2_jax.policy import trie
 from genre2_jax.tokenizers import Tokenizer
-from genre2_jax.tokenizers.codec import Codec
+from genre2_jax.tokenizers.codec import Bound, Codec
+
+# BERT's own rate, where the table's network has that or more.
+_DROPOUT = 0.1
 
 
 def with_numbers(
@@ -71,7 +78,15 @@ def build_model(
   `table` and `texts` are those of `with_numbers`.
   """
   features: Features | TextFeatures
-  if isinstance(table, Texts):
+  if isinstance(table, Texts) and config.language_model.name == 'bert':
+    encoder = _encoder(config)
+    features = SentenceFeatures.fit_texts(
+      table,
+      config.language_model.pretrained,
+      max_length=min(config.text.max_length, encoder.max_length),
+      num_buckets=config.text.buckets,
+    )
+  elif isinstance(table, Texts):
     text = config.text
     language = config.language_model
     features = TextFeatures.fit(
@@ -111,6 +126,8 @@ def build_model(
 
 def features_from_json(data: Mapping[str, Any]) -> Features | TextFeatures:
   """The features that `to_json` of either kind wrote."""
+  if 'second' in data:
+    return SentenceFeatures.from_json(data)
   kind = TextFeatures if 'prompt' in data else Features
   return kind.from_json(data)
 
@@ -180,22 +197,22 @@ def model_of(
   num_train = memory if isinstance(memory, int) else len(memory)
   if texts is not None:
     texts = dataclasses.replace(texts, cache=config.text.cache)
-  mixed = _mixed(
-    config,
-    Model(
-      features=features,
-      scaler=scaler,
-      codec=codec,
-      network=_network(config, tokenizer, features),
-      prior=Blank(tokenizer.num_sequences, num_train) if model.prior else None,
-      texts=texts,
-    ),
-    memory,
+  plain = Model(
+    features=features,
+    scaler=scaler,
+    codec=codec,
+    network=_network(config, tokenizer, features),
+    looks_up=bool(model.neighbours),
+    prior=Blank(tokenizer.num_sequences, num_train) if model.prior else None,
+    texts=texts,
   )
-  members, network = pack_of(config), mixed.network
-  if any(map(members.varies, pack.IN_NETWORKS)):
-    network = network._replace(frozen=pack.frozen(network.frozen))
-  return dataclasses.replace(mixed, network=network)
+  held = _held(config, plain, memory)
+  return dataclasses.replace(
+    plain,
+    network=_mixed(config, plain.network, _columns(config, features), held),
+    form=_form(config, plain, held),
+    num_memory=0 if held.rows is None else len(held.rows.places),
+  )
 
 
 def build_tokenizer(config: ConfigDict) -> Tokenizer:
@@ -227,39 +244,111 @@ def faster_dtype(fields: Mapping[str, Any]) -> str:
   return products.faster_dtype(*sizes, rows)
 
 
-def _mixed(config, model, memory):
-  """The `Model` with what its distribution is mixed with."""
-  fields, network = config.model, model.network
+class _Held(NamedTuple):
+  """What a network's parameters hold of the training rows.
+
+  Attributes:
+    rows: that it looks up, or None.
+    log_shares: of the numbers among their targets, [K], or None.
+  """
+
+  rows: Memory | None = None
+  log_shares: Any = None
+
+
+def _held(config, model, memory):
+  """`_Held` of training rows, or of so many that are yet to be read."""
+  fields = config.model
   if not (fields.neighbours or fields.marginal):
-    return model
+    return _Held()
   if isinstance(memory, int):
     known = Memory.blank(model.features.example_inputs(), memory)
+    rows = known
   else:
     z = model.scaler.standardize(memory.known_target)
     places = model.codec.index(z).astype(np.int32)
     known = Memory(model.own_inputs(memory), places)
-  if fields.neighbours:
-    network = neighbour_policy(
-      network,
-      known,
-      embedding=feature_embedding(
-        **_features(config, model.features) | {'scaled': False}
-      ),
-      width=fields.neighbours,
-      candidates=fields.candidates,
-      is_own=pack_of(config).varies('neighbours'),
-    )
-  if fields.marginal:
-    count = model.codec.tokenizer.num_sequences
-    shares = log_shares(known.places, count)
-    network = marginal_policy(network, shares, is_chosen=config.pack.chosen)
-  return dataclasses.replace(
-    model, network=network, looks_up=bool(fields.neighbours)
+    rows = known.padded(fields.candidates)
+  count = model.codec.tokenizer.num_sequences
+  return _Held(
+    rows=rows if fields.neighbours else None,
+    log_shares=log_shares(known.places, count) if fields.marginal else None,
   )
 
 
-def _features(config, features):
-  """What `feature_embedding` takes."""
+def _mixed(config, network, columns, held):
+  """The network with what its distribution is mixed with."""
+  members = pack_of(config)
+  if held.rows is not None:
+    network = neighbour_policy(
+      network,
+      held.rows,
+      embedding=feature_embedding(**columns | {'scaled': False}),
+      width=config.model.neighbours,
+      candidates=config.model.candidates,
+      is_own=members.varies('neighbours'),
+    )
+  if held.log_shares is not None:
+    network = marginal_policy(
+      network, held.log_shares, is_chosen=config.pack.chosen
+    )
+  if any(map(members.varies, pack.IN_NETWORKS)):
+    network = network._replace(frozen=pack.frozen(network.frozen))
+  return network
+
+
+def _form(config, model, held):
+  """The `Form` of a model, or None where its programs are its own."""
+  features, numbers = model.features, model.codec.numbers()
+  if not isinstance(features, Features) or numbers is None:
+    return None
+  if config.language_model.name:
+    return None
+  tokenizer, columns = build_tokenizer(config), _columns(config, features)
+  if tokenizer.domain != 'unit' and _asks_for_subsets(config):
+    return None  # Which tokens these have is read off the data.
+  numbers = {'codec': numbers, 'edges': edges_of(features.quantiles)}
+  columns['quantiles'] = tuple((0.0,) * len(q) for q in features.quantiles)
+  key = (
+    json.dumps(
+      [config[name].to_dict() for name in ('model', 'tokenizer', 'pack')]
+    ),
+    *(columns[name] for name in ('cardinalities', 'quantiles', 'indicators')),
+    tuple(sorted((k, x.shape) for k, x in model.example_inputs().items())),
+    tuple(sorted(numbers['codec'])),
+  )
+  memory = held._replace(
+    rows=held.rows and {'inputs': held.rows.inputs, 'places': held.rows.places}
+  )
+
+  def build(numbers, memory=None):
+    own = columns | {'edges': numbers['edges']}
+    network = _of_table(config, tokenizer, own)
+    if memory is None:
+      memory = blank
+    rows = memory.rows and Memory(memory.rows['inputs'], memory.rows['places'])
+    network = _mixed(config, network, own, memory._replace(rows=rows))
+    return network, Bound.to(tokenizer, numbers['codec'])
+
+  # To encode, a network wants to know only whether it has such parameters.
+  blank = jax.tree.map(lambda x: np.array(x[:1]), memory)
+  return Form(key, build, numbers, memory)
+
+
+def _asks_for_subsets(config):
+  """Whether evenly spaced numbers are scored, in training or evaluation."""
+  terms = [
+    build_term(*part)
+    for section in (config.pretrain, config.finetune)
+    for part in section.objective
+  ]
+  return bool(config.eval.rail_numbers or any(term.subset for term in terms))
+
+
+def _columns(config, features):
+  """What `feature_embedding` takes; {} of texts."""
+  if not isinstance(features, Features):
+    return {}
   fields = config.model
   chosen = (
     'numeric_embedding', 'category_embedding', 'num_frequencies',
@@ -274,23 +363,46 @@ def _features(config, features):
   }
 
 
+def _encoder(config):
+  name = config.language_model.pretrained
+  return sentence.read_encoder(name, 'language_model.pretrained')
+
+
 def _network(config, tokenizer, features):
-  fields = config.model.to_dict()
-  if fields['compute_dtype'] == 'auto':  # Not measured, or not yet.
-    fields['compute_dtype'] = 'float32'
+  if isinstance(features, SentenceFeatures):
+    # Numbers of texts have no quantiles before the encoder is trained.
+    base = _of_table(config, tokenizer, {'cardinalities': ()})
+    encoder = dataclasses.replace(
+      _encoder(config).module, dropout=min(config.model.dropout, _DROPOUT)
+    )
+    return with_encoder(base, encoder)
   if isinstance(features, TextFeatures):
+    fields = _model_fields(config)
     return language_model.build(
       tokenizer,
       features,
       decoder=fields,
       **config.language_model.to_dict(),
     )
+  return _of_table(config, tokenizer, _columns(config, features))
+
+
+def _model_fields(config):
+  fields = config.model.to_dict()
+  if fields['compute_dtype'] == 'auto':  # Not measured, or not yet.
+    fields['compute_dtype'] = 'float32'
+  return fields
+
+
+def _of_table(config, tokenizer, columns):
+  """The network of tables' rows; `columns` as `_columns` gives them."""
+  fields = _model_fields(config)
   head, members = config.model.head, pack_of(config)
   shared = {
     name: fields[name]
     for name in ('dropout', 'ensemble_members', 'compute_dtype')
   }
-  shared |= _features(config, features)
+  shared |= columns
   if head == 'decoder':
     sizes = (
       'width', 'num_layers', 'num_heads', 'feedforward', 'encoder_hidden',

@@ -524,7 +524,7 @@ def _on_vectors(
 
 
 STSB = Family(
-  says='Similarity of two sentences, STS-B, by Gemma-2 2B.',
+  says='Similarity of two sentences, STS-B, by Gemma-2 2B or another Gemma.',
   fields=_GEMMA
   | {
     'text.source': 'tfds',
@@ -567,12 +567,28 @@ STSB = Family(
       ('mse', 1.0, {}),
       fields={'model.head': 'pointwise'},
     ),
+    'encoder_tuned': _on_vectors(
+      'CRPS, and the sentence encoder is trained with the rest.',
+      ('crps', 1.0, {}),
+      fields={
+        'language_model.frozen': False,
+        'text.max_length': 128,
+        'text.buckets': 4,
+        'model.dropout': 0.1,
+        'batch_size': 32,
+        'optimizer.weight_decay': 0.01,
+        'optimizer.warmup_steps': 20,
+        'pretrain.learning_rate': 1e-4,
+        'pretrain.epochs': 1,
+      },
+    ),
   },
   default='raft',
 )
 
 MOVIELENS = Family(
-  says='Ratings of films, MovieLens-1M, by Gemma-2 2B.',
+  says="Ratings of films by Gemma-2 2B, from viewer and film alone: not RAFT's "
+  'task, which tells what the viewer rated before.',
   fields=_GEMMA
   | {
     'text.source': 'movielens',
@@ -589,7 +605,8 @@ MOVIELENS = Family(
 )
 
 AMAZON = Family(
-  says='Stars of Amazon reviews by Gemma-2 2B.',
+  says='Stars of Amazon reviews by Gemma-2 2B; rows and prompt are ours, not '
+  "RAFT's.",
   fields=_GEMMA
   | {
     'text.source': 'tfds',

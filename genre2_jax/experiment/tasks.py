@@ -108,6 +108,7 @@ def read_rows(
     return texts.read_rows(
       path,
       prompt=features.prompt,
+      second=getattr(features, 'second', ''),
       target_name=target_name,
       reading=reading,
       frame=frame,

@@ -6,6 +6,7 @@ module, their parameters are stacked over layers.
 """
 
 import dataclasses
+import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any, Self
@@ -208,6 +209,15 @@ def pooled(
     square = jnp.sum(jnp.square(x), -1, keepdims=True)
     x = x / jnp.sqrt(jnp.maximum(square, 1e-24))
   return x
+
+
+def is_sentence_encoder(folder: pathlib.Path) -> bool:
+  """Whether a folder holds a BERT, by its config.json."""
+  try:
+    config = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
+    return bool(config.get('model_type') == 'bert')
+  except (OSError, ValueError, AttributeError):
+    return False  # Whoever reads it says what is wrong.
 
 
 def read_params(folder: pathlib.Path, config: BertConfig) -> Params:

@@ -59,6 +59,8 @@ class FeatureEmbedding(nn.Module):
     indicators: codes of each categorical column that 'one_hot' knows; None:
       all.
     scaled: whether numbers are multiplied by learned ones.
+    edges: those of `quantiles` one after the other, where a program is given
+      them; `quantiles` then say their number only.
   """
 
   cardinalities: tuple[int, ...]
@@ -70,6 +72,7 @@ class FeatureEmbedding(nn.Module):
   embedding_width: int
   indicators: tuple[tuple[int, ...], ...] | None = None
   scaled: bool = False
+  edges: jax.Array | None = None
 
   @nn.compact
   def __call__(self, inputs: Inputs) -> jax.Array:
@@ -81,7 +84,7 @@ class FeatureEmbedding(nn.Module):
         f'{len(self.cardinalities)}'
       )
     if self.numeric_embedding == 'piecewise_linear':
-      places = piecewise_linear(numeric, self.quantiles)
+      places = piecewise_linear(numeric, self.quantiles, self.edges)
       numeric = jnp.concatenate([numeric, places], axis=-1)
     elif self.numeric_embedding == 'periodic' and numeric.shape[-1]:
       numeric = self._periodic(numeric)
@@ -172,6 +175,7 @@ def feature_embedding(
   embedding_width: int = 24,
   indicators: Sequence[Sequence[int]] | None = None,
   scaled: bool = False,
+  edges: jax.Array | None = None,
 ) -> FeatureEmbedding:
   """A `FeatureEmbedding`; its attributes say what the arguments are.
 
@@ -197,8 +201,8 @@ def feature_embedding(
   ):
     if value <= 0:
       raise ValueError(f'{name}={value!r}: give a positive number')
-  for edges in quantiles:
-    if not (np.diff(np.asarray(edges, np.float32)) > 0).all():
+  for column in quantiles if edges is None else ():
+    if not (np.diff(np.asarray(column, np.float32)) > 0).all():
       raise ValueError('the edges in quantiles must ascend, in float32 too')
   return FeatureEmbedding(
     cardinalities=tuple(cardinalities),
@@ -210,17 +214,26 @@ def feature_embedding(
     embedding_width=embedding_width,
     indicators=None if indicators is None else tuple(map(tuple, indicators)),
     scaled=scaled,
+    edges=edges,
   )
 
 
+def edges_of(quantiles: Sequence[Sequence[float]]) -> np.ndarray:
+  """The edges of all columns one after the other: float32 [E]."""
+  return np.array([edge for column in quantiles for edge in column], np.float32)
+
+
 def piecewise_linear(
-  x: jax.Array, quantiles: Sequence[Sequence[float]]
+  x: jax.Array,
+  quantiles: Sequence[Sequence[float]],
+  edges: jax.Array | np.ndarray | None = None,
 ) -> jax.Array:
   """Places of numbers in bins (equation 1 of arXiv 2203.05556).
 
   Args:
     x: [B, F].
     quantiles: ascending edges of each column's bins, static.
+    edges: `edges_of` others of the same numbers, in their place.
 
   Returns:
     [B, bins of all columns]. Over the bins of a column they are 1, ..., 1, a
@@ -233,21 +246,20 @@ def piecewise_linear(
     raise ValueError(
       f'{x.shape[-1]} numeric columns, but quantiles of {len(quantiles)}'
     )
-  bins = [
-    (
-      column,
-      edges[i],
-      edges[i + 1],
-      -np.inf if i == 0 else 0,
-      np.inf if i == len(edges) - 2 else 1,
-    )
-    for column, edges in enumerate(quantiles)
-    for i in range(len(edges) - 1)
-  ]
-  table = np.array(bins, np.float32).reshape(-1, 5)
-  column, left, right, low, high = table.T
-  place = (x[:, column.astype(int)] - left) / (right - left)
-  return jnp.clip(place, low, high)
+  if edges is None:
+    edges = edges_of(quantiles)
+  bins, first = [], 0
+  for column, own in enumerate(quantiles):
+    for i in range(len(own) - 1):
+      low = -np.inf if i == 0 else 0
+      high = np.inf if i == len(own) - 2 else 1
+      bins.append((column, first + i, low, high))
+    first += len(own)
+  table = np.array(bins, np.float32).reshape(-1, 4)
+  column, place = table[:, :2].astype(int).T
+  low, high = table[:, 2:].T
+  left, right = edges[place], edges[place + 1]
+  return jnp.clip((x[:, column] - left) / (right - left), low, high)
 
 
 class EnsembleDense(nn.Module):

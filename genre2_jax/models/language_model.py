@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -11,7 +12,8 @@ from genre2_jax.data import subwords
 from genre2_jax.data.subwords import TextFeatures
 from genre2_jax.devices import sharding
 from genre2_jax.errors import InputError
-from genre2_jax.models import pretrained
+from genre2_jax.models import pretrained, sentence
+from genre2_jax.models.bert import is_sentence_encoder, read_params
 from genre2_jax.models.gemma.head import gemma_head
 from genre2_jax.models.gemma.layers import Lora
 from genre2_jax.models.gemma.policy import gemma_policy
@@ -78,10 +80,6 @@ def build(
   Raises:
     InputError: parts that do not fit together.
   """
-  if name == 'bert':
-    raise InputError(
-      'language_model.frozen=False: a sentence encoder stays as it is'
-    )
   config = config_of(pretrained, preset, sizes)
   if subwords.has_unembedded(features.tokenizer, config.vocab_size):
     size = subwords.vocabulary_size(features.tokenizer)
@@ -187,6 +185,14 @@ def load_params(
   abstract = sharding.abstract_params(boxed, mesh)
 
   def load(key: jax.Array) -> Params:
+    if is_sentence_encoder(folder):
+      given = read_params(folder, sentence.read_encoder(str(folder)).config)
+      drawn = network.init(key, inputs, {'backbone': given})
+      return jax.tree.map(
+        lambda x, leaf: jax.device_put(x, leaf.sharding),
+        nn.unbox(drawn),
+        abstract,
+      )
     return pretrained.load(
       folder, abstract, init=lambda given: network.init(key, inputs, given)
     )

@@ -87,6 +87,11 @@ def marginal_policy(
       return path[-1] == _LOG_P
     return base.frozen is not None and base.frozen(path[1:])
 
+  def prepare(params: Params) -> Params:
+    if base.prepare is None:
+      return params
+    return {**params, 'network': base.prepare(params['network'])}
+
   return Policy(
     tokenizer,
     init,
@@ -94,6 +99,7 @@ def marginal_policy(
     tables.decode_of(tokenizer),
     frozen=frozen,
     is_table=True,
+    prepare=prepare,
   )
 
 

@@ -1,8 +1,8 @@
 """A model: what turns rows into numbers, but for the parameters."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Hashable
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,6 +19,47 @@ from genre2_jax.policy import Pointwise, Policy
 from genre2_jax.tokenizers.codec import Codec
 
 
+@dataclasses.dataclass(frozen=True)
+class Form:
+  """A network and a codec without the numbers of their data.
+
+  What programs are made of: they take the numbers as arguments, so that models
+  with one key share them, compiled once.
+
+  Attributes:
+    key: equal where nothing but the numbers differs.
+    build: (numbers, memory) -> (network, codec), both on the device; without a
+      memory a network that draws no parameters.
+    numbers: bin edges, the span of the targets: small arrays in a dict.
+    memory: what its parameters hold of the training rows.
+  """
+
+  key: Hashable
+  build: Callable[..., tuple[Policy | Pointwise, Codec]]
+  numbers: Any
+  memory: Any = None
+
+
+class Formed(Protocol):
+  """What has a network, a codec, and a form if it has one."""
+
+  @property
+  def network(self) -> Policy | Pointwise:
+    """Of it all."""
+
+  @property
+  def codec(self) -> Codec:
+    """Between tokens and z-scores."""
+
+
+def form_of(model: Formed) -> Form:
+  """The form of a model; where it has none, its own alone, of key None."""
+  form = getattr(model, 'form', None)
+  if form is not None:
+    return form
+  return Form(None, lambda *_: (model.network, model.codec), {})
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
   """Features, scaler, codec and network, fitted to one data set.
@@ -30,10 +71,12 @@ class Model:
     network: a `Policy`, or a `Pointwise`.
     looks_up: whether it looks training rows up, and is told of each of them
       which it is (`models/neighbours.py`).
+    num_memory: rows that its parameters have room for where it does.
     prior: the distributions that it starts from, if it does
       (`models/prior.py`).
     texts: what makes numbers of the text in its rows, if there is any
       (`models/text_columns.py`).
+    form: what programs are made of; None: of this network and this codec.
   """
 
   features: Features | TextFeatures
@@ -41,8 +84,10 @@ class Model:
   codec: Codec
   network: Policy | Pointwise
   looks_up: bool = False
+  num_memory: int = 0
   prior: Prior | None = None
   texts: TextColumns | None = None
+  form: Form | None = None
 
   @property
   def widths(self) -> tuple[int, ...]:

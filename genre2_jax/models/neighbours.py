@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from genre2_jax.data import batches
 from genre2_jax.models import pack
 from genre2_jax.models.encoders import FeatureEmbedding
 from genre2_jax.models.layers import MASKED, dense, parameter
@@ -28,6 +29,8 @@ from genre2_jax.policy import Inputs, Params, Policy, tables, trie
 
 # Where the training rows lie among a network's parameters.
 MEMORY = 'memory'
+# Of prepared parameters: where its rows lie in the map.
+_PLACES = 'map'
 # The number of a row in the memory, an input of training rows alone.
 ROW = 'row'
 # Rows that are looked at together: bounds the memory, not the result.
@@ -45,11 +48,26 @@ class Memory:
 
   Attributes:
     inputs: of them, arrays [n, ...] in a dict.
-    places: int32 [n], of their targets among the numbers of the trie.
+    places: int32 [n], of their targets among the numbers of the trie; −1 where
+      there is no row.
   """
 
   inputs: dict[str, np.ndarray]
   places: np.ndarray
+
+  def padded(self, candidates: int) -> 'Memory':
+    """With rows behind that are none, for programs of other tables as well.
+
+    Where a step looks at all rows, it does so still.
+    """
+    count = len(self.places)
+    size = batches.ladder(count)
+    if count <= candidates < size:
+      size = candidates
+    return Memory(
+      batches.padded(self.inputs, size),
+      batches.padded(self.places + 1, size) - 1,
+    )
 
   @classmethod
   def blank(cls, example: dict[str, np.ndarray], num_rows: int) -> 'Memory':
@@ -122,6 +140,10 @@ def neighbour_policy(
   """
   tokenizer = base.tokenizer
   lookup = Lookup(embedding, width)
+  example = {name: x[:1] for name, x in memory.inputs.items()}
+
+  def look_up(params: Params, inputs: Inputs) -> Any:
+    return lookup.apply({'params': params['lookup']}, inputs)
 
   def init(key: jax.Array, inputs: Inputs) -> Params:
     base_key, lookup_key = jax.random.split(key)
@@ -142,29 +164,30 @@ def neighbour_policy(
   ) -> jax.Array:
     own, rows = _features(inputs), params[MEMORY]
     num_rows = len(rows['places'])
-    empty = {
-      name: jnp.zeros((num_rows, *x.shape[1:]), x.dtype)
-      for name, x in own.items()
-      if name != PRIOR
-    }
-    rows = {**rows, 'inputs': empty | rows['inputs']}
+    if _PLACES in rows and dropout_key is None:
+      rows = {name: rows[name] for name in (_PLACES, 'places')}
+    else:
+      rows = _with_all(rows, own)
     numbers = jnp.arange(num_rows)
     base_key = None
     if dropout_key is not None:
       base_key, draw_key = jax.random.split(dropout_key)
       if candidates < num_rows:
-        numbers = jax.random.randint(draw_key, (candidates,), 0, num_rows)
+        real = jnp.sum(rows['places'] >= 0)
+        numbers = jax.random.randint(draw_key, (candidates,), 0, real)
         rows = jax.tree.map(lambda x: jnp.take(x, numbers, axis=0), rows)
 
-    def look_up(inputs):
-      return lookup.apply({'params': params['lookup']}, inputs)
+    def place_of(rows):
+      if _PLACES in rows:
+        return rows[_PLACES]
+      return look_up(params, rows['inputs'])[0]
 
     context = base.encode(params['network'], own, base_key)
     log_p = trie.log_probs(base, params['network'], context)
-    place, gate = look_up(own)
+    place, gate = look_up(params, own)
     masses = _masses(
       place,
-      lambda inputs: look_up(inputs)[0],
+      place_of,
       rows,
       numbers,
       inputs.get(ROW),
@@ -179,6 +202,18 @@ def neighbour_policy(
     mixture = jnp.logaddexp(kept + log_p, given + tables.log_of(masses))
     return tables.logits_of(tokenizer, mixture)
 
+  def prepare(params: Params) -> Params:
+    rows = params[MEMORY]
+    count = len(rows['places'])
+    inputs = _with_all(rows, example)['inputs']
+    if count <= _BLOCK:
+      places = look_up(params, inputs)[0]
+    else:
+      blocks = jax.tree.map(_in_blocks, inputs)
+      places = jax.lax.map(lambda block: look_up(params, block)[0], blocks)
+      places = places.reshape(-1, places.shape[-1])[:count]
+    return {**params, MEMORY: {**rows, _PLACES: places}}
+
   return Policy(
     tokenizer,
     init,
@@ -186,7 +221,19 @@ def neighbour_policy(
     tables.decode_of(tokenizer),
     frozen=lambda path: path[0] == MEMORY,
     is_table=True,
+    prepare=prepare,
   )
+
+
+def _with_all(rows, own):
+  """The memory with inputs that no file holds: arrays without elements."""
+  count = len(rows['places'])
+  empty = {
+    name: jnp.zeros((count, *x.shape[1:]), x.dtype)
+    for name, x in own.items()
+    if name != PRIOR
+  }
+  return {'inputs': empty | rows['inputs'], 'places': rows['places']}
 
 
 def _features(inputs):
@@ -200,7 +247,7 @@ def _whole(x):
 
 def _masses(
   place: jax.Array,
-  look_up: Any,
+  place_of: Any,
   rows: dict[str, Any],
   numbers: jax.Array,
   own: jax.Array | None,
@@ -210,8 +257,8 @@ def _masses(
 
   Args:
     place: of the queries in the map, [B, D].
-    look_up: inputs of rows [m, ...] -> their places in the map [m, D].
-    rows: 'inputs' [n, ...] and 'places' among the numbers [n].
+    place_of: rows [m, ...] -> their places in the map [m, D].
+    rows: 'inputs' or 'map' [n, ...] and 'places' among the numbers [n].
     numbers: of the rows, [n].
     own: number of each query among the rows, [B]; None where it is none.
     count: K.
@@ -221,8 +268,8 @@ def _masses(
   def add(carry, block):
     most, sums = carry
     rows, numbers = block
-    log_w = -_distance(place, look_up(rows['inputs']))  # [B, m]
-    seen = numbers >= 0
+    log_w = -_distance(place, place_of(rows))  # [B, m]
+    seen = (numbers >= 0) & (rows['places'] >= 0)
     if own is not None:
       seen = seen & (numbers != own[:, None])
     log_w = jnp.where(seen, log_w, MASKED)

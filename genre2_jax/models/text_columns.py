@@ -72,7 +72,7 @@ class TextColumns:
     Raises:
       InputError: no such encoder, or a column without any text.
     """
-    known = sentence.read_encoder(encoder)
+    known = sentence.read_encoder(encoder, _field(prompts))
     found = cls(
       names=table.text_names,
       encoder=encoder,
@@ -222,7 +222,7 @@ class TextColumns:
     return dict(zip(splits, np.split(vectors, cuts), strict=True))
 
   def _encoder(self) -> sentence.Encoder:
-    encoder = sentence.read_encoder(self.encoder)
+    encoder = sentence.read_encoder(self.encoder, _field(self.prompts))
     if encoder.fingerprint != self.fingerprint:
       raise InputError(
         f'the encoder {self.encoder} has changed since training: restore it'
@@ -291,6 +291,11 @@ def principal_components(
   signs = np.sign(components[np.arange(count), largest])
   # Few enough digits for a file that people read, and more than float32 has.
   return mean.round(9), (components * signs[:, None]).round(9)
+
+
+def _field(prompts: Sequence[str]) -> str:
+  """The field that names an encoder."""
+  return 'language_model.pretrained' if prompts else 'data.text_encoder'
 
 
 def _text_of(rows: Rows) -> np.ndarray:

@@ -32,8 +32,20 @@ _NEVER = -1e9
 # Rounding brings Σ p less far from 1 than this.
 _MISSING = 1e-5
 
+
+@dataclasses.dataclass(frozen=True)
+class Ascending:
+  """Numbers that a program is given, and that need no sorting.
+
+  Attributes:
+    numbers: [K], ascending.
+  """
+
+  numbers: jax.Array
+
+
 # Of a grid's numbers; numpy where they are static.
-Values = np.ndarray | jax.Array
+Values = np.ndarray | jax.Array | Ascending
 
 
 def normalized(log_p: jax.Array) -> jax.Array:
@@ -328,11 +340,14 @@ def _unbiased(loss: jax.Array, log_p: jax.Array, degree: int) -> jax.Array:
 
 def _spread_out(values: Values, log_p: jax.Array) -> jax.Array:
   """Values as [..., K], one per probability."""
-  return jnp.broadcast_to(jnp.asarray(values, log_p.dtype), log_p.shape)
+  numbers = values.numbers if isinstance(values, Ascending) else values
+  return jnp.broadcast_to(jnp.asarray(numbers, log_p.dtype), log_p.shape)
 
 
 def _by_value(p: jax.Array, values: Values) -> tuple[jax.Array, jax.Array]:
   """(p, values), both [..., K], by ascending value."""
+  if isinstance(values, Ascending):
+    return p, _spread_out(values, p)
   static = isinstance(values, np.ndarray)
   if static and (np.diff(values) >= 0).all():
     return p, _spread_out(values, p)
@@ -355,6 +370,8 @@ def _log_mean(log_p: jax.Array, u: jax.Array) -> jax.Array:
 def _check(log_p: jax.Array, values: Values, target: jax.Array) -> None:
   chex.assert_rank(log_p, 2)
   chex.assert_shape(target, log_p.shape[:1])
+  if isinstance(values, Ascending):
+    values = values.numbers
   if np.ndim(values) == 1:
     chex.assert_shape(values, log_p.shape[-1:])
   else:

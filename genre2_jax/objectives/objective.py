@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from genre2_jax.data.batches import Examples
+from genre2_jax.objectives import grid
 from genre2_jax.objectives.catalog import Term
 from genre2_jax.policy import (
   Inputs,
@@ -249,7 +250,10 @@ def supervised(
           network, codec, own, context, keys, objective.enumeration
         )
       )
-    log_p, values = grids[term.subset]
+    log_p, numbers = grids[term.subset]
+    values: grid.Values = numbers
+    if isinstance(numbers, jax.Array) and numbers.ndim == 1:
+      values = grid.Ascending(numbers)  # Of a `Bound`.
     more = {'weights': params['numbers']} if term.learnable else {}
     loss = term.loss
     if term.enumerates and objective.enumeration.is_sampled:

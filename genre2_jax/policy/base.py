@@ -63,6 +63,8 @@ class Policy(NamedTuple):
     shares_nodes: whether `decode` takes nodes that are the same for every
       input, tokens [1, U, Q] beside a context of B, and computes once what is
       the same of them: leaves of the cache may then be [1, U, N].
+    prepare: `params -> params` with what `encode` without dropout would compute
+      of them at every call, for many calls; None: there is nothing.
   """
 
   tokenizer: Tokenizer
@@ -73,6 +75,7 @@ class Policy(NamedTuple):
   open: bool = False
   is_table: bool = False
   shares_nodes: bool = False
+  prepare: Callable[[Params], Params] | None = None
 
 
 class Pointwise(NamedTuple):

@@ -60,7 +60,8 @@ def enumerate_numbers(
 
   Returns:
     Log weights, whose weights sum to one but for the whole trie of an open
-    policy, and the numbers: numpy [K] of a whole trie, [B, R] otherwise.
+    policy, and the numbers: [K] of a whole trie, numpy or of a `Bound`
+    ascending; [B, R] otherwise.
   """
   tokenizer = policy.tokenizer
   if enumeration.depth == tokenizer.num_tokens:
@@ -90,8 +91,7 @@ def subset_numbers(
 
   Of an open policy p is shared with other tokens.
   """
-  tokens = codec.encode(np.linspace(codec.low, codec.high, size))
-  tokens = np.unique(tokens, axis=0)
+  tokens = codec.spaced(size)
   batch = len(jax.tree.leaves(context)[0])
   rows = jnp.broadcast_to(tokens, (batch, *tokens.shape))
   scored = score(policy, params, context, rows, normalized=False)

@@ -49,7 +49,9 @@ def export_run(
     language['pretrained'], language['preset'], language['sizes']
   )
   lora = language_model.lora_of(language['lora'])
-  known = subwords.vocabulary_size(run.model.features.tokenizer)
+  features = run.model.features
+  assert isinstance(features, subwords.TextFeatures)  # A gemma reads texts.
+  known = subwords.vocabulary_size(features.tokenizer)
   unused = max(0, known - sizes.vocab_size)
   stacked = run.weights()['policy']
   folders = []

@@ -255,7 +255,8 @@ def open_run(workdir: str | os.PathLike[str]) -> FinishedRun:
       targets.from_json(saved['scaler']),
       str(workdir / 'config.json'),
       saved.get('numbers', ()),  # Older runs had none.
-      run['num_train'],
+      # Older runs had no more room than rows.
+      run.get('num_memory') or run['num_train'],
       TextColumns.from_json(saved['texts']) if 'texts' in saved else None,
       saved.get('compute_dtype', ''),
     )

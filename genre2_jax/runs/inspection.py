@@ -48,7 +48,7 @@ def write(
   workdir: pathlib.Path,
   experiment: Prepared,
   params: Any,
-  predict_block: evaluation.PredictBlock,
+  predict_block: evaluation.Predictor,
   interrupts: object = (),
 ) -> None:
   """Writes columns.json and importances.json of a run of a table.

@@ -74,7 +74,8 @@ def _check_memory(experiment, memory):
   """
   model, train = experiment.model, experiment.table.train
   places = model.codec.index(model.scaler.standardize(train.known_target))
-  if not np.array_equal(processes.fetch(memory['places'])[0], places):
+  known = processes.fetch(memory['places'])[0]
+  if not np.array_equal(known[known >= 0], places):
     raise InputError(
       f'init_from={experiment.source.workdir} looks up training rows, and they '
       f'are not those of {experiment.table.name}: train from scratch'

@@ -54,6 +54,7 @@ REFERENCES = 'references.csv'
 _FREE_FIELDS = (
   'checkpoint',
   'compilation_cache',
+  'device_share',
   'max_seconds',
   'mesh',
   'profile',
@@ -245,6 +246,7 @@ def write_run(
       'stages': list(stages),
       'seeds': list(experiment.seeds),
       'num_train': len(table.train),
+      'num_memory': experiment.model.num_memory,
       'drawn_from': table.drawn_from if isinstance(table, Table) else 0,
       'num_val': len(table.val),
       'num_test': len(table.test),

@@ -82,8 +82,11 @@ class Adaptive(Positional):
 
   def decode(self, tokens: ArrayT) -> ArrayT:
     xp = tokens.__array_namespace__()
-    numbers = xp.asarray(self._numbers, dtype=float_type(xp))
-    return numbers[number_of(xp, tokens, self.base)]
+    return self.decode_by(tokens, xp.asarray(self._numbers, float_type(xp)))
+
+  def decode_by(self, tokens: ArrayT, numbers: ArrayT) -> ArrayT:
+    """`decode` of a tokenizer that was fitted to `numbers` [K]."""
+    return numbers[number_of(tokens.__array_namespace__(), tokens, self.base)]
 
   @functools.cached_property
   def _numbers(self):

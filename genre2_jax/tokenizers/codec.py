@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from genre2_jax.errors import InputError
-from genre2_jax.tokenizers import Bins, Tokenizer
+from genre2_jax.tokenizers import Adaptive, Bins, Tokenizer
 from genre2_jax.tokenizers.base import ArrayT
 
 _MAX_NUMBERS = 2**22
@@ -44,6 +44,37 @@ class Codec:
   mean: float = 0.0
   std: float = 1.0
   bounds: tuple[float, float] | None = None
+
+  def numbers(self) -> dict[str, np.ndarray] | None:
+    """What of the data a program with this codec reads: `Bound`'s numbers.
+
+    float32, as a program has them; None where it reads more than these.
+    """
+    count, domain = self.tokenizer.num_sequences, self.tokenizer.domain
+    found: dict[str, Any] = {}
+    if self.bounds is not None:
+      found['bounds'] = self.bounds
+    if domain == 'unit':
+      found |= {'span': self.high - self.low, 'low': self.low}
+    elif domain != 'real' or (
+      self.tokenizer.numbers and not isinstance(self.tokenizer, Adaptive)
+    ):
+      return None
+    if domain == 'unit' or self.tokenizer.numbers:
+      if count > _BLOCK:
+        return None
+      found['values'] = self.values()
+      if (np.diff(found['values']) < 0).any():
+        return None
+    return {name: np.asarray(x, np.float32) for name, x in found.items()}
+
+  def spaced(self, size: int) -> np.ndarray:
+    """Tokens [R, T] of evenly spaced numbers, each once: R ≤ size."""
+    if self.tokenizer.domain == 'unit':
+      tokens = self.tokenizer.encode(np.linspace(0.0, 1.0, size))
+    else:
+      tokens = self.encode(np.linspace(self.low, self.high, size))
+    return np.unique(tokens, axis=0)
 
   def encode(self, z: ArrayLike) -> np.ndarray:
     """Tokens int32 [..., T] of z-scores [...]; a constant target is u = 0."""
@@ -145,6 +176,40 @@ class Codec:
         f'too many to list ({_MAX_NUMBERS:,}): take fewer digits'
       )
     return [np.flatnonzero(row) for row in self.tokenizer.allowed]
+
+
+@dataclasses.dataclass(frozen=True)
+class Bound(Codec):
+  """A codec inside a program, whose numbers are arguments of it.
+
+  So targets of another scale, or a grid at other places, need no program of
+  their own. It turns tokens into z-scores, and knows them all; it writes none.
+
+  Attributes:
+    held: `Codec.numbers` of the data at hand, on the device.
+  """
+
+  held: Any = None
+
+  @classmethod
+  def to(cls, tokenizer: Tokenizer, held: dict[str, Any]) -> 'Bound':
+    """A codec with these numbers, its tokenizer not fitted."""
+    bounds = None
+    if 'bounds' in held:
+      bounds = held['bounds'][0], held['bounds'][1]
+    return cls(tokenizer, 0.0, 1.0, bounds=bounds, held=held)
+
+  def decode(self, tokens: ArrayT) -> ArrayT:
+    if isinstance(self.tokenizer, Adaptive):
+      return self.tokenizer.decode_by(tokens, self.held['values'])
+    value: Any = self.tokenizer.decode(tokens)
+    if 'span' in self.held:
+      value = value * self.held['span'] + self.held['low']
+    return value
+
+  def values(self) -> Any:
+    """z-scores of all sequences, ascending where they are of the data: [K]."""
+    return self.held['values'] if 'values' in self.held else super().values()
 
 
 def _voronoi(values: np.ndarray) -> np.ndarray:

@@ -10,10 +10,11 @@ import numpy as np
 
 from genre2_jax.data import batches
 from genre2_jax.data.batches import Examples
-from genre2_jax.devices import processes
+from genre2_jax.devices import compilation, processes
+from genre2_jax.devices import sharding as sharding_rules
 from genre2_jax.errors import InterruptedRunError
 from genre2_jax.models.marginal import SHARE, share_of
-from genre2_jax.models.model import Model
+from genre2_jax.models.model import Model, form_of
 from genre2_jax.objectives.grid import expected_value
 from genre2_jax.objectives.objective import (
   Objective,
@@ -25,8 +26,30 @@ from genre2_jax.policy import Inputs, Pointwise, Policy, sampling, scoring, trie
 from genre2_jax.policy.enumeration import subset_numbers
 from genre2_jax.tokenizers.codec import Codec
 
-# (params, inputs of b rows, their numbers int32 [b]) -> {name: [S, b, ...]}.
-PredictBlock = Callable[..., dict[str, jax.Array]]
+
+class Predictor:
+  """Compiled predictions of blocks of rows."""
+
+  def __init__(
+    self,
+    block: Callable[..., dict[str, jax.Array]],
+    prepare: Callable[[StageParams], StageParams] | None,
+  ) -> None:
+    self._block, self._prepare = block, prepare
+    self._last: tuple[StageParams, StageParams] | None = None
+
+  def __call__(
+    self, params: StageParams, inputs: Inputs, numbers: jax.Array
+  ) -> dict[str, jax.Array]:
+    """Of b rows, of numbers int32 [b]: {name: [S, b, ...]}.
+
+    What the parameters alone tell is computed when they are first seen.
+    """
+    if self._prepare is None:
+      return self._block(params, inputs, numbers)
+    if self._last is None or self._last[0] is not params:
+      self._last = params, self._prepare(params)
+    return self._block(self._last[1], inputs, numbers)
 
 
 def validation(
@@ -57,6 +80,7 @@ def validation(
   Returns:
     (score, higher is better, {name: scalar}).
   """
+  params = _prepared(params, network)
 
   def losses(rows, keys):
     values = supervised(
@@ -195,28 +219,60 @@ def predictions(
   return predicted
 
 
-def predictor(model: Model, keys: jax.Array, **options: Any) -> PredictBlock:
-  """`predictions` for stacked seeds, compiled: (params, inputs, numbers).
+def _prepared(params: StageParams, network: Policy | Pointwise) -> StageParams:
+  """Of one seed, for many rows."""
+  if isinstance(network, Pointwise) or network.prepare is None:
+    return params
+  return {**params, 'policy': network.prepare(params['policy'])}
 
-  Compiled once per block shape and shared by all stages and splits.
+
+def predictor(
+  model: Model,
+  keys: jax.Array,
+  mesh: jax.sharding.Mesh | None = None,
+  **options: Any,
+) -> Predictor:
+  """`predictions` for stacked seeds, compiled.
+
+  Compiled once per block shape and shared by all stages and splits, and by all
+  models of one form.
 
   Args:
     model: whose network and codec predict.
     keys: [S], one per seed.
+    mesh: that the network is laid out over; None: as it comes.
     **options: what else `predictions` is asked for.
   """
-  function = functools.partial(
-    predictions,
-    network=model.network,
-    codec=model.codec,
-    **options,
+  form = form_of(model)
+  build = form.build  # Without the numbers: programs outlive them.
+
+  def stacked(held, params, inputs, numbers, keys):
+    network, codec = build(held)
+    if mesh is not None:
+      network = sharding_rules.constrained(network, mesh)
+    function: Callable[..., Any] = functools.partial(
+      predictions, network=network, codec=codec, **options
+    )
+    return jax.vmap(function, (0, None, None, 0))(params, inputs, numbers, keys)
+
+  def prepare(held, params):
+    network, _ = build(held)
+    return jax.vmap(lambda params: _prepared(params, network))(params)
+
+  key = form.key and ('predict', form.key, mesh, *sorted(options.items()))
+  own = form.key and ('prepare', form.key)
+  held = jax.tree.map(jnp.asarray, form.numbers)
+  compiled = compilation.shared(key, lambda: jax.jit(stacked))
+  prepared = compilation.shared(own, lambda: jax.jit(prepare))
+  is_plain = getattr(model.network, 'prepare', None) is None
+  return Predictor(
+    lambda *args: compiled(held, *args, keys),
+    None if is_plain else functools.partial(prepared, held),
   )
-  stacked = jax.jit(jax.vmap(function, (0, None, None, 0)))
-  return lambda params, inputs, numbers: stacked(params, inputs, numbers, keys)
 
 
 def predict(
-  predict_block: PredictBlock,
+  predict_block: Predictor,
   params: StageParams,
   inputs: Inputs,
   *,
@@ -270,12 +326,27 @@ def _mean_over_rows(block, examples, numbers):
     examples, numbers = (examples,), (numbers,)
   sums, count = [], jnp.zeros((), jnp.int32)
   for part, number in zip(examples, numbers, strict=True):
-    values = jax.lax.map(block, (part, number))  # name -> [blocks, b]
-    real = number >= 0
-    sums.append(
-      jax.tree.map(
-        lambda x, real=real: jnp.sum(jnp.where(real, x, 0.0)), values
-      )
-    )
-    count += jnp.sum(real)
+    sums.append(_sums(block, part, number))
+    count += jnp.sum(number >= 0)
   return jax.tree.map(lambda *x: sum(x) / count, *sums)
+
+
+def _sums(block, examples, numbers):
+  """Sums over the rows of blocks; those without rows behind cost nothing."""
+
+  def own(index):
+    rows, number = jax.tree.map(lambda x: x[index], (examples, numbers))
+    return jax.tree.map(
+      lambda x: jnp.where(number >= 0, x, 0.0), block((rows, number))
+    )
+
+  zeros = jax.tree.map(
+    lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(own, 0)
+  )
+  sums = jax.lax.fori_loop(
+    0,
+    jnp.sum(jnp.any(numbers >= 0, axis=1)),
+    lambda index, sums: jax.tree.map(jnp.add, sums, own(index)),
+    zeros,
+  )
+  return jax.tree.map(jnp.sum, sums)

@@ -57,6 +57,7 @@ class Options:
     profile_steps: the first to trace and the first after them, or None.
     steps_per_dispatch: steps that the device takes before the host looks, at
       most those left of the epoch; 0: chosen as it goes, for half a second.
+    device_share: of a device's memory, that training rows may take.
     interrupts: true once the run is asked to leave, in all processes.
     verbose: 0: shows no progress.
     need: told what the programs need.
@@ -71,6 +72,7 @@ class Options:
   frozen: Frozen
   profile_steps: tuple[int, int] | None
   steps_per_dispatch: int
+  device_share: float
   interrupts: object
   verbose: int
   need: memory.Need
@@ -228,6 +230,7 @@ def _compile(
     batch_size=options.batch_size,
     block_size=options.block_size,
     mesh=options.mesh,
+    device_share=options.device_share,
   )
   options.need.of_program(programs.compiled)
   _logger.info(

@@ -1,5 +1,6 @@
 """Optimizers and learning-rate schedules, from optax."""
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ import optax
 
 from genre2_jax.models import pack
 
+# Of steps: on the host, or an argument of a program.
+Count = int | jax.Array
 NAMES = ('adamw', 'adafactor')
 # Times the rate, of parameters that are to be fast: RealMLP's.
 _FAST = 6.0
@@ -16,9 +19,12 @@ SCHEDULES = ('cosine', 'constant')
 
 
 def warmup_cosine(
-  peak: float, *, warmup_steps: int, total_steps: int, floor: float = 0.1
+  peak: float, *, warmup_steps: int, total_steps: Count, floor: float = 0.1
 ) -> optax.Schedule:
   """Linear warm-up to `peak`, then a cosine to `floor · peak` at the end.
+
+  It is optax's `warmup_cosine_decay_schedule`, but for the number of updates,
+  which may be an argument of the program.
 
   Args:
     peak: the greatest rate.
@@ -26,30 +32,39 @@ def warmup_cosine(
     total_steps: updates of the whole schedule.
     floor: share of the peak that is left.
   """
-  warmup_steps = min(warmup_steps, total_steps // 2)
-  return optax.warmup_cosine_decay_schedule(
-    init_value=peak / (warmup_steps + 1),
-    peak_value=peak,
-    warmup_steps=warmup_steps,
-    decay_steps=max(total_steps, warmup_steps + 1),
-    end_value=floor * peak,
-  )
+  warmup = jnp.minimum(warmup_steps, total_steps // 2)
+  length = jnp.maximum(total_steps - warmup, 1)
+
+  def rate(count: jax.Array) -> jax.Array:
+    after = jnp.minimum(count - warmup, length)
+    wave = 0.5 * (1 + jnp.cos(math.pi * after / length))
+    decayed = peak * ((1 - floor) * wave + floor)
+    return jnp.where(count < warmup, _warming(peak, warmup, count), decayed)
+
+  return rate
 
 
 def warmup_constant(
-  peak: float, *, warmup_steps: int, total_steps: int
+  peak: float, *, warmup_steps: int, total_steps: Count
 ) -> optax.Schedule:
   """Linear warm-up to `peak`, then `peak`; arguments as `warmup_cosine`'s."""
-  warmup_steps = min(warmup_steps, total_steps // 2)
-  return optax.schedules.linear_schedule(
-    init_value=peak / (warmup_steps + 1),
-    end_value=peak,
-    transition_steps=warmup_steps,
-  )
+  warmup = jnp.minimum(warmup_steps, total_steps // 2)
+
+  def rate(count: jax.Array) -> jax.Array:
+    return jnp.where(count < warmup, _warming(peak, warmup, count), peak)
+
+  return rate
+
+
+def _warming(peak, warmup, count):
+  """From peak / (warmup + 1) at update 0 to the peak at update `warmup`."""
+  first = peak / (warmup + 1)
+  left = 1 - count / jnp.maximum(warmup, 1)
+  return (first - peak) * left + peak
 
 
 def schedule(
-  name: str, peak: float, *, warmup_steps: int, total_steps: int
+  name: str, peak: float, *, warmup_steps: int, total_steps: Count
 ) -> optax.Schedule:
   """A learning rate by name, one of `SCHEDULES`: updates so far -> rate."""
   functions: dict[str, Callable[..., optax.Schedule]] = {

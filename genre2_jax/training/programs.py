@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
 import jax
@@ -13,12 +13,13 @@ import optax
 
 from genre2_jax.data import batches
 from genre2_jax.data.batches import Examples
-from genre2_jax.devices import processes, sharding
+from genre2_jax.devices import compilation, processes, sharding
 from genre2_jax.models import pack
+from genre2_jax.models.model import Form, form_of
 from genre2_jax.objectives.objective import init_params
 from genre2_jax.policy import Inputs, Params, Pointwise, Policy
 from genre2_jax.tokenizers.codec import Codec
-from genre2_jax.training import evaluation, train_state
+from genre2_jax.training import evaluation, streaming, train_state
 from genre2_jax.training.stages import Stage, optimizer_of, seed_keys
 from genre2_jax.training.train_state import TrainState
 
@@ -108,29 +109,40 @@ def state_program(
   Raises:
     InputError: an array does not split over the mesh.
   """
-  objective, init_one = stage.objective, _init_one(stage, model)
+  form, example = form_of(model), model.example_inputs()
+  held, build = (form.numbers, form.memory), form.build
 
-  def create(start, key, factors):
+  def create(held, start, key, factors):
     init_key, loop_key = jax.random.split(key)
-    params = nn.unbox(init_one(init_key, start=start))
+    network, codec = build(*held)
+    params = nn.unbox(
+      init_params(
+        init_key,
+        example,
+        network=network,
+        codec=codec,
+        objective=stage.objective,
+        start=start,
+      )
+    )
     if start is None:  # What was trained has its member's numbers.
       params = pack.placed(params, factors)
     state = train_state.create(
       params,
       loop_key,
       optimizer,
-      objective.metrics,
-      keep_reference='reference' in objective.needs,
-      is_frozen=model.network.frozen,
+      stage.objective.metrics,
+      keep_reference='reference' in stage.objective.needs,
+      is_frozen=network.frozen,
     )
     opt_state = pack.placed(state.opt_state, factors)
     return dataclasses.replace(state, opt_state=opt_state)
 
   keys = seed_keys(seeds, stage.section)
   factors = stage.pack.factors(seeds)
-  stacked = jax.vmap(create, (None, 0, 0))
-  abstract = jax.eval_shape(stacked, None, keys, factors)
-  boxed = jax.eval_shape(init_one, jax.random.key(0))
+  stacked = jax.vmap(create, (None, None, 0, 0))
+  abstract = jax.eval_shape(stacked, held, None, keys, factors)
+  boxed = jax.eval_shape(_init_one(stage, model), jax.random.key(0))
   shardings = sharding.state_sharding(boxed, abstract, optimizer, mesh)
   sharding.check_shapes(abstract, shardings)
   abstract = jax.tree.map(
@@ -140,11 +152,18 @@ def state_program(
   )
 
   def init(start):
-    axes = (None if start is None else 0, 0, 0)
-    function = jax.jit(
-      jax.vmap(create, axes), out_shardings=shardings, donate_argnums=0
+    axes = (None, None if start is None else 0, 0, 0)
+    length = stage.without_length()
+    key = form.key and (
+      'init', form.key, length, len(seeds), mesh, start is None, _shapes(held)
+    )  # fmt: skip
+    function = compilation.shared(
+      key,
+      lambda: jax.jit(
+        jax.vmap(create, axes), out_shardings=shardings, donate_argnums=1
+      ),
     )
-    return function(start, keys, factors)
+    return function(held, start, keys, factors)
 
   return abstract, init
 
@@ -212,6 +231,32 @@ def _init_one(stage, model):
   )
 
 
+class Extent(NamedTuple):
+  """How much data a stage has: arguments of its programs, int32.
+
+  Attributes:
+    num_rows: of the training split; what stands behind them is none.
+    epoch_steps: steps in an epoch.
+    num_steps: of the stage, for the learning rate.
+  """
+
+  num_rows: Any
+  epoch_steps: Any
+  num_steps: Any
+
+  @classmethod
+  def of(
+    cls, stage: Stage, num_rows: int, batch_size: int, buckets: Buckets
+  ) -> 'Extent':
+    """Of a stage and its rows."""
+    epoch_steps = _count_steps(num_rows, batch_size, buckets)
+    return cls(
+      np.int32(num_rows),
+      np.int32(epoch_steps),
+      np.int32(stage.num_steps(epoch_steps)),
+    )
+
+
 def functions(
   step: Step,
   stage: Stage,
@@ -226,7 +271,7 @@ def functions(
   Callable[..., tuple[TrainState, dict[str, jax.Array]]],
   optax.GradientTransformation,
 ]:
-  """What a stage compiles: pure functions of stacked states.
+  """What a stage compiles, of one model and one number of rows.
 
   Args:
     step: `step.train_step`.
@@ -243,29 +288,90 @@ def functions(
     `validate(state, blocks of rows, their numbers) -> (state, metrics)`,
     the optimizer).
   """
-  epoch_steps = _count_steps(num_rows, batch_size, buckets)
-  optimizer = optimizer_of(stage, epoch_steps)
-  network = sharding.constrained(model.network, mesh)
-  one_step = functools.partial(
-    step,
-    network=network,
-    codec=model.codec,
-    optimizer=optimizer,
-    objective=stage.objective,
-    accumulation=stage.accumulation,
+  form = form_of(model)
+  extent = Extent.of(stage, num_rows, batch_size, buckets)
+  found = open_functions(
+    step, stage, form, batch_size=batch_size, mesh=mesh, buckets=buckets
   )
-  validation = functools.partial(
-    evaluation.validation,
-    network=network,
-    codec=model.codec,
-    objective=stage.objective,
+  given = form.numbers, extent
+  return (
+    functools.partial(found.run, given),
+    functools.partial(found.validate, given),
+    optimizer_of(stage, int(extent.num_steps)),
   )
+
+
+class Functions(NamedTuple):
+  """Pure functions of stacked states, for any model of a form.
+
+  Before their own arguments they take (the form's numbers, `Extent`).
+
+  Attributes:
+    run: `(state, training rows, number of steps) -> state`.
+    run_block: `(state, batches [S, K, B, ...], place of the first to take,
+      number of steps) -> state`, of rows that `streaming` brings.
+    validate: `(state, blocks of rows, their numbers) -> (state, metrics)`.
+  """
+
+  run: Callable[..., TrainState]
+  run_block: Callable[..., TrainState]
+  validate: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+
+
+def open_functions(
+  step: Step,
+  stage: Stage,
+  form: Form,
+  *,
+  batch_size: int,
+  mesh: jax.sharding.Mesh,
+  buckets: Buckets = (),
+) -> Functions:
+  """What a stage compiles.
+
+  Args:
+    step: `step.train_step`.
+    stage: a `Stage`, whose length is not looked at.
+    form: of what is trained.
+    batch_size: B, rows of a step.
+    mesh: where it runs.
+    buckets: as `functions` has them.
+  """
+  build = form.build  # Without the numbers: programs outlive them.
+
+  def parts(held):
+    network, codec = build(held)
+    return {
+      'network': sharding.constrained(network, mesh),
+      'codec': codec,
+      'objective': stage.objective,
+    }
+
   rows_sharding = sharding.batch_sharding(mesh, 'seed', num_rows=batch_size)
 
-  def run(state, train, num_steps):
-    keys = jax.vmap(jax.random.wrap_key_data)(state.key)
-    keys = jax.vmap(jax.random.fold_in, (0, None))(keys, _SHUFFLE)
-    keys = jax.vmap(jax.random.fold_in)(keys, state.epoch)
+  def step_of(given):
+    held, extent = given
+    return functools.partial(
+      step,
+      optimizer=optimizer_of(stage, extent.num_steps),
+      accumulation=stage.accumulation,
+      **parts(held),
+    )
+
+  def run_block(given, state, rows, first, num_steps):
+    one_step = step_of(given)
+
+    def body(index, state):
+      batch = jax.tree.map(lambda x: x[:, first + index], rows)
+      batch = jax.lax.with_sharding_constraint(batch, rows_sharding)
+      return jax.vmap(one_step)(state, batch)
+
+    return jax.lax.fori_loop(0, num_steps, body, state)
+
+  def run(given, state, train, num_steps):
+    _, extent = given
+    one_step = step_of(given)
+    keys = _shuffle_keys(state.key, state.epoch)
     which = None
     if len(buckets) > 1:
       rows, widths = zip(*buckets, strict=True)
@@ -275,15 +381,18 @@ def functions(
       indices, which = jax.vmap(
         lambda key: batches.bucketed_epoch(key, order_key, rows, batch_size),
         out_axes=(0, None),
-      )(keys)
-    else:
-      indices = jax.vmap(
-        lambda key: batches.epoch_indices(key, num_rows, batch_size)
       )(keys)  # [S, steps, B]
+    else:
+      size = len(train.target)
+      order = _order(keys, extent.num_rows, size)  # [S, size]
 
     def body(_, state):
-      place = state.step[0] - state.epoch[0] * epoch_steps
-      batch = batches.take(train, indices[:, place])  # [S, B, ...]
+      place = state.step[0] - state.epoch[0] * extent.epoch_steps
+      if which is None:
+        chosen = batches.batch_at(order, place, extent.num_rows, batch_size)
+      else:
+        chosen = indices[:, place]
+      batch = batches.take(train, chosen)  # [S, B, ...]
       batch = jax.lax.with_sharding_constraint(batch, rows_sharding)
       if which is None:
         return jax.vmap(one_step)(state, batch)
@@ -297,13 +406,14 @@ def functions(
 
     return jax.lax.fori_loop(0, num_steps, body, state)
 
-  def validate(state, rows, numbers):
-    # An epoch that is cut short has fewer; of a whole one the bits stay.
-    count = state.step - state.epoch * epoch_steps
-    means = jax.tree.map(
-      lambda x: jnp.where(count == epoch_steps, x / epoch_steps, x / count),
-      state.totals,
+  def validate(given, state, rows, numbers):
+    held, extent = given
+    validation: Callable[..., Any] = functools.partial(
+      evaluation.validation, **parts(held)
     )
+    # An epoch that is cut short has fewer steps than others.
+    count = state.step - state.epoch * extent.epoch_steps
+    means = jax.tree.map(lambda x: x / count, state.totals)
     keys = jax.vmap(jax.random.wrap_key_data)(state.key)
     keys = jax.vmap(jax.random.fold_in, (0, None))(keys, _VALIDATION)
     score, values = jax.vmap(validation, (0, None, None, 0))(
@@ -315,7 +425,25 @@ def functions(
     metrics = {f'train/{k}': v for k, v in means.items()}
     return state, metrics | {f'val/{k}': v for k, v in values.items()}
 
-  return run, validate, optimizer
+  return Functions(run, run_block, validate)
+
+
+def _shuffle_keys(keys, epochs):
+  """Of the seeds' epochs; keys are data [S, 2]."""
+  keys = jax.vmap(jax.random.wrap_key_data)(keys)
+  keys = jax.vmap(jax.random.fold_in, (0, None))(keys, _SHUFFLE)
+  return jax.vmap(jax.random.fold_in)(keys, epochs)
+
+
+def _order(keys, num_rows, size):
+  return jax.vmap(lambda key: batches.shuffled(key, size, num_rows))(keys)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _order_of_epoch(keys, epoch, num_rows, size):
+  """The order in which `run` would take the rows: int32 [S, size]."""
+  epochs = jnp.full(len(keys), epoch)
+  return _order(_shuffle_keys(keys, epochs), num_rows, size)
 
 
 def steps_per_epoch(
@@ -343,7 +471,7 @@ def buckets_of(examples: Examples, widths: Sequence[int]) -> Buckets:
   if len(widths) < 2:
     return ()
   return tuple(
-    (rows, inputs['tokens'].shape[1])
+    (rows, inputs['tokens'].shape[-1])
     for rows, inputs in batches.by_width(examples.inputs, widths)
   )
 
@@ -358,6 +486,7 @@ def compile_stage(
   batch_size: int,
   block_size: int,
   mesh: jax.sharding.Mesh,
+  device_share: float = 1.0,
 ) -> Programs:
   """Compiles a stage.
 
@@ -370,50 +499,103 @@ def compile_stage(
     batch_size: B, rows of a step.
     block_size: rows that are validated at once.
     mesh: where it runs.
+    device_share: of a device's memory, that training rows may take; beyond it
+      they stay on the host, with the same batches.
   """
-  # Whole on every device, over several processes too: a table is small beside
-  # a model, every process reads it anyway, and which rows a batch has is drawn
-  # on the device, so that each device gathers its own and nothing is sent.
-  train = processes.place(examples['train'], sharding.replicated(mesh))
+  form = form_of(model)
+  rows, num_rows = examples['train'], len(examples['train'].target)
   parts = [
-    batches.blocks(examples['val']._replace(inputs=inputs), block_size, rows)
-    for rows, inputs in batches.by_width(examples['val'].inputs, model.widths)
+    batches.blocks(examples['val']._replace(inputs=inputs), block_size, chosen)
+    for chosen, inputs in batches.by_width(examples['val'].inputs, model.widths)
   ]
   block = parts[0] if len(parts) == 1 else tuple(zip(*parts, strict=True))
+  buckets = buckets_of(rows, model.widths)
+  extent = Extent.of(stage, num_rows, batch_size, buckets)
+  key: Hashable = None
+  if form.key is not None and not buckets:
+    # Tables of nearly as many rows have one shape.
+    rows = batches.padded(rows, batches.ladder(num_rows))
+    block = batches.padded_blocks(*block)
+    stage = stage.without_length()
+    key = (step, stage, form.key, len(seeds), batch_size, mesh)
   block = processes.place(block, sharding.batch_sharding(mesh, None))
-  num_rows = len(train.target)
-  buckets = buckets_of(examples['train'], model.widths)
-  run, validate, optimizer = functions(
-    step,
-    stage,
-    model,
-    num_rows=num_rows,
-    batch_size=batch_size,
-    mesh=mesh,
-    buckets=buckets,
+  given = processes.place((form.numbers, extent), sharding.replicated(mesh))
+  found = open_functions(
+    step, stage, form, batch_size=batch_size, mesh=mesh, buckets=buckets
   )
   abstract, init = state_program(
-    stage, model, seeds=seeds, mesh=mesh, optimizer=optimizer
+    stage, model, seeds=seeds, mesh=mesh, optimizer=optimizer_of(stage, 1)
   )
-  compiled_run = lower_run(run, abstract, train).compile()
-  compiled_validate = (
-    jax.jit(
-      validate, donate_argnums=0, out_shardings=(_shardings(abstract), None)
+  epoch_steps = int(extent.epoch_steps)
+
+  def compiled(function, *args):
+    own = key and (function.__name__, key, _shapes((given, abstract, *args)))
+    out = _shardings(abstract)
+    if function is found.validate:
+      out = out, None
+    return compilation.shared(
+      own,
+      lambda: (
+        jax.jit(function, donate_argnums=1, out_shardings=out)
+        .lower(given, abstract, *args)
+        .compile()
+      ),
     )
-    .lower(abstract, *block)
-    .compile()
-  )
-  epoch_steps = _count_steps(num_rows, batch_size, buckets)
+
+  room = streaming.bytes_for_rows(device_share)
+  run: Callable[[TrainState, int], TrainState]
+  if buckets or streaming.size_of(rows) <= room:
+    # Whole on every device, over several processes too: a table is small
+    # beside a model, every process reads it anyway, and which rows a batch has
+    # is drawn on the device: each gathers its own and nothing is sent.
+    train = processes.place(rows, sharding.replicated(mesh))
+    if key is None:  # As it is compiled for machines that are not there.
+      fixed = functools.partial(found.run, (form.numbers, extent))
+      compiled_run = lower_run(fixed, abstract, train).compile()
+      arguments: tuple[Any, ...] = ()
+    else:
+      compiled_run = compiled(found.run, train, np.int32(1))
+      arguments = (given,)
+
+    def run(state, num_steps):
+      return compiled_run(*arguments, state, train, np.int32(num_steps))
+  else:
+    stream = _stream(examples['train'], len(seeds), batch_size, mesh, room)
+    shape = stream.example(len(seeds))
+    compiled_run = compiled(found.run_block, shape, np.int32(0), np.int32(1))
+
+    def run(state, num_steps):
+      return streaming.run(
+        stream,
+        functools.partial(compiled_run, given),
+        state,
+        num_steps,
+        epoch_steps,
+      )
+
+  compiled_validate = compiled(found.validate, *block)
   return Programs(
     abstract_state=abstract,
     init=init,
-    run=lambda state, num_steps: compiled_run(
-      state, train, np.int32(num_steps)
-    ),
-    validate=lambda state: compiled_validate(state, *block),
+    run=run,
+    validate=lambda state: compiled_validate(given, state, *block),
     epoch_steps=epoch_steps,
-    num_steps=stage.num_steps(epoch_steps),
+    num_steps=int(extent.num_steps),
     compiled=compiled_run,
+  )
+
+
+def _stream(rows, num_seeds, batch_size, mesh, room):
+  num_rows = len(rows.target)
+  size = batches.ladder(num_rows)
+  return streaming.Stream(
+    rows,
+    lambda keys, epoch: _order_of_epoch(keys, epoch, num_rows, size),
+    batch_size=batch_size,
+    num_steps=streaming.steps_of_block(
+      rows, num_seeds=num_seeds, batch_size=batch_size, room=room
+    ),
+    sharding=sharding.batch_sharding(mesh, 'seed', None, num_rows=batch_size),
   )
 
 
@@ -432,6 +614,15 @@ def lower_run(
 ) -> jax.stages.Lowered:
   """`run` of `functions`, lowered."""
   return trace_run(run, abstract_state, train).lower()
+
+
+def _shapes(tree):
+  """What a compiled program depends on of its arguments, hashable."""
+  leaves, structure = jax.tree.flatten(tree)
+  found = (
+    (x.shape, str(x.dtype), getattr(x, 'sharding', None)) for x in leaves
+  )
+  return structure, tuple(found)
 
 
 def _shardings(abstract):

@@ -75,6 +75,10 @@ class Stage:
     whole = self.epochs * epoch_steps
     return min(whole, self.max_steps) if self.max_steps else whole
 
+  def without_length(self) -> Self:
+    """What stages of other lengths, which are arguments, have in common."""
+    return dataclasses.replace(self, epochs=1, max_steps=0)
+
   def is_finished(self, state: TrainState | Counters) -> bool:
     """Whether no epoch is left, or no seed has patience; stacked, [S]."""
     patient = train_state.is_patient(state, self.patience)
@@ -94,14 +98,14 @@ def evaluation_keys(seeds: Sequence[int]) -> jax.Array:
 
 
 def optimizer_of(
-  stage: Stage, epoch_steps: int
+  stage: Stage, num_steps: optimizers.Count
 ) -> optax.GradientTransformation:
-  """The stage's optax transformation, for epochs of so many steps."""
+  """The stage's optax transformation, for so many steps."""
   schedule = optimizers.schedule(
     stage.schedule,
     stage.learning_rate,
     warmup_steps=stage.warmup_steps,
-    total_steps=stage.num_steps(epoch_steps) * stage.objective.num_updates,
+    total_steps=num_steps * stage.objective.num_updates,
   )
   return optimizers.build(
     stage.optimizer,

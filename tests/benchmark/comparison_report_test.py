@@ -16,6 +16,8 @@ from genre2_jax.metrics import results
 from genre2_jax.report.__main__ import main
 
 FIGURES = {
+  'gain_r2',
+  'gain_crps',
   'critical_difference',
   'tasks',
   'skill_against_ce',
@@ -64,15 +66,34 @@ TASKS = ['sensory', 'wind', 'houses', 'treasury', 'Moneyball', 'cpu_act', 'x']
       ['ce', 'remax'],
       1,
       {'seeds': (0,)},
-      {'critical_difference', 'skill_against_catboost'},
+      {
+        'critical_difference',
+        'skill_against_catboost',
+        'gain_r2',
+        'gain_crps',
+      },
     ),
-    (['ce', 'remax', 'crps', 'raft', 'catboost'], 7, {}, set()),
-    (['ce'], 2, {}, {f for f in FIGURES if 'skill' in f or 'crit' in f}),
+    (
+      ['ce', 'remax', 'crps', 'raft', 'catboost', 'catboost_residuals'],
+      7,
+      {},
+      set(),
+    ),
+    (
+      ['ce'],
+      2,
+      {},
+      {
+        f
+        for f in FIGURES
+        if f.partition('_')[0] in ('skill', 'critical', 'gain')
+      },
+    ),
     (
       ['catboost', 'xgboost'],
       2,
       {'n': 1},
-      FIGURES - {'tasks', 'skill_against_catboost'},
+      FIGURES - {'tasks', 'skill_against_catboost', 'gain_r2'},
     ),
     (['ce', 'crps'], 1, {'n': 2, 'G': 1}, FIGURES - {'tasks'}),
   ],
@@ -98,7 +119,7 @@ def test_many_methods_on_many_tasks(tmp_path):
   methods = ['ce', 'catboost', *(f'method_{i}' for i in range(22))]
   write_benchmark(tmp_path, methods, TASKS[:2], n=6, G=4)
   _, figures = render(tmp_path)
-  assert figures == FIGURES
+  assert figures == FIGURES - {'gain_crps'}
 
 
 def test_missing_and_failed_runs_are_said(tmp_path, no_figures):
@@ -126,6 +147,51 @@ def test_missing_and_failed_runs_are_said(tmp_path, no_figures):
   assert 'NonFiniteError: the &lt;loss&gt;' in text and 'OSError' not in text
 
 
+def test_distributions_are_measured_by_the_best_of_a_baseline(
+  tmp_path, no_figures
+):
+  worse, better = {'error': 0.8, 'spread': 0.8}, {'error': 0.2, 'spread': 0.2}
+  write_benchmark(
+    tmp_path,
+    ['crps', 'catboost_residuals', 'quantile_forest', 'catboost'],
+    TASKS,
+    n=200,
+  )
+  for task in TASKS:
+    for method, how in (('quantile_forest', worse), ('crps', better)):
+      write_run(
+        tmp_path / task / method, task=task, method=method, n=200, **how
+      )
+  # One task on which the decoder's is the worse.
+  write_run(tmp_path / 'wind/crps', task='wind', method='crps', n=200, **worse)
+  compared = statistics.compare(page.load(tmp_path))
+  assert compared.yardstick == 'catboost_residuals'
+  assert list(compared.crps_tests.index) == ['crps', 'quantile_forest']
+  test = compared.crps_tests.loc['crps']
+  assert (test.wins, test.ties, test.losses) == (6, 0, 1)
+  means = compared.distributions['crps']
+  expected = means['crps'] / means['catboost_residuals']
+  assert test.ratio == pytest.approx(expected) and 0.5 < test.ratio < 0.9
+  said = page.verdict(compared)
+  assert 'distribution of a baseline is that of CatBoost + errors; ' in said
+  assert f'{expected:.2f} times as high, and lower on 6 tasks' in said
+  text, _ = render(tmp_path)
+  assert 'Against catboost_residuals, by CRPS' in text
+  table = (tmp_path / 'table.md').read_text()
+  row = next(line for line in table.splitlines() if line.startswith('| crps |'))
+  assert f'| {expected:.3f} |' in row.replace('**', '')
+
+
+def test_a_figure_of_gains_counts_what_is_better():
+  gain = pd.DataFrame(
+    {'best': [0.1, -0.1, 0.2, 9.0], 'catboost_residuals': [-1.0, 1, 0, 0]},
+    index=list('abcd'),
+  )
+  assert figures._highlighted(gain) == ['best']
+  assert 'best recipe is better on 3' in figures._gains_in_words(gain[['best']])
+  assert '1 beyond the edges' in figures._beyond(gain[['best']])
+
+
 def test_train_rows_that_were_drawn_are_said(tmp_path, no_figures):
   write_benchmark(tmp_path, ['ce', 'catboost'], TASKS[:2])
   for method in ('ce', 'catboost'):
@@ -145,7 +211,7 @@ def test_verdict_names_the_best_and_its_tests(tmp_path):
     'On 7 tasks and 2 seeds, CatBoost ranks best of 3 methods: average rank 1.'
   )
   assert "Friedman's test tells the methods apart (p" in said
-  assert 'Against CE it wins 7, ties 0 and loses 0 (Holm-corrected p' in said
+  assert 'Against CE it wins 7, ties 0 and loses 0 (mean difference' in said
   # A point predictor leads: the best of the others is told as well.
   assert said.count('Against CatBoost') == 1
   after = said[said.index('Best of those with a predictive distribution') :]
@@ -251,7 +317,7 @@ def test_a_wild_method_does_not_break_the_figures(tmp_path):
   write_benchmark(tmp_path, ['ce', 'remax', 'catboost'], TASKS[:2])
   write_run(tmp_path / 'wind/remax', task='wind', method='remax', error=1e10)
   text, figures = render(tmp_path)
-  assert figures == FIGURES
+  assert figures == FIGURES - {'gain_crps'}
   assert 'at the left edge' in text
 
 

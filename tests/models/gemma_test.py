@@ -14,7 +14,7 @@ from genre2_jax import tokenizers
 from genre2_jax.data.batches import Examples
 from genre2_jax.models.gemma.backbone import Backbone
 from genre2_jax.models.gemma.head import HEADS, gemma_head
-from genre2_jax.models.gemma.layers import Lora, Numerics
+from genre2_jax.models.gemma.layers import Lora, Numerics, product
 from genre2_jax.models.gemma.policy import gemma_policy
 from genre2_jax.models.gemma.sizes import PRESETS, GemmaConfig
 from genre2_jax.objectives.catalog import build_term
@@ -317,6 +317,35 @@ def test_losses_on_a_shared_vocabulary_and_their_gradients():
   np.testing.assert_allclose(losses['raft'], (target - mean) ** 2, rtol=1e-3)
   own = np.asarray(log_p)[np.arange(3), codec.index(target)]
   np.testing.assert_allclose(losses['ce'], -own / 3, rtol=1e-4)
+
+
+def test_products_of_bfloat16_and_their_gradients_are_rounded_once():
+  draw = np.random.default_rng(0)
+  x, kernel = draw.normal(size=(3, 2, 24)), draw.normal(size=(24, 16))
+  weight = jnp.asarray(draw.normal(size=(3, 2, 16)), jnp.bfloat16)
+  x, kernel = (jnp.asarray(v, jnp.bfloat16) for v in (x, kernel))
+
+  def loss(product, x, kernel):
+    return jnp.sum(product(x, kernel).astype(jnp.float32) * weight)
+
+  ours = jax.grad(loss, (1, 2))(product, x, kernel)
+  exact = [np.float64(v) for v in (x, kernel, weight)]
+  expected = (
+    np.einsum('abo,io->abi', exact[2], exact[1]),
+    np.einsum('abi,abo->io', exact[0], exact[2]),
+  )
+  for gradient, right in zip(ours, expected, strict=True):
+    assert gradient.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.float64(gradient), right, rtol=2**-8)
+  np.testing.assert_allclose(
+    np.float64(product(x, kernel)), exact[0] @ exact[1], rtol=2**-8, atol=1e-6
+  )
+  # Neither the product nor its gradients see a factor in float32 and one not.
+  text = str(jax.make_jaxpr(jax.grad(loss, (1, 2)), static_argnums=0)(
+    product, x, kernel
+  ))  # fmt: skip
+  dots = [line for line in text.splitlines() if 'dot_general' in line]
+  assert len(dots) == 3
 
 
 def test_bfloat16_is_near():

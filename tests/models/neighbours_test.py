@@ -226,3 +226,39 @@ def test_the_rows_are_never_trained():
     (MEMORY, 'inputs', 'numeric'),
     (MEMORY, 'inputs', 'categories'),
   }
+
+
+def test_rows_that_are_none_have_no_weight():
+  _, mixed, params = policies()
+  # Where a step looks at all rows, it does so still.
+  assert len(memory().padded(candidates=NUM_ROWS).places) == NUM_ROWS
+  known = memory().padded(candidates=100)
+  assert len(known.places) > NUM_ROWS
+  rows = {'inputs': known.inputs, 'places': jnp.asarray(known.places)}
+  inputs = inputs_of(5, 1)
+  for key in (None, jax.random.key(3)):
+    np.testing.assert_allclose(
+      log_probs(mixed, {**params, MEMORY: rows}, inputs, key),
+      log_probs(mixed, params, inputs, key),
+      atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize('block', [4, 4096])
+def test_rows_are_placed_once_for_many_calls(block, monkeypatch):
+  monkeypatch.setattr(neighbours, '_BLOCK', block)
+  _, mixed, params = policies()
+  ready = jax.jit(mixed.prepare)(params)
+  calls = []
+  monkeypatch.setattr(
+    neighbours.Lookup,
+    '__call__',
+    lambda *args, own=neighbours.Lookup.__call__: (
+      calls.append(len(args[1]['numeric'])) or own(*args)
+    ),
+  )
+  inputs = inputs_of(5, 1)
+  found = log_probs(mixed, ready, inputs)
+  assert calls == [5]  # The queries alone.
+  expected = log_probs(mixed, params, inputs)
+  np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -197,7 +197,7 @@ def test_a_run_is_steps_over_shuffled_epochs():
       train_step,
       network=POLICY,
       codec=CODEC,
-      optimizer=stages.optimizer_of(stage, 3),
+      optimizer=stages.optimizer_of(stage, stage.num_steps(3)),
       objective=stage.objective,
     )
   )
@@ -313,7 +313,7 @@ def test_a_seed_among_others_is_what_it_is_alone(name, place):
 def test_a_seed_begins_alike_alone_and_among_others():
   mesh = sharding.make_mesh(ONE_DEVICE, 1)
   stage = stage_of('ce')
-  optimizer = stages.optimizer_of(stage, 3)
+  optimizer = stages.optimizer_of(stage, stage.num_steps(3))
 
   def begin(seeds):
     _, init = state_program(
@@ -454,7 +454,7 @@ def test_what_objectives_add_is_laid_out_too():
     Model(),
     seeds=SEEDS,
     mesh=abstract_mesh({'replica': 2, 'fsdp': 2, 'model': 2}),
-    optimizer=stages.optimizer_of(stage, 3),
+    optimizer=stages.optimizer_of(stage, stage.num_steps(3)),
   )
   assert state.reference is None
   moments = optax.tree_utils.tree_get(state.opt_state, 'mu')
@@ -478,7 +478,7 @@ def test_parameters_that_do_not_split_evenly_are_input_errors():
       Model(),
       seeds=(0,),
       mesh=abstract_mesh({'fsdp': 3}),
-      optimizer=stages.optimizer_of(stage, 3),
+      optimizer=stages.optimizer_of(stage, stage.num_steps(3)),
     )
 
 

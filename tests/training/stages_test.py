@@ -45,7 +45,7 @@ def test_the_learning_rate_ends_with_the_last_update():
       weight_decay=0,
       warmup_steps=1,
     )
-    optimizer = stages.optimizer_of(stage, 3)
+    optimizer = stages.optimizer_of(stage, stage.num_steps(3))
     params = {'x': jnp.zeros(())}
     state, sizes = optimizer.init(params), []
     for _ in range(12 * num_updates):
