@@ -234,14 +234,14 @@ def with_compute_dtype(experiment: Prepared, dtype: str) -> Prepared:
   config = ConfigDict(experiment.fields)
   config.model.compute_dtype = dtype
   old = experiment.model
-  network = model_of(
+  new = model_of(
     config,
     old.features,
     old.scaler,
     old.codec.tokenizer.numbers,
     memory=experiment.table.train,
-  ).network
-  model = dataclasses.replace(old, network=network)
+  )
+  model = dataclasses.replace(old, network=new.network, form=new.form)
   return dataclasses.replace(experiment, model=model, compute_dtype=dtype)
 
 
