@@ -21,7 +21,7 @@ def run_main(start_main, *arguments, **options):
     (['--config.finetune.epohcs=3'], ['epohcs', 'Did you mean "epochs"']),
     (['--config.finetune.epohcs.x=3'], ['unknown config field', 'epohcs']),
     (['--config.tokeniser.name=p10'], ['Did you mean "tokenizer"']),
-    (['--config.weight_decay=1'], ['mean optimizer.weight_decay?']),
+    (['--config.weight_decay=1'], ['or optimizer.weight_decay?']),
     (
       ["--config.optimizer={'weight_decay': 1}"],
       ['--config.optimizer is a section', '--config.optimizer.weight_decay='],

@@ -43,11 +43,13 @@ def dense(
   name: str | None = None,
   *,
   is_zero: bool = False,
+  use_bias: bool = True,
   compute_dtype: str = 'float32',
 ) -> nn.Dense:
   """A linear layer whose kernel carries logical axis names (in, out)."""
   return nn.Dense(
     features,
+    use_bias,
     dot_general=products.dense_product(compute_dtype),
     kernel_init=nn.with_logical_partitioning(kernel_init(is_zero), axes),
     bias_init=nn.with_logical_partitioning(

@@ -105,7 +105,8 @@ class Lookup(nn.Module):
     x = self.embedding(inputs)
     constant, zeros = nn.initializers.constant, nn.initializers.zeros_init()
     log_scale = parameter(self, 'log_scale', constant(_LOG_SCALE), (), ())
-    place = dense(self.width, (None, 'embed'), name='map')(x)
+    # Distances know no bias.
+    place = dense(self.width, (None, 'embed'), name='map', use_bias=False)(x)
     kernel = parameter(self, 'gate', zeros, (None,), x.shape[-1:])
     bias = parameter(self, 'gate_bias', constant(_GATE), (), ())
     return jnp.exp(log_scale) * place, x @ kernel + bias

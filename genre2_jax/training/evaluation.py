@@ -335,7 +335,9 @@ def _sums(block, examples, numbers):
   """Sums over the rows of blocks; those without rows behind cost nothing."""
 
   def own(index):
-    rows, number = jax.tree.map(lambda x: x[index], (examples, numbers))
+    rows, number = jax.tree.map(
+      lambda x: jnp.asarray(x)[index], (examples, numbers)
+    )
     return jax.tree.map(
       lambda x: jnp.where(number >= 0, x, 0.0), block((rows, number))
     )

@@ -55,7 +55,7 @@ def make_recipe(data_file):
 
 def test_there_are_recipes():
   assert {'ce', 'remax', 'crps', 'pointwise', 'linear'} <= set(RECIPES)
-  assert len(RECIPES) == 41
+  assert len(RECIPES) == 44
 
 
 @pytest.mark.parametrize('family', recipes.FAMILIES)

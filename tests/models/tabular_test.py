@@ -340,7 +340,7 @@ def test_embeddings_reach_the_policy():
 
 def test_one_memory_slot_equals_several_identical_ones():
   """Over one key the softmax is 1: no need of query and key projections."""
-  layer = CrossAttention(num_heads=2)
+  layer = CrossAttention(num_heads=2, compute_dtype='float32')
   rng = np.random.default_rng(0)
   x = rng.normal(size=(2, 3, 5, 16)).astype(np.float32)
   memory = rng.normal(size=(2, 1, 16)).astype(np.float32)
