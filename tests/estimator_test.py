@@ -525,14 +525,14 @@ def test_what_is_kept_is_weights_alone(fitted):
 
 
 @pytest.mark.slow
-def test_an_estimator_of_the_default_size_is_below_three_megabytes(tmp_path):
+def test_an_estimator_of_the_default_size_is_below_five_megabytes(tmp_path):
   x = np.random.RandomState(0).normal(size=(200, 8))
   model = DecodingRegressor(max_steps=4, finetune_max_steps=4, random_state=0)
   model.fit(x, x @ np.arange(8.0))
-  assert len(pickle.dumps(model)) < 3e6
+  assert len(pickle.dumps(model)) < 5e6
   model.save(tmp_path / 'saved')
   files = [path for path in (tmp_path / 'saved').rglob('*') if path.is_file()]
-  assert sum(path.stat().st_size for path in files) < 3e6
+  assert sum(path.stat().st_size for path in files) < 5e6
 
 
 def test_what_is_saved_is_the_workdir_of_a_finished_run(
