@@ -58,22 +58,25 @@ def _backward(factors, gradient):
     gradient,
     cpu=lambda x, gradient: _sums(
       _columns(x), gradient, tuple(n + 1 for n in rows), rows
+    ).astype(of_weights.dtype),
+    # What devices sum is sent in the weight's dtype.
+    default=lambda x, gradient: _sums(
+      x, gradient, rows, rows, of_weights.dtype
     ),
-    default=lambda x, gradient: _sums(x, gradient, rows, rows),
   )
-  return of_x.astype(of_rows.dtype), of_kernel.astype(of_weights.dtype)
+  return of_x.astype(of_rows.dtype), of_kernel
 
 
 rough_product.defvjp(_forward, _backward)
 
 
-def _sums(a, b, axes_of_a, axes_of_b):
-  """`lax.dot_general` over some axes, float32."""
+def _sums(a, b, axes_of_a, axes_of_b, dtype=jnp.float32):
+  """`lax.dot_general` over some axes."""
   return jax.lax.dot_general(
     a,
     b,
     ((axes_of_a, axes_of_b), ((), ())),
-    preferred_element_type=jnp.float32,
+    preferred_element_type=dtype,
   )
 
 
