@@ -151,16 +151,12 @@ def _benchmark(
   return config
 
 
-def _remax(fields: Mapping[str, Any] | None = None) -> Method:
-  return 'remax', tuple((fields or {}).items())
+def _variant(recipe: str, fields: Mapping[str, Any] | None = None) -> Method:
+  return recipe, tuple((fields or {}).items())
 
 
 def _remax_with(*terms: recipes.Term) -> Method:
-  return _remax({'finetune.objective': terms})
-
-
-def _best(fields: Mapping[str, Any] | None = None) -> Method:
-  return 'best', tuple((fields or {}).items())
+  return _variant('remax', {'finetune.objective': terms})
 
 
 # Ablation -> its methods.
@@ -175,11 +171,11 @@ ABLATIONS: Mapping[str, Mapping[str, Method]] = {
     for method in ('ce', 'remax', 'crps')
   },
   'group_size': {
-    f'remax_{size}': _remax({'rollouts.group_size': size})
+    f'remax_{size}': _variant('remax', {'rollouts.group_size': size})
     for size in (1, 4, 16, 64)
   },
   'reward': {
-    f'remax_{reward}': _remax({'rollouts.reward': reward})
+    f'remax_{reward}': _variant('remax', {'rollouts.reward': reward})
     for reward in ('squared', 'absolute', 'clipped', 'rank')
   },
   'baseline': {
@@ -199,7 +195,7 @@ ABLATIONS: Mapping[str, Mapping[str, Method]] = {
     )
     for percent in (1, 5, 20)
   }
-  | {'no_expert': _remax()},
+  | {'no_expert': _variant('remax')},
   'kl': {
     f'kl_{estimator}_{percent}_percent': _remax_with(
       ('remax', 1.0, {}), ('kl', percent / 100, {'estimator': estimator})
@@ -207,22 +203,36 @@ ABLATIONS: Mapping[str, Mapping[str, Method]] = {
     for estimator in ('k1', 'k3')
     for percent in (1, 10)
   }
-  | {'no_kl': _remax()},
+  | {'no_kl': _variant('remax')},
   # What `best` has beyond a trie's logits from an MLP, one taken out at a time.
   'levers': {
-    'best': _best(),
-    'even_grid': _best({'tokenizer.name': 'normalized'}),
-    'no_feature_scale': _best({'model.feature_scale': False}),
-    'no_ranks_and_gaps': _best(
+    'best': _variant('best'),
+    'even_grid': _variant('best', {'tokenizer.name': 'normalized'}),
+    'no_feature_scale': _variant('best', {'model.feature_scale': False}),
+    'no_ranks_and_gaps': _variant(
+      'best',
       {
         'model.rank_features': False,
         'model.missing_features': False,
         'model.least_category_rows': 0,
-      }
+      },
     ),
-    'no_neighbours': _best({'model.neighbours': 0}),
-    'no_marginal': _best({'model.marginal': False}),
-    'one_seed': _best({'num_seeds': 1}),
+    'no_neighbours': _variant(
+      'best', {'model.neighbours': 0, 'pack.neighbours': 1.0}
+    ),
+    'no_marginal': _variant(
+      'best', {'model.marginal': False, 'pack.chosen': False}
+    ),
+    'members_alike': _variant(
+      'best',
+      {
+        'pack.learning_rate': (1.0, 1.0),
+        'pack.dropout': (1.0, 1.0),
+        'pack.neighbours': 1.0,
+        'pack.chosen': False,
+      },
+    ),
+    'one_seed': _variant('best', {'num_seeds': 1}),
   },
 }
 # Whose variants all start from random weights.
