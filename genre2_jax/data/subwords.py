@@ -103,9 +103,7 @@ class TextFeatures:
       max_length,
       truncate,
     )
-    longest = _rounded(max(part.max() for part in lengths.values()), max_length)
-    rounded = [_rounded(n, max_length) for n in lengths['train']]
-    widths = _least_padding(rounded, longest, num_buckets)
+    widths = _widths(lengths, max_length, num_buckets)
     return dataclasses.replace(features, widths=widths)
 
   def fits(self, table: object) -> bool:
@@ -286,10 +284,7 @@ class SentenceFeatures(TextFeatures):
         f'{texts.name}: {num_cut} texts are longer than {max_length} subwords: '
         'their ends are left out'
       )
-    longest = max(part.max() for part in lengths.values())
-    rounded = [_rounded(length, max_length) for length in lengths['train']]
-    longest = _rounded(longest, max_length)
-    widths = _least_padding(rounded, longest, num_buckets)
+    widths = _widths(lengths, max_length, num_buckets)
     return dataclasses.replace(features, widths=widths)
 
   def fits(self, table: object) -> bool:
@@ -321,10 +316,6 @@ class SentenceFeatures(TextFeatures):
     return {
       'tokens': tokens, 'lengths': lengths, 'length': lengths.max(axis=1),
     }  # fmt: skip
-
-  def to_json(self) -> dict[str, Any]:
-    """Plain lists and numbers, for json.dump."""
-    return super().to_json()
 
   @classmethod
   def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -558,6 +549,18 @@ def _check_lengths(where, lengths, max_length, truncate):
       f'text.max_length={max_length} subwords, the longest has '
       f'{lengths.max()}: raise it, or set text.truncate=start or end'
     )
+
+
+def _widths(
+  lengths: Mapping[str, np.ndarray], max_length: int, num_buckets: int
+) -> tuple[int, ...]:
+  """Widths that pad the training rows least and hold those of all splits."""
+  longest = max(part.max() for part in lengths.values())
+  return _least_padding(
+    [_rounded(length, max_length) for length in lengths['train']],
+    _rounded(longest, max_length),
+    num_buckets,
+  )
 
 
 def _least_padding(

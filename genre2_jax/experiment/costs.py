@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict
 
 from genre2_jax.experiment.experiment import resolve
+from genre2_jax.experiment.networks import build_tokenizer
 from genre2_jax.experiment.stages import build_stages
+from genre2_jax.policy import trie
 from genre2_jax.training.stages import Stage
 
 # A gradient costs a forward pass and twice that.
@@ -33,10 +35,8 @@ def run_flops(
   config = resolve(config)
   if config.model.head != 'decoder' or config.baseline.name:
     return math.nan
-  encoder, position = (
-    _encoder_flops(config, num_columns),
-    _decoder_flops(config),
-  )
+  encoder = _encoder_flops(config, num_columns)
+  position = _decoder_flops(config)
   rows = num_rows['val'] + num_rows['test']
   samples = _positions(config, config.eval.num_samples + 1)
   total = 0.0
@@ -80,10 +80,11 @@ def _stage_positions(stage: Stage, config: ConfigDict) -> tuple[int, int]:
   if stage.objective.at('grid'):
     nodes = _positions(config, config.trie.max_nodes)
     return _TRAINED * nodes, nodes
-  return _TRAINED * config.tokenizer.digits, config.tokenizer.digits
+  length = _positions(config, 1)
+  return _TRAINED * length, length
 
 
 def _positions(config, num_samples):
   """Decoder positions of numbers that share their prefixes."""
-  base, digits = config.tokenizer.base, config.tokenizer.digits
-  return sum(min(base**level, num_samples) for level in range(digits))
+  widths = trie.level_widths(build_tokenizer(config).allowed)
+  return sum(min(width, num_samples) for width in widths)

@@ -15,12 +15,16 @@ def is_table(config: ConfigDict) -> bool:
   return not language.name or (language.name == 'bert' and language.frozen)
 
 
+def has_table_head(config: ConfigDict) -> bool:
+  """Whether numbers come from `model.head`, not from a language model."""
+  return config.language_model.name in ('', 'bert')
+
+
 def head_of(config: ConfigDict) -> str:
   """What writes or predicts numbers: a name of `model.head`."""
-  language = config.language_model
-  if language.name in ('', 'bert'):
+  if has_table_head(config):
     return config.model.head
-  return 'pointwise' if language.head else 'decoder'
+  return 'pointwise' if config.language_model.head else 'decoder'
 
 
 def near_field(name: str) -> str:

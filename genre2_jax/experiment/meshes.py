@@ -7,6 +7,7 @@ import jax
 from ml_collections import ConfigDict
 
 from genre2_jax.devices import sharding
+from genre2_jax.experiment.fields import has_table_head
 from genre2_jax.objectives.catalog import build_term
 
 
@@ -38,9 +39,7 @@ def check_mesh(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     )
   sharding.check_divides(mesh, 'eval.batch_size', config.eval.batch_size, *rows)
   sharding.check_divides(mesh, 'num_seeds', config.num_seeds, 'replica')
-  if config.model.head == 'decoder' and (
-    config.language_model.name in ('', 'bert')
-  ):
+  if has_table_head(config) and config.model.head == 'decoder':
     heads = config.model.num_heads
     sharding.check_divides(mesh, 'model.num_heads', heads, 'model')
 

@@ -68,13 +68,6 @@ def tasks() -> dict[str, int]:
   return dict(sorted(rows.items(), key=lambda item: (item[1], item[0])))
 
 
-def base_r2() -> dict[str, float]:
-  """Task -> R² of the published base, cross-entropy, on validation rows."""
-  return {
-    name: float(row['optuna_best_value']) for name, row in _rows().items()
-  }
-
-
 def _rows():
   with open(HYPERPARAMETERS, encoding='utf-8') as file:
     return {row['dataset']: row for row in csv.DictReader(file)}

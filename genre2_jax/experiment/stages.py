@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 from genre2_jax.errors import InputError
-from genre2_jax.experiment.fields import head_of, is_table
+from genre2_jax.experiment.fields import has_table_head, head_of, is_table
 from genre2_jax.experiment.networks import build_tokenizer
 from genre2_jax.experiment.packs import pack_of
 from genre2_jax.models.encoders import FAST_PARAMETERS
@@ -134,7 +134,7 @@ def _check_head(field, objective, config):
     'point' not in levels or len(levels) == 1
   ):
     return
-  if config.language_model.name not in ('', 'bert'):
+  if not has_table_head(config):
     raise InputError(
       f'{field}={names} does not fit language_model.head='
       f"{config.language_model.head!r}: mse needs a head, all others need ''"

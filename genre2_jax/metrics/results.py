@@ -61,9 +61,9 @@ class Model(Protocol):
   def codec(self) -> Codec: ...
 
 
-# Numbers that a model gives by itself, where it has them: `<name>_z` [S, n].
 # What a seed's weight in the ensemble is.
 SHARE = 'share'
+# Numbers that a model gives by itself, where it has them: `<name>_z` [S, n].
 LEARNED_AND_RAIL = ('learned_mean', 'rail', 'rail_normalized')
 
 
@@ -91,13 +91,12 @@ def pooled(predicted: Predicted) -> dict[str, np.ndarray]:
   if 'samples_z' in predicted:
     samples = predicted['samples_z']  # [S, n, G]
     num_seeds, _, group = samples.shape
-    if weights is None:
-      weights = np.full(num_seeds, 1 / num_seeds)
-    seeds, places = _turns(weights, group)
+    alike = np.full(num_seeds, 1 / num_seeds)
+    seeds, places = _turns(alike if weights is None else weights, group)
     pool = samples[seeds, :, places].T
     member['samples_z'] = np.ascontiguousarray(pool)
   if 'log_p' in predicted:
-    member['log_p'] = exact.mixture(predicted['log_p'], _weights(predicted))
+    member['log_p'] = exact.mixture(predicted['log_p'], weights)
   return member
 
 

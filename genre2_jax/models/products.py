@@ -41,6 +41,7 @@ def rough_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _forward(x, kernel):
+  # Of a gradient; what is kept are arrays.
   dtypes = jnp.empty(0, x.dtype), jnp.empty(0, kernel.dtype)
   # Equal casts of a weight are one in a compiled step.
   x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)

@@ -13,9 +13,9 @@ from genre2_jax.files import atomic, reading
 from genre2_jax.metrics import results
 from genre2_jax.runs import workdirs
 
-# Beside every run; texts have the first.
-# Numbers of text that trees are fitted to.
+# Numbers of text that trees are fitted to, at most.
 _MOST_EMBEDDED = 256
+# Beside every run; texts have the first.
 REFERENCES = ('train_mean', 'histogram_trees')
 
 
