@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from genre2_jax.benchmark import suite
 from genre2_jax.data import talent
+from genre2_jax.errors import InputError
 from genre2_jax.experiment import costs
 from genre2_jax.files.atomic import PathLike
 
@@ -40,7 +41,10 @@ def seconds(
   """
   total, known, others = 0.0, 0, 0
   for task in config.tasks[index::count]:
-    rows, columns = talent.sizes(config.root, task)
+    try:
+      rows, columns = talent.sizes(config.root, task)
+    except InputError:  # Its runs will say so, and the others go on.
+      continue
     for method in config.methods:
       if (pathlib.Path(workdir) / task / method / 'run.json').exists():
         continue

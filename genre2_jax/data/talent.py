@@ -6,6 +6,7 @@ pickled object arrays. They are read here without letting the pickle reach
 any function outside this file.
 """
 
+import contextlib
 import io
 import json
 import math
@@ -14,7 +15,7 @@ import pathlib
 import pickle
 import pickletools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -50,9 +51,9 @@ def sizes(root: str | os.PathLike, name: str) -> tuple[dict[str, int], int]:
   Raises InputError.
   """
   folder = _folder(path_of(root), name)
-  rows = {s: _shape(folder / f'y_{s}.npy')[0] for s in tables.SPLITS}
+  rows = {s: _length(folder / f'y_{s}.npy', 0) for s in tables.SPLITS}
   parts = [folder / f'{part}_train.npy' for part in 'NC']
-  return rows, sum(_shape(path)[-1] for path in parts if path.is_file())
+  return rows, sum(_length(path, -1) for path in parts if path.is_file())
 
 
 def read_array(path: str | os.PathLike) -> np.ndarray:
@@ -61,32 +62,32 @@ def read_array(path: str | os.PathLike) -> np.ndarray:
   Raises InputError for any other content and for damaged files.
   """
   path = path_of(path)
+  with _parsed(path), path.open('rb') as file:
+    shape, dtype = _header(file)
+    if dtype.kind == 'O':
+      return _unpickled(file.read(), shape)
+    _check_size(shape, dtype, path.stat().st_size - file.tell())
+    file.seek(0)
+    return np.load(file, allow_pickle=False)
+
+
+def _length(path: pathlib.Path, axis: int) -> int:
+  """Of an axis of the array in a .npy file."""
+  with _parsed(path), path.open('rb') as file:
+    shape, _ = _header(file)
+    return shape[axis]
+
+
+@contextlib.contextmanager
+def _parsed(path: pathlib.Path) -> Iterator[None]:
+  """Whatever goes wrong is the file's fault, as an InputError."""
   try:
-    with path.open('rb') as file:
-      shape, dtype = _header(file)
-      if dtype.kind == 'O':
-        return _unpickled(file.read(), shape)
-      _check_size(shape, dtype, path.stat().st_size - file.tell())
-      file.seek(0)
-      return np.load(file, allow_pickle=False)
+    yield
   except InputError as error:
     raise InputError(f'{path}: {error}') from None
   # Whatever a parser stumbles over, the bytes are at fault.
   except Exception as error:
     reason = ' '.join(str(error).split())[:120] or type(error).__name__
-    raise InputError(
-      f'{path}: not a readable .npy file, {reason}; fetch it again'
-    ) from error
-
-
-def _shape(path: pathlib.Path) -> tuple[int, ...]:
-  """That of a .npy file."""
-  try:
-    with path.open('rb') as file:
-      shape, _ = _header(file)
-      return shape
-  except (OSError, ValueError) as error:
-    reason = ' '.join(str(error).split())[:120]
     raise InputError(
       f'{path}: not a readable .npy file, {reason}; fetch it again'
     ) from error

@@ -41,7 +41,7 @@ def run_flops(
   samples = _positions(config, config.eval.num_samples + 1)
   total = 0.0
   for stage in build_stages(config):
-    epoch_steps = math.ceil(num_rows['train'] / config.batch_size)
+    epoch_steps = max(1, math.ceil(num_rows['train'] / config.batch_size))
     steps = stage.num_steps(epoch_steps)
     trained, validated = _stage_positions(stage, config)
     encoded = _TRAINED + stage.objective.is_sequence

@@ -579,6 +579,15 @@ def test_a_forecast_is_of_the_runs_that_are_left(config, tmp_path):
   assert left == (pytest.approx(parts[0] + parts[2]), 2, 3)
   assert '2 runs' in forecast.said(*left)
   assert forecast.said(0.0, 0, 3) == ''
+  # A damaged task is for its runs to refuse.
+  for damaged in (b'', b'no array', b'\x93NUMPY\x01\x00\x04\x00(,)\n'):
+    (root / 'c' / 'y_val.npy').write_bytes(damaged)
+    total, known, _ = forecast.seconds(config, runs, 1e9)
+    assert (total, known) == (pytest.approx(parts[0]), 1)
+  np.save(root / 'c' / 'y_val.npy', np.float64(1))  # No rows.
+  assert forecast.seconds(config, runs, 1e9)[1] == 1
+  np.save(root / 'a' / 'y_train.npy', np.zeros(0))
+  assert forecast.seconds(config, runs, 1e9)[0] < parts[0]
 
 
 @pytest.mark.parametrize('method', protocols.METHODS)
