@@ -512,10 +512,8 @@ def _from_frame(
   y = target_column(f'{where}: target {target!r}', column, formats, kind)
   if not kind:
     columns.say_of_target(where, target, y)
-  plan = columns.plan(frame, kinds, formats, where=where)
-  n_array, c_array = columns.arrays(
-    frame, plan, formats, where=where, by_hand=kinds
-  )
+  n = len(frame)
+  plan, n_array, c_array = columns.read(frame, kinds, formats, where=where)
   numeric = columns.numeric_columns(plan)
   categories = columns.category_columns(plan)
   texts = columns.texts(frame, plan)
@@ -528,7 +526,7 @@ def _from_frame(
         y[index],
         *(t[index] for t in texts),
       )
-      for split, index in split_rows(len(frame), seed, where).items()
+      for split, index in split_rows(n, seed, where).items()
     },
     numeric_names=[column.name for column in numeric],
     category_names=[column.name for column in categories],
