@@ -18,7 +18,7 @@ from genre2_jax.data.reading import (
   read_frame,
   refuse_duplicates,
 )
-from genre2_jax.data.wording import DataWarning, located
+from genre2_jax.data.wording import DataWarning, located, place_of
 from genre2_jax.errors import InputError, listed, one_line, suggestion
 
 __all__ = [
@@ -275,6 +275,7 @@ def read_rows(
   by_hand: Mapping[str, str] | str | None = None,
   reading: Reading | Mapping | str | None = None,
   frame: pd.DataFrame | None = None,
+  first_row: int = 0,
 ) -> Rows:
   """Rows to predict from a file; columns match by name, others are ignored.
 
@@ -289,6 +290,7 @@ def read_rows(
     by_hand: kinds that the user gave; others of their cells are missing.
     reading: how the file is written.
     frame: what `read_frame` gave of it, or None to read it.
+    first_row: rows of the file that come before those of the frame.
 
   Raises InputError: also where a column has another kind than in training.
   """
@@ -310,7 +312,7 @@ def read_rows(
     frame,
     known,
     reading,
-    where=str(path),
+    where=place_of(path, first_row),
     by_hand=columns.parse_kinds(by_hand),
     are_new=True,
   )
