@@ -2,7 +2,7 @@
 
     python benchmarks/large_tables.py
     python benchmarks/large_tables.py --sizes=10000x20,100000x20 --recipe=best
-    python benchmarks/large_tables.py --output=benchmarks/results/large_tables.md
+    python benchmarks/large_tables.py --output=PAGE.md
 
 Tables of normal numbers, a tenth of the columns categories of eight labels, and
 a target that is their sum and noise, are written to CSV and read by a process
