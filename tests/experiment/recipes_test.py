@@ -212,9 +212,17 @@ def estimators(results, stage):
 @pytest.mark.parametrize(
   ('name', 'logged'),
   [
-    ('crps', ['train/crps', 'val/crps', 'val/loss']),
     ('learnable_raft', ['train/raft', 'val/raft', 'val/loss']),
-    ('ppo', ['train/ppo', 'train/value_loss', 'val/reward']),
+    pytest.param(
+      'crps',
+      ['train/crps', 'val/crps', 'val/loss'],
+      marks=pytest.mark.slow,
+    ),
+    pytest.param(
+      'ppo',
+      ['train/ppo', 'train/value_loss', 'val/reward'],
+      marks=pytest.mark.slow,
+    ),
     pytest.param(
       'mixed',
       ['train/remax', 'train/expert', 'train/ce', 'val/reward'],
