@@ -268,6 +268,7 @@ def open_run(workdir: str | os.PathLike[str]) -> FinishedRun:
       run.get('num_memory') or run['num_train'],
       TextColumns.from_json(saved['texts']) if 'texts' in saved else None,
       saved.get('compute_dtype', ''),
+      run.get('weighted', False),  # Older runs had no weights.
     )
     if reopened.model.prior is not None:
       reopened = _with_prior(reopened, workdir / priors.FOLDER)
