@@ -277,7 +277,7 @@ def predict(
   inputs: Inputs,
   *,
   block_size: int,
-  sharding: jax.sharding.Sharding,
+  sharding: jax.sharding.Sharding | None,
   interrupts: object = (),
   widths: Sequence[int] = (),
   first: int = 0,
@@ -289,7 +289,7 @@ def predict(
     params: stacked over S seeds.
     inputs: of n rows, on the host.
     block_size: rows per dispatch.
-    sharding: of a block's rows.
+    sharding: of a block's rows; None: as they come.
     interrupts: true once the run is asked to leave.
     widths: that texts are padded to; rows of one go together.
     first: number of the first row, which its samples depend on.
@@ -297,6 +297,8 @@ def predict(
   Returns:
     numpy, what `predictions` gives: {'samples_z': [S, n, G], ...}.
   """
+  # One device takes arrays as they come, sooner than they are laid out.
+  is_laid_out = sharding is not None and len(sharding.device_set) > 1
   outputs: list[dict[str, np.ndarray]] = []
   chosen = []
   for rows, part in batches.by_width(inputs, widths):
@@ -305,7 +307,7 @@ def predict(
       if interrupts:
         raise InterruptedRunError('interrupted while predicting')
       block = jax.tree.map(lambda x, i=index: x[i], blocks)
-      if len(sharding.device_set) > 1 or jax.process_count() > 1:
+      if is_laid_out:
         block, number = processes.place((block, number), sharding)
       outputs.append(processes.fetch(predict_block(params, block, number)))
     chosen.append(numbers.ravel())
