@@ -134,6 +134,8 @@ def get_config() -> ConfigDict:
   language.head_activation = 'sigmoid'  # mlp: of its units, the paper's; relu
   language.special_token = '<unused0>'  # a subword that texts don't have
   language.attention = 'causal'  # within the prompt; bidirectional
+  language.attention_block = 512  # prompts that are padded to more are read in
+  # blocks of so many subwords: memory is linear in their length; 0: never
   language.vocabulary = 'numbers'  # softmax over the grammar; all: over all
   # subwords, so that numbers have a share of it (RAIL as published)
   language.new_tokens = ''  # zero, first, average: strings that are no single

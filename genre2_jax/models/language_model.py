@@ -72,7 +72,7 @@ def build(
     decoder: width, layers, heads, ... of T5Gemma's number decoder, and the
       rate of dropout.
     tokenizer: of subwords; `features` has it.
-    **numerics: compute_dtype, param_dtype and remat.
+    **numerics: compute_dtype, param_dtype, remat and attention_block.
 
   Returns:
     A `Policy`, or a `Pointwise`.

@@ -77,9 +77,11 @@ def config_of(name, fields=()):
 TEXT_RECIPES = ('stsb:raft', 'stsb:remax', 'code_metrics:genre2')
 
 
-def tiny_text_config(name, home):
+def tiny_text_config(name, home, fields=()):
   config = recipes.get_config(*name.split(':'))
-  config.update_from_flattened_dict(tiny_text.tiny_fields(home))
+  config.update_from_flattened_dict(
+    tiny_text.tiny_fields(home) | dict(fields)
+  )
   config.stages = ('pretrain', 'finetune')  # No checkpoint to begin with.
   return experiment.resolve(config)
 
@@ -331,6 +333,7 @@ FEW_ROWS = {
 # name -> (recipe, changed fields, mesh)
 CASES = {
   **{name: (name, {}, 'mixed') for name in (*RECIPES, *TEXT_RECIPES)},
+  'blocks': ('stsb:raft', {'language_model.attention_block': 8}, 'mixed'),
   'fsdp': ('remax', {}, 'fsdp'),
   'few_rows': ('remax', FEW_ROWS, 'data'),
 }
@@ -340,7 +343,7 @@ def on_devices(name, data_file, home):
   """Writes NAME.npz, of one and of eight devices of this process."""
   recipe, fields, mesh_name = CASES[name]
   if recipe in TEXT_RECIPES:
-    config = tiny_text_config(recipe, home)
+    config = tiny_text_config(recipe, home, fields)
   else:
     config = tiny_config(recipe, data_file, fields)
   found, record, start = {}, {}, None
@@ -409,7 +412,7 @@ def check_equal(arrays):
     np.testing.assert_allclose(x, y, rtol=1e-4, atol=atol, err_msg=path)
 
 
-@pytest.mark.parametrize('name', [*RECIPES, *TEXT_RECIPES])
+@pytest.mark.parametrize('name', [*RECIPES, *TEXT_RECIPES, 'blocks'])
 @pytest.mark.slow
 def test_a_recipes_step_on_eight_devices_is_that_on_one(compute, name):
   names = tuple(CASES)

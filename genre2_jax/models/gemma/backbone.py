@@ -96,17 +96,18 @@ class Backbone(nn.Module):
     """
     tokens, length = inputs['tokens'], inputs['length']
     place = np.arange(tokens.shape[1])
-    distance = place[:, None] - place
-    if bidirectional:
-      visible = (place < length[:, None])[:, None]  # [B, 1, L]
-      # Within the window on both sides, the window's end included.
-      distance = np.abs(distance) - 1
+    geometry: dict[str, Any] = {'place': jnp.asarray(place)[None]}
+    if 0 < self.numerics.attention_block < len(place):
+      geometry['bidirectional' if bidirectional else 'causal'] = length
     else:
-      visible = distance[None] >= 0
-    geometry = {
-      'place': jnp.asarray(place)[None],
-      'own': (jnp.asarray(visible), jnp.asarray(distance)[None]),
-    }
+      distance = place[:, None] - place
+      if bidirectional:
+        visible = (place < length[:, None])[:, None]  # [B, 1, L]
+        # Within the window on both sides, the window's end included.
+        distance = np.abs(distance) - 1
+      else:
+        visible = distance[None] >= 0
+      geometry['own'] = jnp.asarray(visible), jnp.asarray(distance)[None]
     x = self.embed(self.look_up(tokens))
     x, (key, value) = self.layers(
       by_rows(x[:, None]), self._kinds(), None, None, geometry

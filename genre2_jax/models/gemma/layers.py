@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from genre2_jax.models.gemma.blocks import View, blockwise_attention
 from genre2_jax.models.gemma.sizes import GemmaConfig
 from genre2_jax.models.layers import MASKED, Dropout, by_rows, parameter
 from genre2_jax.models.products import rough_product
@@ -63,6 +64,8 @@ class Numerics:
       kept.
     dropout: rate on what each sublayer adds, in training only.
     lora: low-rank updates, or None.
+    attention_block: tokens of a block of `blocks.blockwise_attention`, which
+      reads prompts that are longer than one; 0: none are.
   """
 
   compute_dtype: str = 'bfloat16'
@@ -70,6 +73,7 @@ class Numerics:
   remat: bool = False
   dropout: float = 0.0
   lora: Lora | None = None
+  attention_block: int = 0
 
 
 def softcap(x: jax.Array, cap: float | None) -> jax.Array:
@@ -202,7 +206,8 @@ class Attention(nn.Module):
       prompt: keys and values [B, L, kv_heads, head_dim] or None.
       cache: keys and values [B, U, N, kv_heads, head_dim] or None.
       geometry: 'place' [B or 1, Q], and for 'own' and 'prompt' keys (visible,
-        distance).
+        distance). Of x alone, a text that is read block by block, 'causal' or
+        'bidirectional' is there instead of 'own': the texts' lengths [B].
 
     Returns:
       ([B, U, Q, D], keys and values [B, U, N + Q, kv_heads, head_dim]).
@@ -236,6 +241,29 @@ class Attention(nn.Module):
     query = query.reshape(batch, branches, count, num_kv, -1, head_dim)
     key = turned('key', num_kv)
     value = heads('value', num_kv)
+
+    def result(mixed: jax.Array) -> tuple[jax.Array, Pair]:
+      mixed = mixed.reshape(batch, branches, count, -1)
+      out = Linear(config.width, ('heads', 'embed'), self.numerics, name='out')
+      return out(mixed), (key, value)
+
+    if 'own' not in geometry:
+      (direction,) = geometry.keys() & {'causal', 'bidirectional'}
+      view = View(
+        block=self.numerics.attention_block,
+        cap=config.attention_softcap,
+        bidirectional=direction == 'bidirectional',
+      )
+      return result(
+        blockwise_attention(
+          query[:, 0],
+          key[:, 0],
+          value[:, 0],
+          window,
+          geometry[direction],
+          view,
+        )
+      )
     if cache is not None:
       key = jnp.concatenate([cache[0], key], axis=2)
       value = jnp.concatenate([cache[1], value], axis=2)
@@ -259,11 +287,7 @@ class Attention(nn.Module):
       far, near = jnp.split(weights.astype(x.dtype), [far.shape[-1]], axis=-1)
       mixed = jnp.einsum('bkguql,blkd->buqkgd', far, prompt[1])
       mixed += jnp.einsum('bkguqn,bunkd->buqkgd', near, value)
-    mixed = mixed.reshape(batch, branches, count, -1)
-    out = Linear(config.width, ('heads', 'embed'), self.numerics, name='out')(
-      mixed
-    )
-    return out, (key, value)
+    return result(mixed)
 
   def _masked(
     self,

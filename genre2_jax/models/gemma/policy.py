@@ -197,6 +197,7 @@ def gemma_policy(
   compute_dtype: str = 'bfloat16',
   param_dtype: str = 'float32',
   remat: bool = False,
+  attention_block: int = 0,
   dropout: float = 0.0,
   lora: Lora | None = None,
   freeze_embedding: bool = False,
@@ -217,6 +218,7 @@ def gemma_policy(
       float32 in any case.
     param_dtype: of the backbone's parameters as they are kept.
     remat: whether layers are computed again in the backward pass.
+    attention_block: of `Numerics`.
     dropout: rate on what each sublayer adds, where a key is given.
     lora: a `Lora`: the backbone is then frozen and low-rank updates and new
       embeddings are trained; or None.
@@ -252,6 +254,7 @@ def gemma_policy(
       compute_dtype=compute_dtype,
       param_dtype=param_dtype,
       remat=remat,
+      attention_block=attention_block,
       dropout=dropout,
       lora=lora,
     ),
