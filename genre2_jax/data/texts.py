@@ -32,11 +32,14 @@ class TextRows:
   text: [n] object: str, the prompts.
   target: [n] float64, finite; None for rows to predict.
   second: [n] object: str, of pairs; None where a text stands alone.
+  rationale: [n] object: str, what is written before the target, '' where
+    nothing is; None of rows to predict and of tasks without.
   """
 
   text: np.ndarray
   target: np.ndarray | None
   second: np.ndarray | None = None
+  rationale: np.ndarray | None = None
 
   def __len__(self) -> int:
     return len(self.text)
@@ -51,8 +54,9 @@ class TextRows:
     """Every cell, to tell data from other data."""
     yield self.known_target.tobytes()
     yield repr(self.text.tolist()).encode()
-    if self.second is not None:
-      yield repr(self.second.tolist()).encode()
+    for more in (self.second, self.rationale):
+      if more is not None:
+        yield repr(more.tolist()).encode()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,6 +65,7 @@ class Texts:
 
   prompt: the template that made the rows' texts of columns.
   second: the same of the second texts of pairs, or ''.
+  rationale: the same of what is written before the target, or ''.
   """
 
   name: str
@@ -70,6 +75,7 @@ class Texts:
   val: TextRows
   test: TextRows
   second: str = ''
+  rationale: str = ''
 
   @property
   def prompts(self) -> tuple[str, ...]:
@@ -89,6 +95,7 @@ class Choice:
   split_column: of a single file; '' or absent: rows are split at random.
   reading: how files are written, where that is not plain.
   second: template of a second text, or ''.
+  rationale: template of the text that is written before the target, or ''.
   """
 
   prompt: str
@@ -99,6 +106,7 @@ class Choice:
   split_column: str = 'split'
   reading: Reading = dataclasses.field(default_factory=Reading)
   second: str = ''
+  rationale: str = ''
 
 
 def read(path: str | os.PathLike, choice: Choice) -> Texts:
@@ -193,11 +201,14 @@ def build(
     if 0 < most < len(frame):
       index = np.sort(draw.permutation(len(frame))[:most])
       frame, y = frame.iloc[index], y[index]
-    rows[split] = _rendered(frame, choice.prompt, choice.second, y)
+    rows[split] = _rendered(
+      frame, choice.prompt, choice.second, y, choice.rationale
+    )
   return Texts(
     name=name,
     prompt=choice.prompt,
     second=choice.second,
+    rationale=choice.rationale,
     target_name=choice.target,
     **rows,
   )
@@ -232,12 +243,17 @@ def read_rows(
 
 
 def _rendered(
-  frame: pd.DataFrame, prompt: str, second: str, target: np.ndarray | None
+  frame: pd.DataFrame,
+  prompt: str,
+  second: str,
+  target: np.ndarray | None,
+  rationale: str = '',
 ) -> TextRows:
   return TextRows(
     text=render(frame, prompt),
     target=target,
     second=render(frame, second) if second else None,
+    rationale=render(frame, rationale) if rationale else None,
   )
 
 
@@ -266,7 +282,7 @@ def as_rows(rows: TextRows) -> tables.Rows:
   )
 
 
-def fields_of(prompt: str) -> tuple[str, ...]:
+def fields_of(prompt: str, name: str = 'text.prompt') -> tuple[str, ...]:
   """Columns that a template names, each once.
 
   Raises InputError: a lone brace, or no column at all.
@@ -274,8 +290,7 @@ def fields_of(prompt: str) -> tuple[str, ...]:
   fields = dict.fromkeys(field for _, field in _pieces(prompt) if field)
   if not fields:
     raise InputError(
-      f'text.prompt={prompt!r} names no column: write {{column}} where its '
-      'text goes'
+      f'{name}={prompt!r} names no column: write {{column}} where its text goes'
     )
   return tuple(fields)
 
@@ -352,6 +367,8 @@ def _checked(
       raise InputError(
         f'text.prompt shows the target, {{{choice.target}}}: take it out'
       )
+  if choice.rationale:  # That may be empty.
+    _check_columns(frame, choice.rationale, where, 'text.rationale')
   bad = _is_empty(frame, ''.join(prompts))
   if bad.any():
     if not choice.drop_empty:
@@ -366,12 +383,14 @@ def _checked(
   return frame, y
 
 
-def _check_columns(frame: pd.DataFrame, prompt: str, where: str) -> None:
+def _check_columns(
+  frame: pd.DataFrame, prompt: str, where: str, field: str = 'text.prompt'
+) -> None:
   fields = fields_of(prompt)
   absent = [field for field in fields if field not in frame]
   if absent:
     raise InputError(
-      f'{where}: no column {absent[0]!r}, which text.prompt names; '
+      f'{where}: no column {absent[0]!r}, which {field} names; '
       f'{suggestion(absent[0], list(frame))}'
       f'{header_hint(list(frame))}'
     )

@@ -33,7 +33,7 @@ def check_values(config: ConfigDict) -> None:
     'rollouts.temperature', 'rollouts.num_updates', 'trie.max_nodes',
     'eval.num_samples', 'eval.temperature', 'eval.batch_size',
     'checkpoint.keep', 'optimizer.accumulation', 'text.max_length',
-    'text.buckets', 'device_share',
+    'text.buckets', 'text.budget', 'device_share',
   )  # fmt: skip
   not_negative = (
     'seed', 'max_seconds', 'data.max_train_rows', 'data.text_components',
@@ -135,6 +135,8 @@ def _check_text(config):
       'text.second is for language_model.name=bert, which reads pairs: write '
       'both texts into text.prompt'
     )
+  if text.rationale:
+    _check_judge(config)
   if not language.name:
     if text.prompt or text.path or language.pretrained:
       raise InputError(
@@ -182,6 +184,23 @@ def _check_text(config):
       f'language_model.{drawn[0]} is for weights that are drawn: leave it 0 '
       'with language_model.pretrained'
     )
+
+
+def _check_judge(config):
+  """Raises InputError of what does not go with text before the number."""
+  texts.fields_of(config.text.rationale, 'text.rationale')
+  wanted: tuple[tuple[str, tuple], ...] = (
+    ('language_model.name', ('gemma', 'gemma2')),
+    ('language_model.head', ('',)),
+    ('eval.rail_numbers', (0,)),
+    ('baseline.name', ('',)),
+  )
+  for field, values in wanted:
+    if value_of(config, field) not in values:
+      raise InputError(
+        f'text.rationale is written by a language model, and then a number: '
+        f'set {field}={values[0]!r}'
+      )
 
 
 def _check_bert(language):

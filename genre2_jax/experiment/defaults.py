@@ -99,6 +99,10 @@ def get_config() -> ConfigDict:
   # train, validation and test; a set's name in TFDS; MovieLens's folder
   text.prompt = ''  # template, as in 'Review: {review_body} Stars: '
   text.second = ''  # bert: template of a second text, read as a pair with it
+  text.rationale = ''  # template of free text that a gemma writes before the
+  # number: a judge; rows to predict need none
+  text.budget = 128  # subwords of that text at most; more lose their end
+  text.end = '<end_of_turn>'  # the subword that ends it
   text.target = ''  # target column
   text.split_column = 'split'  # of one file: train, validation, test
   text.max_rows = (0, 0, 0)  # of train, val and test; 0: all

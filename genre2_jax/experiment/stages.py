@@ -129,6 +129,13 @@ def _terms(section, parts, config):
 def _check_head(field, objective, config):
   """Raises InputError unless an objective is one for the network's head."""
   names = [term.name for term in objective.terms]
+  if config.text.rationale:
+    for term in objective.terms:
+      if term.level == 'grid' or 'critic' in term.requires.rollout:
+        raise InputError(
+          f'{field}: {term.name} does not go with text.rationale, after which '
+          'numbers differ: take objectives of tokens or of sampled numbers'
+        )
   levels, head = {term.level for term in objective.terms}, head_of(config)
   if (levels == {'point'}) == (head == 'pointwise') and (
     'point' not in levels or len(levels) == 1

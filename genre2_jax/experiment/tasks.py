@@ -14,9 +14,10 @@ from genre2_jax.data import (
 )
 from genre2_jax.data.features import Features
 from genre2_jax.data.reading import Reading
-from genre2_jax.data.subwords import TextFeatures
+from genre2_jax.data.subwords import JudgeFeatures, TextFeatures
 from genre2_jax.data.tables import Rows, Table
 from genre2_jax.data.texts import TextRows, Texts
+from genre2_jax.errors import shortened
 from genre2_jax.experiment.fields import is_table
 from genre2_jax.models.model import Model
 
@@ -63,6 +64,7 @@ def _read_texts(config):
   choice = texts.Choice(
     prompt=text.prompt,
     second=text.second,
+    rationale=text.rationale,
     target=text.target,
     seed=config.seed,
     max_rows=tuple(text.max_rows),
@@ -146,6 +148,9 @@ def describe(table: Table | Texts, model: Model) -> str:
     lines.append(texts.describe(table))
     widths = ', '.join(map(str, model.widths))
     lines.append(f'padded to {widths} subwords')
+    if isinstance(model.features, JudgeFeatures):
+      rationale = shortened(repr(table.train.rationale[0]), 200)
+      lines.append(f'first rationale: {rationale}')
   else:
     lines.append(tables.describe(table))
   if isinstance(model.features, Features):

@@ -6,7 +6,8 @@ enough. Estimators are named: 'greedy', 'sample', 'mean', ... are of samples,
 temperature and 'conformal' of its interval with a margin, both fitted on
 validation rows, 'learned_mean' of RAFT's trained numbers, 'rail' and
 'rail_normalized' of evenly spaced numbers. 'sample' also has the grid_mass of a
-policy whose softmax has more than numbers.
+policy whose softmax has more than numbers, and the text_length of one that
+writes free text first, in subwords.
 """
 
 import functools
@@ -67,11 +68,16 @@ SHARE = 'share'
 LEARNED_AND_RAIL = ('learned_mean', 'rail', 'rail_normalized')
 
 
+# Free texts of the greedy and the first sampled number, `<name>_text`.
+TEXTS = ('greedy', 'sample')
+
+
 def pooled(predicted: Predicted) -> dict[str, np.ndarray]:
   """The ensemble of S seeds: their samples in one pool, the others' mean.
 
   Samples alternate between the seeds, so that the first k are fair. Exact
-  distributions are mixed. Seeds have equal weights, or those of their share.
+  distributions are mixed; free texts are the first seed's. Seeds have equal
+  weights, or those of their share.
 
   Args:
     predicted: samples_z [S, n, G] and log_p [S, n, K], those that are known,
@@ -83,11 +89,17 @@ def pooled(predicted: Predicted) -> dict[str, np.ndarray]:
     where seeds have other shares.
   """
   weights = _weights(predicted)
+  texts = {
+    name: values
+    for name, values in predicted.items()
+    if name.removesuffix('_text') in TEXTS
+  }
   member = {
     name: np.average(values, axis=0, weights=weights)
     for name, values in predicted.items()
-    if name not in ('samples_z', 'log_p', SHARE)
+    if name not in ('samples_z', 'log_p', SHARE, *texts)
   }
+  member |= {name: values[0] for name, values in texts.items()}
   if 'samples_z' in predicted:
     samples = predicted['samples_z']  # [S, n, G]
     num_seeds, _, group = samples.shape
@@ -188,6 +200,9 @@ def rows(
     if 'grid_mass' in member:
       mass = float(np.mean(member['grid_mass'], dtype=np.float64))
       values.append(('sample', 'grid_mass', mass))
+    if 'text_length' in member:
+      length = float(np.mean(member['text_length'], dtype=np.float64))
+      values.append(('sample', 'text_length', length))
     for name in LEARNED_AND_RAIL:
       if f'{name}_z' in member:
         values += points.evaluate(name, member[f'{name}_z'], target_z, **unit)
@@ -242,6 +257,7 @@ _SUMMARY = (
   *(('sample', m) for m in ('reward', 'crps', 'coverage90', 'width90')),
   *(('exact', m) for m in ('reward', 'crps', 'nll', 'coverage90', 'width90')),
   ('sample', 'grid_mass'),
+  ('sample', 'text_length'),
 )
 
 

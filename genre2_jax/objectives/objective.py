@@ -19,6 +19,7 @@ from genre2_jax.policy import (
   Params,
   Pointwise,
   Policy,
+  Text,
   teacher_forced,
 )
 from genre2_jax.policy.enumeration import (
@@ -235,11 +236,23 @@ def supervised(
     return losses
   context = network.encode(own, batch.inputs, encode_key)
   if objective.at('token'):
-    logits = teacher_forced(network, own, context, batch.tokens, decode_key)
-    for term in objective.at('token'):
-      losses[term.name] = term.loss(
-        logits, batch.tokens, batch.target, network.tokenizer
+    text_log_probs = None
+    if network.writer is None:
+      logits = teacher_forced(network, own, context, batch.tokens, decode_key)
+    else:
+      text_log_probs, logits = network.writer.score(
+        own,
+        context,
+        given_text(batch.inputs),
+        batch.tokens[:, None],
+        dropout_key=decode_key,
       )
+      logits = logits[:, 0]
+    for term in objective.at('token'):
+      loss = term.loss(logits, batch.tokens, batch.target, network.tokenizer)
+      if text_log_probs is not None and term.requires.covers_text:
+        loss = _with_text(loss, text_log_probs[:, 0], batch)
+      losses[term.name] = loss
   grids = {}
   for term in objective.at('grid'):
     if term.subset not in grids:
@@ -260,6 +273,25 @@ def supervised(
       loss = getattr(loss, 'of_samples', loss)
     losses[term.name] = loss(log_p, values, batch.target, **more)
   return losses
+
+
+def given_text(inputs: Inputs) -> Text:
+  """What a judge is to write for each row of inputs, R = 1."""
+  return Text(inputs['text'][:, None], inputs['text_length'][:, None])
+
+
+def _with_text(
+  loss: jax.Array, text_log_probs: jax.Array, batch: Examples
+) -> jax.Array:
+  """Mean over text, its end and number of a loss [B] that is the number's.
+
+  The end of a text that fills its budget is certain, and not counted.
+  """
+  count = batch.tokens.shape[-1]
+  budget = batch.inputs['text'].shape[-1]
+  counted = jnp.minimum(batch.inputs['text_length'] + 1, budget)
+  total = count * loss - jnp.sum(text_log_probs, -1)
+  return total / (count + counted)
 
 
 def total(losses: dict[str, jax.Array], objective: Objective) -> jax.Array:

@@ -13,7 +13,7 @@ from genre2_jax.objectives.objective import Objective, StageParams
 from genre2_jax.objectives.policy_gradient import kl_estimate
 from genre2_jax.objectives.rewards import REWARDS
 from genre2_jax.objectives.sequence import Judgement, Metrics, Samples
-from genre2_jax.policy import Policy, grammatical
+from genre2_jax.policy import Policy, Text, grammatical
 from genre2_jax.policy.sampling import sample, without_greedy
 from genre2_jax.policy.scoring import Rollout, logits_along, score
 from genre2_jax.tokenizers.codec import Codec
@@ -58,7 +58,7 @@ def roll_out(
   reference_log_probs = critic_values = None
   if reference is not None:
     reference_log_probs = _score(
-      reference, batch, samples.tokens, policy, objective
+      reference, batch, samples.tokens, policy, objective, samples.text
     ).token_log_probs
   if 'critic' in objective.needs:
     critic_values = _critic_values(params, batch, samples.tokens, policy)
@@ -97,7 +97,7 @@ def judge(
   Returns:
     (`Judgement`, metrics).
   """
-  log_probs = samples.token_log_probs()  # [B, G, T]
+  log_probs = samples.token_log_probs()  # [B, G, T], of text too
   tokens = jnp.concatenate([samples.tokens, greedy_tokens[:, None]], axis=1)
   predictions = codec.decode(tokens)  # [B, G + 1]
   scores = REWARDS[objective.rollouts.reward](
@@ -139,6 +139,7 @@ def judge(
     best_tokens=best_tokens,
     values=critic_values,
     last_values=last_values,
+    text=samples.text,
   )
   return judgement, metrics
 
@@ -153,7 +154,7 @@ def sequence_losses(
   objective: Objective,
 ) -> tuple[dict[str, jax.Array], Metrics]:
   """Losses of numbers [B, G, T] already judged: ({name: scalar}, metrics)."""
-  samples = _score(params, batch, tokens, policy, objective)
+  samples = _score(params, batch, tokens, policy, objective, judgement.text)
   if 'critic' in objective.needs:
     values = _critic_values(params, batch, tokens, policy)
     samples = samples._replace(values=values)
@@ -178,11 +179,17 @@ def _score(
   tokens: jax.Array,
   policy: Policy,
   objective: Objective,
+  text: Text | None = None,
 ) -> Samples:
   """`Samples` of tokens, without the critic's values."""
   context = policy.encode(params['policy'], batch.inputs)
   rollout = score(
-    policy, params['policy'], context, tokens, objective.rollouts.temperature
+    policy,
+    params['policy'],
+    context,
+    tokens,
+    objective.rollouts.temperature,
+    text=text,
   )
   return Samples(rollout.log_probs, rollout.token_log_probs(), None)
 

@@ -64,7 +64,12 @@ def cross_entropy(logits: jax.Array, tokens: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class CrossEntropy:
-  """mean_t −log p(y_t | y_<t), nats per token."""
+  """mean_t −log p(y_t | y_<t), nats per token.
+
+  Of a judge the tokens are those of its text, the end of it and the number.
+  """
+
+  requires: ClassVar[Requirements] = Requirements(covers_text=True)
 
   def __call__(
     self,

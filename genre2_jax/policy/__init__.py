@@ -7,6 +7,8 @@ from genre2_jax.policy.base import (
   Params,
   Pointwise,
   Policy,
+  Text,
+  Writer,
   grammatical,
   teacher_forced,
 )
@@ -18,6 +20,8 @@ __all__ = [
   'Params',
   'Pointwise',
   'Policy',
+  'Text',
+  'Writer',
   'grammatical',
   'teacher_forced',
 ]

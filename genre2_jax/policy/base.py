@@ -31,6 +31,41 @@ MASKED = -1e9
 Cache = Any  # leading axes [B, U, N]
 
 
+class Text(NamedTuple):
+  """Free texts, each before a number.
+
+  Attributes:
+    tokens: int32 [B, R, W], subwords; what is behind the length is ignored.
+    length: int32 [B, R], 0 to W.
+  """
+
+  tokens: jax.Array
+  length: jax.Array
+
+
+class Writer(NamedTuple):
+  """How a policy writes free text, a marker of its end, and then a number.
+
+  log p(text, number | input) is the sum over the text's subwords, the marker
+  and the number's tokens, each given all before it. A text that fills the
+  budget ends there with probability 1.
+
+  Attributes:
+    budget: W, subwords of free text at most.
+    write: `(params, context, keys, is_greedy, temperature) -> (Text, log p of
+      its subwords and its end [B, R, W + 1], numbers int32 [B, R, T], log p of
+      all tokens along them [B, R, T, V])`; keys [B, R]; `is_greedy` static bool
+      [R], of rows that take the likeliest. Not differentiated.
+    score: `(params, context, text, numbers, temperature=1, dropout_key=None) ->
+      (log p of subwords and end [B, R, W + 1], logits at the numbers' prefixes
+      [B, R, T, V])`, of what is there; V + 1 of an open policy.
+  """
+
+  budget: int
+  write: Callable[..., tuple[Text, jax.Array, jax.Array, jax.Array]]
+  score: Callable[..., tuple[jax.Array, jax.Array]]
+
+
 class Policy(NamedTuple):
   """p(number | input) as pure functions of parameters.
 
@@ -65,6 +100,8 @@ class Policy(NamedTuple):
       the same of them: leaves of the cache may then be [1, U, N].
     prepare: `params -> params` with what `encode` without dropout would compute
       of them at every call, for many calls; None: there is nothing.
+    writer: free text before the number, whose context is that of `encode`;
+      `decode` then is of numbers without any. None: there is none.
   """
 
   tokenizer: Tokenizer
@@ -76,6 +113,7 @@ class Policy(NamedTuple):
   is_table: bool = False
   shares_nodes: bool = False
   prepare: Callable[[Params], Params] | None = None
+  writer: Writer | None = None
 
 
 class Pointwise(NamedTuple):

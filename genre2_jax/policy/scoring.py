@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genre2_jax.policy import trie
-from genre2_jax.policy.base import Context, Params, Policy, grammatical
+from genre2_jax.policy.base import Context, Params, Policy, Text, grammatical
 
 
 class Rollout(NamedTuple):
@@ -22,18 +22,28 @@ class Rollout(NamedTuple):
     tokens: int32 [B, R, T].
     log_probs: [B, R, T, V], of every token at every position, given the
       number's own prefix, at the temperature that it was sampled at.
+    text: free text that stands before each number, or None.
+    text_log_probs: [B, R, W + 1], of its subwords and its end, 0 behind it.
   """
 
   tokens: jax.Array
   log_probs: jax.Array
+  text: Text | None = None
+  text_log_probs: jax.Array | None = None
 
   def token_log_probs(self) -> jax.Array:
-    """log p of the number's own tokens: [B, R, T]."""
+    """log p of the number's own tokens, [B, R, T], behind those of its text.
+
+    [B, R, W + 1 + T] where there is a text.
+    """
     index = self.tokens[..., None]
-    return jnp.take_along_axis(self.log_probs, index, axis=-1)[..., 0]
+    own = jnp.take_along_axis(self.log_probs, index, axis=-1)[..., 0]
+    if self.text_log_probs is None:
+      return own
+    return jnp.concatenate([self.text_log_probs, own], axis=-1)
 
   def entropy(self) -> jax.Array:
-    """Σ_t H(p(· | prefix)) in nats: [B, R].
+    """Σ_t H(p(· | prefix)) in nats, of the number alone: [B, R].
 
     Its mean over samples is an unbiased estimate of the entropy of the
     distribution over numbers.
@@ -48,6 +58,7 @@ def score(
   tokens: jax.Array,
   temperature: float = 1.0,
   normalized: bool = True,
+  text: Text | None = None,
 ) -> Rollout:
   """The `Rollout` of given numbers, the same as if they had been sampled.
 
@@ -59,16 +70,26 @@ def score(
     temperature: divides the logits.
     normalized: whether tokens are distributed over those that the grammar
       allows, as in sampling; otherwise, with an open policy, over all.
+    text: what stands before the numbers, of a policy that writes it.
 
   Returns:
     A `Rollout`; where p is shared with other tokens its log-probabilities have
     V + 1 columns.
   """
-  logits = logits_along(policy, params, context, tokens)
+  text_log_probs = None
+  if policy.writer is None:
+    logits = logits_along(policy, params, context, tokens)
+  else:
+    text_log_probs, logits = policy.writer.score(
+      params, context, text, tokens, temperature
+    )
   if normalized:
     logits = grammatical(policy, logits)
   return Rollout(
-    tokens.astype(jnp.int32), jax.nn.log_softmax(logits / temperature)
+    tokens.astype(jnp.int32),
+    jax.nn.log_softmax(logits / temperature),
+    text,
+    text_log_probs,
   )
 
 

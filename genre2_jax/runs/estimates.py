@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from genre2_jax.data.subwords import JudgeFeatures
 from genre2_jax.errors import InputError
 from genre2_jax.files import atomic
 from genre2_jax.metrics import exact, recalibration, results, sampled
@@ -38,6 +39,7 @@ NAMES = (
   'exact_mean',
   'exact_median',
   *results.LEARNED_AND_RAIL,
+  *(f'{name}_rationale' for name in results.TEXTS),
 )
 
 Arrays = Mapping[str, np.ndarray]
@@ -142,7 +144,8 @@ def columns(
   `prediction`, `lower90` and `upper90` are the defaults; behind them every
   estimate has its own name, and so have the intervals, `conformal_lower90` and
   `model_lower90`. Without margins there is the model's own interval, under
-  that name alone.
+  that name alone. What a judge wrote before its greedy and its first sampled
+  number are `greedy_rationale` and `sample_rationale`.
 
   Args:
     predicted: what `evaluation.predict` gave.
@@ -158,8 +161,22 @@ def columns(
       default |= _ends('', ends)
       named |= _ends('conformal_', ends)
     named |= _ends('model_', interval(predicted, model))
-  return {
+  found = {
     name: model.scaler.restore(z) for name, z in (default | named).items()
+  }
+  return found | _rationales(predicted, model)
+
+
+def _rationales(predicted, model):
+  """Columns of text, where any was written."""
+  if not isinstance(model.features, JudgeFeatures):
+    return {}
+  member = results.pooled(predicted)
+  return {
+    f'{name}_rationale': np.array(
+      model.features.decode(member[f'{name}_text']), object
+    )
+    for name in results.TEXTS
   }
 
 

@@ -108,6 +108,7 @@ def validation(
       'reward': jnp.mean(rewards, -1),
       'greedy_reward': reward(codec.decode(greedy_tokens), rows.target),
       'entropy': jnp.mean(samples.entropy(), -1),
+      **_text_length(samples),
     }
 
   def block(args):
@@ -153,7 +154,9 @@ def predictions(
     rail_numbers: so many evenly spaced numbers are scored for RAIL; 0: none.
 
   Returns:
-    {'samples_z': [b, G], 'greedy_z': [b], 'entropy': [b]} if G > 0; if exact
+    {'samples_z': [b, G], 'greedy_z': [b], 'entropy': [b]} if G > 0, and of a
+    policy that writes free text 'text_length' [b], its mean, 'greedy_text' and
+    'sample_text' int32 [b, W], of the first sample, −1 behind them; if exact
     'log_p' [b, K], at temperature 1, and where the numbers were trained
     'learned_mean_z' [b]; with RAIL 'rail_z' [b], Σ p(y) y over its numbers,
     and 'rail_normalized_z', with p renormalised on them; an open policy has
@@ -190,7 +193,13 @@ def predictions(
       'samples_z': codec.within(codec.decode(samples.tokens)),
       'greedy_z': codec.within(codec.decode(greedy_tokens)),
       'entropy': jnp.mean(samples.entropy(), -1),
+      **_text_length(samples),
     }
+    if rollout.text is not None:
+      written = jnp.arange(rollout.text.tokens.shape[-1])
+      written = written < rollout.text.length[..., None]
+      text = jnp.where(written, rollout.text.tokens, -1)
+      predicted |= {'greedy_text': text[:, -1], 'sample_text': text[:, 0]}
   rail = None
   if exact:
     log_p = predicted['log_p'] = trie.log_probs(network, own, context)
@@ -205,7 +214,7 @@ def predictions(
   elif network.open:
     # E_q[p / q] over numbers of the grammar's q is Σ p.
     shared = scoring.score(
-      network, own, context, samples.tokens, normalized=False
+      network, own, context, samples.tokens, normalized=False, text=samples.text
     )
     log_ratio = shared.token_log_probs() - samples.token_log_probs()
     predicted['grid_mass'] = jnp.mean(jnp.exp(jnp.sum(log_ratio, -1)), -1)
@@ -217,6 +226,13 @@ def predictions(
       mean = expected_value(log_p, codec.within(values), normalize)
       predicted[name] = codec.within(mean)
   return predicted
+
+
+def _text_length(samples: scoring.Rollout) -> dict[str, jax.Array]:
+  """Subwords of free text, the mean over samples, where there is any."""
+  if samples.text is None:
+    return {}
+  return {'text_length': jnp.mean(samples.text.length.astype(jnp.float32), -1)}
 
 
 def _prepared(params: StageParams, network: Policy | Pointwise) -> StageParams:

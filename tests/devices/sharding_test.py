@@ -79,9 +79,7 @@ TEXT_RECIPES = ('stsb:raft', 'stsb:remax', 'code_metrics:genre2')
 
 def tiny_text_config(name, home, fields=()):
   config = recipes.get_config(*name.split(':'))
-  config.update_from_flattened_dict(
-    tiny_text.tiny_fields(home) | dict(fields)
-  )
+  config.update_from_flattened_dict(tiny_text.tiny_fields(home) | dict(fields))
   config.stages = ('pretrain', 'finetune')  # No checkpoint to begin with.
   return experiment.resolve(config)
 

@@ -164,6 +164,58 @@ class Backbone(nn.Module):
     )
     return self.final_norm(x), cache
 
+  def extend(
+    self,
+    context: Mapping[str, jax.Array],
+    rows: jax.Array,
+    position: jax.Array,
+    cache: Pair,
+    bidirectional: bool = False,
+  ) -> tuple[jax.Array, Pair]:
+    """Runs the next node of chains that begin at the end of a prompt.
+
+    As `follow`, one node of each, at a position that is data.
+
+    Args:
+      context: as of `follow`.
+      rows: the nodes' embeddings [B, U, D], the prompt's last token's at 0.
+      position: int32 scalar, nodes from the root.
+      cache: keys and values [B, U, N, layers, kv_heads, head_dim], those of the
+        nodes before it filled in.
+      bidirectional: as in `follow`.
+
+    Returns:
+      (normed hidden states [B, U, D], the cache with this node's).
+    """
+    root = context['length'][:, None] - 1  # [B, 1]
+    place = root + position
+    past = np.arange(context['keys'].shape[1])
+    slots = np.arange(cache[0].shape[2])
+    far = place[..., None] - past
+    if bidirectional:
+      far = far - (position == 0)
+    geometry = {
+      'place': place,
+      # The node itself stands behind all slots.
+      'own': (
+        jnp.append(slots < position, True)[None, None],
+        jnp.append(position - slots, 0)[None, None],
+      ),
+      'prompt': ((past < root)[:, None], far),
+    }
+    x, new = self.layers(
+      by_rows(self.embed(rows)[:, :, None]),
+      self._kinds(),
+      (context['keys'], context['values']),
+      cache,
+      geometry,
+    )
+    key, value = (
+      jax.lax.dynamic_update_slice_in_dim(old, own[:, :, -1:], position, 2)
+      for old, own in zip(cache, new, strict=True)
+    )
+    return self.final_norm(x)[:, :, 0], (key, value)
+
   def _kinds(self) -> Kind:
     """Of all layers, stacked."""
     return {

@@ -112,11 +112,16 @@ class NumberLanguageModel(nn.Module):
     x, cache = self.backbone.follow(
       context, rows, positions, visible, cache, self.bidirectional
     )
+    return self._logits(x, positions), cache
+
+  def _logits(self, x: jax.Array, positions: np.ndarray) -> jax.Array:
+    """Grammatical logits at nodes of hidden states [B, U, Q, D]."""
+    numbers = self._rows()
     logits = self.backbone.project(x, numbers)
     allowed = np.array(self.allowed)[positions]
     number_logits = jnp.where(allowed, logits, MASKED)
     if not self.open:
-      return number_logits, cache
+      return number_logits
     # All that is no allowed number token here: other subwords, and number
     # tokens of other positions.
     everything = self.backbone.project(x, self.backbone.embedding)
@@ -127,7 +132,7 @@ class NumberLanguageModel(nn.Module):
       more = jnp.where(~allowed & new, logits, MASKED)
       more = jax.nn.logsumexp(more, axis=-1, keepdims=True)
       rest = jnp.logaddexp(rest, more)
-    return jnp.concatenate([number_logits, rest], axis=-1), cache
+    return jnp.concatenate([number_logits, rest], axis=-1)
 
   def _others(self, positions: np.ndarray) -> jax.Array:
     """Bool [Q, vocab_size]: not allowed as a number token at a position."""
