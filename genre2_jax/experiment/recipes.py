@@ -708,8 +708,8 @@ def _of_judge(says: str, *terms: Term) -> Recipe:
 
 
 # Weights of the dense expert and of the KL are ours: the paper has none for it.
-_EXPERT = ('expert', 0.1, {})
-_KL = ('kl', 0.01, {})
+_EXPERT: Term = ('expert', 0.1, {})
+_KL: Term = ('kl', 0.01, {})
 
 JUDGE = Family(
   says='A judge that writes free text, then a score: a Gemma 3 270M, or more.',

@@ -14,7 +14,7 @@ from genre2_jax.data import (
 )
 from genre2_jax.data.features import Features
 from genre2_jax.data.reading import Reading
-from genre2_jax.data.subwords import JudgeFeatures, TextFeatures
+from genre2_jax.data.subwords import TextFeatures
 from genre2_jax.data.tables import Rows, Table
 from genre2_jax.data.texts import TextRows, Texts
 from genre2_jax.errors import shortened
@@ -148,7 +148,7 @@ def describe(table: Table | Texts, model: Model) -> str:
     lines.append(texts.describe(table))
     widths = ', '.join(map(str, model.widths))
     lines.append(f'padded to {widths} subwords')
-    if isinstance(model.features, JudgeFeatures):
+    if table.train.rationale is not None:
       rationale = shortened(repr(table.train.rationale[0]), 200)
       lines.append(f'first rationale: {rationale}')
   else:
