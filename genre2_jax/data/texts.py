@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from genre2_jax.data import cells, tables
+from genre2_jax.data import weights as weights_
 from genre2_jax.data.reading import EXTENSIONS, Reading, header_hint, path_of
 from genre2_jax.errors import InputError, listed, suggestion
 
@@ -34,12 +35,14 @@ class TextRows:
   second: [n] object: str, of pairs; None where a text stands alone.
   rationale: [n] object: str, what is written before the target, '' where
     nothing is; None of rows to predict and of tasks without.
+  weight: [n] float64, of mean 1 over the train rows; None: all count alike.
   """
 
   text: np.ndarray
   target: np.ndarray | None
   second: np.ndarray | None = None
   rationale: np.ndarray | None = None
+  weight: np.ndarray | None = None
 
   def __len__(self) -> int:
     return len(self.text)
@@ -57,6 +60,8 @@ class TextRows:
     for more in (self.second, self.rationale):
       if more is not None:
         yield repr(more.tolist()).encode()
+    if self.weight is not None:
+      yield self.weight.tobytes()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,6 +101,7 @@ class Choice:
   reading: how files are written, where that is not plain.
   second: template of a second text, or ''.
   rationale: template of the text that is written before the target, or ''.
+  weight: name of the column of weights, or ''.
   """
 
   prompt: str
@@ -107,6 +113,7 @@ class Choice:
   reading: Reading = dataclasses.field(default_factory=Reading)
   second: str = ''
   rationale: str = ''
+  weight: str = ''
 
 
 def read(path: str | os.PathLike, choice: Choice) -> Texts:
@@ -193,7 +200,7 @@ def build(
     cut = -(-len(frame) // 5)
     for split, index in (('val', order[:cut]), ('train', order[cut:])):
       parts[split] = frame.iloc[index], y[index]
-  rows = {}
+  rows, weights = {}, {}
   for split, most in zip(tables.SPLITS, choice.max_rows, strict=True):
     frame, y = parts[split]
     if not len(frame):
@@ -204,6 +211,16 @@ def build(
     rows[split] = _rendered(
       frame, choice.prompt, choice.second, y, choice.rationale
     )
+    if choice.weight:
+      weights[split] = weights_.of_column(
+        where, frame, choice.weight, choice.reading
+      )
+  if choice.weight:
+    found = weights_.normalized(weights)
+    rows = {
+      split: dataclasses.replace(part, weight=found[split])
+      for split, part in rows.items()
+    }
   return Texts(
     name=name,
     prompt=choice.prompt,
@@ -279,6 +296,7 @@ def as_rows(rows: TextRows) -> tables.Rows:
     categories=np.empty((len(rows), 0), object),
     target=rows.target,
     text=np.stack(parts, axis=1),
+    weight=rows.weight,
   )
 
 
@@ -377,6 +395,11 @@ def _checked(
         'text.drop_empty=True'
       )
     frame = frame[~bad]
+  if choice.weight:
+    if choice.weight == choice.target:
+      raise InputError(f'{where}: {choice.weight!r} is the target, no weight')
+    found = weights_.of_column(where, frame, choice.weight, choice.reading)
+    frame = frame[weights_.counted(where, found)]
   y = tables.target_column(
     f'{where}: target {choice.target!r}', frame[choice.target], choice.reading
   )
