@@ -25,7 +25,7 @@ def write_home(folder):
   return folder
 
 
-def fields(home):
+def tiny_fields(home):
   """{field: value} that make a recipe of the judge tiny."""
   return tiny_text.tiny_fields(home) | {
     'text.path': str(home / 'judgements.jsonl'), 'text.prompt': '{prompt}',
