@@ -7,7 +7,7 @@ a rollout it declares as `requires`.
 """
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,6 @@ from genre2_jax.objectives.policy_gradient import (
   policy_gradient_loss,
 )
 from genre2_jax.objectives.requirements import Requirements
-from genre2_jax.policy import Text
 
 Metrics = dict[str, jax.Array]
 
@@ -57,7 +56,7 @@ class Judgement(NamedTuple):
     values: [B, G, T], the critic's, before the update, or None.
     last_values: [B, G, V], the numbers that each last token would make, or
       None.
-    text: what was written before the numbers, or None.
+    text: a `policy.Text`, written before the numbers, or None.
     weight: [B], how much each row counts, or None.
   """
 
@@ -71,7 +70,7 @@ class Judgement(NamedTuple):
   best_tokens: jax.Array | None = None
   values: jax.Array | None = None
   last_values: jax.Array | None = None
-  text: Text | None = None
+  text: Any = None
   weight: jax.Array | None = None
 
 
