@@ -19,7 +19,9 @@ from genre2_jax.policy import (
   Params,
   Pointwise,
   Policy,
+  in_one_pass,
   teacher_forced,
+  trie,
 )
 from genre2_jax.policy.enumeration import (
   Enumeration,
@@ -233,6 +235,8 @@ def supervised(
     return losses
   if not (objective.at('token') or objective.at('grid')):
     return losses
+  if _decodes_once(objective, network):
+    network = in_one_pass(network)
   context = network.encode(own, batch.inputs, encode_key)
   if objective.at('token'):
     logits = teacher_forced(network, own, context, batch.tokens, decode_key)
@@ -260,6 +264,17 @@ def supervised(
       loss = getattr(loss, 'of_samples', loss)
     losses[term.name] = loss(log_p, values, batch.target, **more)
   return losses
+
+
+def _decodes_once(objective: Objective, policy: Policy) -> bool:
+  """Whether `supervised` asks for the logits of one set of nodes only."""
+  subsets = {term.subset for term in objective.at('grid')}
+  if 0 in subsets and not (
+    objective.enumeration.depth == policy.tokenizer.num_tokens
+    and trie.fits_one_pass(policy.tokenizer)
+  ):
+    return False
+  return len(subsets) + bool(objective.at('token')) == 1
 
 
 def total(losses: dict[str, jax.Array], objective: Objective) -> jax.Array:

@@ -13,7 +13,7 @@ from genre2_jax.objectives.objective import Objective, StageParams
 from genre2_jax.objectives.policy_gradient import kl_estimate
 from genre2_jax.objectives.rewards import REWARDS
 from genre2_jax.objectives.sequence import Judgement, Metrics, Samples
-from genre2_jax.policy import Policy, grammatical
+from genre2_jax.policy import Policy, grammatical, in_one_pass
 from genre2_jax.policy.sampling import sample, without_greedy
 from genre2_jax.policy.scoring import Rollout, logits_along, score
 from genre2_jax.tokenizers.codec import Codec
@@ -180,6 +180,7 @@ def _score(
   objective: Objective,
 ) -> Samples:
   """`Samples` of tokens, without the critic's values."""
+  policy = in_one_pass(policy)
   context = policy.encode(params['policy'], batch.inputs)
   rollout = score(
     policy, params['policy'], context, tokens, objective.rollouts.temperature
@@ -191,6 +192,7 @@ def _critic_values(
   params: StageParams, batch: Examples, tokens: jax.Array, policy: Policy
 ) -> jax.Array:
   """The critic's value of every prefix of the numbers: [B, G, T]."""
+  policy = in_one_pass(policy)
   context = policy.encode(params['critic'], batch.inputs)
   logits = logits_along(policy, params['critic'], context, tokens)
   logits = grammatical(policy, logits)

@@ -8,6 +8,7 @@ from genre2_jax.policy.base import (
   Pointwise,
   Policy,
   grammatical,
+  in_one_pass,
   teacher_forced,
 )
 
@@ -19,5 +20,6 @@ __all__ = [
   'Pointwise',
   'Policy',
   'grammatical',
+  'in_one_pass',
   'teacher_forced',
 ]
