@@ -151,6 +151,8 @@ def rows(
   stage: str,
   split: str,
   validation: tuple[Predicted, np.ndarray] | None = None,
+  weight: points.Weight = None,
+  validation_weight: points.Weight = None,
 ) -> list[tuple]:
   """Rows of results.csv for one stage and split.
 
@@ -167,9 +169,11 @@ def rows(
     stage: its name.
     split: its name.
     validation: (predicted, target_z) of other rows, to recalibrate on.
+    weight: [n], how much each row counts; None: all alike.
+    validation_weight: the same of the other rows.
   """
   scaler = model.scaler
-  unit = _unit(scaler)
+  unit = _unit(scaler) | {'weight': weight}
   found: list[tuple] = []
   fitted_on: dict[int | str, dict[str, np.ndarray]] = {}
   fitted_to = target_z[:0]
@@ -186,7 +190,8 @@ def rows(
       **unit,
     )
     if 'grid_mass' in member:
-      mass = float(np.mean(member['grid_mass'], dtype=np.float64))
+      shares = np.asarray(member['grid_mass'], np.float64)
+      mass = float(points.mean(shares, weight))
       values.append(('sample', 'grid_mass', mass))
     for name in LEARNED_AND_RAIL:
       if f'{name}_z' in member:
@@ -200,8 +205,10 @@ def rows(
           member['log_p'],
           summary,
           target_z,
+          weight,
           fitted_on[seed]['log_p'],
           fitted_to,
+          validation_weight,
           model,
         )
     found += [(task, seed, stage, split, *value) for value in values]
@@ -315,23 +322,25 @@ def _warn_once(text: str) -> None:
   _logger.warning('%s', text)
 
 
-def _recalibrated(log_p, summary, target_z, val_log_p, val_target, model):
+def _recalibrated(
+  log_p, summary, target_z, weight, val_log_p, val_target, val_weight, model
+):
   """Rows 'tempered' and 'conformal', fitted on validation rows."""
   grid = _grid(model.codec)
   index = model.codec.index
   fit = val_log_p, grid, val_target, index(val_target)
-  temperature = recalibration.fit_temperature(*fit)
+  temperature = recalibration.fit_temperature(*fit, weight=val_weight)
   tempered = exact.summarize(
     recalibration.temper(log_p, temperature), grid, target_z, index(target_z)
   )
   found = exact.evaluate(
-    tempered, target_z, name='tempered', **_unit(model.scaler)
+    tempered, target_z, name='tempered', weight=weight, **_unit(model.scaler)
   )
   found.append(('tempered', 'temperature', temperature))
   val = exact.summarize(*fit)
   try:
     margin = recalibration.conformal_margin(
-      val.low, val.high, val_target, exact.NOMINAL
+      val.low, val.high, val_target, exact.NOMINAL, val_weight
     )
   except InputError as error:
     _warn_once(f'no conformal interval: {error}')
@@ -340,6 +349,9 @@ def _recalibrated(log_p, summary, target_z, val_log_p, val_target, model):
   low = within(np.minimum(summary.low - margin, summary.median))
   high = within(np.maximum(summary.high + margin, summary.median))
   covered = (low <= target_z) & (target_z <= high)
-  found.append(('conformal', 'coverage90', float(covered.mean())))
-  found.append(('conformal', 'width90', float((high - low).mean())))
+  shown = {'coverage90': covered, 'width90': high - low}
+  found += [
+    ('conformal', name, float(points.mean(values, weight)))
+    for name, values in shown.items()
+  ]
   return found

@@ -123,6 +123,7 @@ class Run:
   )
   columns: Sequence[Mapping[str, Any]] = ()  # of columns.json
   importances: Mapping[str, Any] | None = None  # importances.json
+  weight: np.ndarray | None = None  # [n], of the rows, if they have some
 
   @property
   def last(self) -> Stage:
@@ -261,6 +262,7 @@ def load(workdir: PathLike) -> Run:
     references=_read_references(workdir, truth),
     columns=_read_columns(workdir),
     importances=_read_importances(workdir),
+    weight=truth.get('weight'),
   )
 
 
@@ -380,6 +382,8 @@ def _read_predictions(
     'mean': (),
     'std': (),
   }
+  if 'weight' in arrays:
+    shapes |= {'weight': (n,)}
   if 'quantiles' in arrays:
     shapes |= {'quantiles': (None,), 'normal': ()}
   check_shapes(path, arrays, shapes)

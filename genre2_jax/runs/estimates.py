@@ -170,7 +170,12 @@ def _ends(prefix, ends):
 # -------------------------------------------------------------------- margins
 
 
-def fit_margins(predicted: Arrays, model: Model, target: np.ndarray) -> Margins:
+def fit_margins(
+  predicted: Arrays,
+  model: Model,
+  target: np.ndarray,
+  weight: np.ndarray | None = None,
+) -> Margins:
   """Of each of `COVERAGES`, in z-scores; () without a distribution or rows.
 
   None where the rows are too few for it.
@@ -179,6 +184,7 @@ def fit_margins(predicted: Arrays, model: Model, target: np.ndarray) -> Margins:
     predicted: of validation rows.
     model: of the run.
     target: [n], in its own unit.
+    weight: of the rows, [n], or None.
   """
   if not has_distribution(model) or not len(target):
     return ()
@@ -186,9 +192,10 @@ def fit_margins(predicted: Arrays, model: Model, target: np.ndarray) -> Margins:
   levels = np.concatenate([(1 - coverages) / 2, (1 + coverages) / 2])
   low, high = np.split(quantiles(predicted, model, levels), 2, axis=1)
   z = model.scaler.standardize(target)
+  known = len(z) if weight is None else recalibration.num_effective(weight)
   return tuple(
-    recalibration.conformal_margin(low[:, i], high[:, i], z, coverage)
-    if len(z) >= recalibration.rows_needed(coverage)
+    recalibration.conformal_margin(low[:, i], high[:, i], z, coverage, weight)
+    if known >= recalibration.rows_needed(coverage)
     else None
     for i, coverage in enumerate(COVERAGES)
   )

@@ -195,12 +195,15 @@ def write_evaluation(
   predicted: Mapping[str, np.ndarray],
   target: np.ndarray,
   scaler: Scaler,
+  weight: np.ndarray | None = None,
 ) -> None:
   """Keeps what a stage predicted for a split, in float32.
 
   Of exact distributions results.csv keeps what there is to say.
   """
   kept = {k: v for k, v in predicted.items() if k != 'log_p'}
+  if weight is not None:
+    kept['weight'] = weight
   atomic.write_npz(
     workdir / 'evaluation' / f'{stage}_{split}.npz',
     **kept,
@@ -247,6 +250,7 @@ def write_run(
       'seeds': list(experiment.seeds),
       'num_train': len(table.train),
       'num_memory': experiment.model.num_memory,
+      'weighted': table.train.weight is not None,
       'drawn_from': table.drawn_from if isinstance(table, Table) else 0,
       'num_val': len(table.val),
       'num_test': len(table.test),
