@@ -102,6 +102,10 @@ def get_config() -> ConfigDict:
   text.prompt = ''  # template, as in 'Review: {review_body} Stars: '
   text.second = ''  # bert: template of a second text, read as a pair with it
   text.target = ''  # target column
+  text.history = (
+    0  # movielens: films of the column 'history' at most, those that
+  )
+  # the viewer rated last before; 0: there is no such column
   text.split_column = 'split'  # of one file: train, validation, test
   text.max_rows = (0, 0, 0)  # of train, val and test; 0: all
   text.drop_empty = False  # leaves rows with an empty text out
