@@ -594,8 +594,8 @@ STSB = Family(
 )
 
 MOVIELENS = Family(
-  says='Ratings of films by Gemma-2 2B, from the film and what the viewer rated '
-  'before.',
+  says='Ratings of films by Gemma-2 2B, from film and viewer, and what the '
+  'viewer rated before.',
   fields=_GEMMA
   | {
     'text.source': 'movielens',

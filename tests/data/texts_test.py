@@ -237,7 +237,7 @@ def test_a_history_has_earlier_ratings_of_train_rows_only(tmp_path):
     rows = getattr(task, split)
     assert len(rows) == len(index[split])
     for place, text in zip(index[split], rows.text, strict=True):
-      user, movie, rating, time = ratings[place]
+      user, movie, _, time = ratings[place]
       before = sorted(
         (other[3], number)
         for number, other in enumerate(ratings)
