@@ -208,6 +208,7 @@ def constrained(network: Network, mesh: Mesh) -> Network:
   def read_and_decode(
     params, inputs, tokens, positions, visible, dropout_key=None
   ):
+    assert at_once is not None
     with layout(len(tokens)):
       inputs, tokens = rows((inputs, tokens), 'batch')
       logits = at_once(params, inputs, tokens, positions, visible, dropout_key)

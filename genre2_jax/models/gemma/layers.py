@@ -266,17 +266,16 @@ class Attention(nn.Module):
       )
       mixed = self._mixed(query, key, value, window, None, geometry)
       nodes = geometry['nodes']
-      size = nodes['place'].shape[-1]
-      below = self._mixed(
-        *(
-          y.reshape(batch, -1, size, *y.shape[3:])
-          for y in (below, key_below, value_below)
-        ),
+      shape = batch, -1, nodes['place'].shape[-1]
+      of_nodes = self._mixed(
+        below.reshape(*shape, *below.shape[3:]),
+        key_below.reshape(*shape, *key.shape[3:]),
+        value_below.reshape(*shape, *value.shape[3:]),
         window,
         (key[:, 0], value[:, 0]),
         nodes,
       )
-      below = below.reshape(batch, 1, -1, *below.shape[3:])
+      below = of_nodes.reshape(batch, 1, -1, *of_nodes.shape[3:])
       mixed = jnp.concatenate([mixed, below], axis=2)
     mixed = mixed.reshape(batch, branches, count, -1)
     out = Linear(config.width, ('heads', 'embed'), self.numerics, name='out')(
