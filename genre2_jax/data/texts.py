@@ -190,7 +190,7 @@ def build(
     frame, y = parts['train']
     parts = {
       split: (frame.iloc[index], y[index])
-      for split, index in _split(len(frame), choice, where).items()
+      for split, index in split_at_random(len(frame), choice, where).items()
     }
   if 'test' not in parts:
     parts['test'] = parts.pop('val')
@@ -430,8 +430,10 @@ def _is_empty(frame: pd.DataFrame, prompt: str) -> np.ndarray:
   return bad
 
 
-def _split(n: int, choice: Choice, where: str) -> dict[str, np.ndarray]:
-  """Row indices per split of rows that come in one piece."""
+def split_at_random(
+  n: int, choice: Choice, where: str
+) -> dict[str, np.ndarray]:
+  """Row numbers of each split, of n rows that come in one piece."""
   sizes = list(choice.max_rows)
   if not all(sizes) or sum(sizes) > n:
     return tables.split_rows(n, choice.seed, where)

@@ -203,10 +203,22 @@ def constrained(network: Network, mesh: Mesh) -> Network:
       )
       return rows(logits, 'batch', 'group'), cache
 
+  at_once = network.at_once
+
+  def read_and_decode(
+    params, inputs, tokens, positions, visible, dropout_key=None
+  ):
+    assert at_once is not None
+    with layout(len(tokens)):
+      inputs, tokens = rows((inputs, tokens), 'batch')
+      logits = at_once(params, inputs, tokens, positions, visible, dropout_key)
+      return rows(logits, 'batch')
+
   # Nodes that all rows share would be whole on every device.
   return network._replace(
     encode=per_row(network.encode),
     decode=decode,
+    at_once=at_once and read_and_decode,
     shares_nodes=False,
     writer=network.writer and _constrained_writer(network.writer, layout, rows),
   )

@@ -106,6 +106,10 @@ def get_config() -> ConfigDict:
   text.budget = 128  # subwords of that text at most; more lose their end
   text.end = '<end_of_turn>'  # the subword that ends it
   text.target = ''  # target column
+  text.history = (
+    0  # movielens: films of the column 'history' at most, those that
+  )
+  # the viewer rated last before; 0: there is no such column
   text.split_column = 'split'  # of one file: train, validation, test
   text.max_rows = (0, 0, 0)  # of train, val and test; 0: all
   text.drop_empty = False  # leaves rows with an empty text out

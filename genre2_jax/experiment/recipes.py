@@ -594,18 +594,24 @@ STSB = Family(
 )
 
 MOVIELENS = Family(
-  says="Ratings of films by Gemma-2 2B, from viewer and film alone: not RAFT's "
-  'task, which tells what the viewer rated before.',
+  says='Ratings of films by Gemma-2 2B, from film and viewer, and what the '
+  'viewer rated before.',
   fields=_GEMMA
   | {
     'text.source': 'movielens',
-    'text.prompt': 'A viewer ({gender}, {age} years, {occupation}) rates the '
-    'film "{title}" ({genres}) from 1 to 5 stars.\nStars: ',
+    'text.prompt': 'Films that a viewer ({gender}, {age} years, {occupation}) '
+    'rated from 1 to 5 stars, the last at the end: {history}.\nNow the viewer '
+    'rates "{title}" ({genres}).\nStars: ',
+    'text.history': 10,
     'text.target': 'rating',
     'text.max_rows': (797_758, 10_145, 10_145),
-    'text.max_length': 128,
+    'text.max_length': 384,
+    'text.truncate': 'start',  # The oldest ratings, the question comes last.
     'tokenizer.strings': '1..5',
     'finetune.epochs': 1,
+    'optimizer.name': 'adamw',
+    'optimizer.schedule': 'cosine',
+    'optimizer.warmup_steps': 500,
   },
   recipes=_OF_RAFT,
   default='raft',

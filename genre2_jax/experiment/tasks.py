@@ -91,7 +91,7 @@ def _read_texts(config):
       text.path, tuple(text.tfds_splits), choice, data_dir=text.tfds_folder
     )
   if text.source == 'movielens':
-    return text_sources.load_movielens(text.path, choice)
+    return text_sources.load_movielens(text.path, choice, text.history)
   if text.source == 'synthetic':
     return text_sources.synthetic(choice)
   return texts.read(text.path, choice)

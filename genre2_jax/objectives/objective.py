@@ -20,7 +20,9 @@ from genre2_jax.policy import (
   Pointwise,
   Policy,
   Text,
+  in_one_pass,
   teacher_forced,
+  trie,
 )
 from genre2_jax.policy.enumeration import (
   Enumeration,
@@ -234,6 +236,8 @@ def supervised(
     return losses
   if not (objective.at('token') or objective.at('grid')):
     return losses
+  if _decodes_once(objective, network):
+    network = in_one_pass(network)
   context = network.encode(own, batch.inputs, encode_key)
   if objective.at('token'):
     text_log_probs = None
@@ -292,6 +296,17 @@ def _with_text(
   counted = jnp.minimum(batch.inputs['text_length'] + 1, budget)
   total = count * loss - jnp.sum(text_log_probs, -1)
   return total / (count + counted)
+
+
+def _decodes_once(objective: Objective, policy: Policy) -> bool:
+  """Whether `supervised` asks for the logits of one set of nodes only."""
+  subsets = {term.subset for term in objective.at('grid')}
+  if 0 in subsets and not (
+    objective.enumeration.depth == policy.tokenizer.num_tokens
+    and trie.fits_one_pass(policy.tokenizer)
+  ):
+    return False
+  return len(subsets) + bool(objective.at('token')) == 1
 
 
 def total(losses: dict[str, jax.Array], objective: Objective) -> jax.Array:

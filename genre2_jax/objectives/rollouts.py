@@ -14,7 +14,7 @@ from genre2_jax.objectives.objective import Objective, StageParams
 from genre2_jax.objectives.policy_gradient import kl_estimate
 from genre2_jax.objectives.rewards import REWARDS
 from genre2_jax.objectives.sequence import Judgement, Metrics, Samples
-from genre2_jax.policy import Policy, Text, grammatical
+from genre2_jax.policy import Policy, Text, grammatical, in_one_pass
 from genre2_jax.policy.sampling import sample, without_greedy
 from genre2_jax.policy.scoring import Rollout, logits_along, score
 from genre2_jax.tokenizers.codec import Codec
@@ -186,6 +186,7 @@ def _score(
   text: Text | None = None,
 ) -> Samples:
   """`Samples` of tokens, without the critic's values."""
+  policy = in_one_pass(policy)
   context = policy.encode(params['policy'], batch.inputs)
   rollout = score(
     policy,
@@ -202,6 +203,7 @@ def _critic_values(
   params: StageParams, batch: Examples, tokens: jax.Array, policy: Policy
 ) -> jax.Array:
   """The critic's value of every prefix of the numbers: [B, G, T]."""
+  policy = in_one_pass(policy)
   context = policy.encode(params['critic'], batch.inputs)
   logits = logits_along(policy, params['critic'], context, tokens)
   logits = grammatical(policy, logits)

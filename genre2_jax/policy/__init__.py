@@ -10,6 +10,7 @@ from genre2_jax.policy.base import (
   Text,
   Writer,
   grammatical,
+  in_one_pass,
   teacher_forced,
 )
 
@@ -23,5 +24,6 @@ __all__ = [
   'Text',
   'Writer',
   'grammatical',
+  'in_one_pass',
   'teacher_forced',
 ]

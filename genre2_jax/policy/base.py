@@ -98,6 +98,12 @@ class Policy(NamedTuple):
     shares_nodes: whether `decode` takes nodes that are the same for every
       input, tokens [1, U, Q] beside a context of B, and computes once what is
       the same of them: leaves of the cache may then be [1, U, N].
+    at_once: `(params, inputs, tokens, positions, visible, dropout_key=None) ->
+      logits`, what `decode` gives of nodes without others before them once
+      `encode` has read the inputs, in one pass through layers that both share;
+      None: they share none. `in_one_pass` makes a policy of it.
+    reads_inputs: whether `encode` gives the inputs as they are and `decode`,
+      which then takes no cache, reads them too.
     prepare: `params -> params` with what `encode` without dropout would compute
       of them at every call, for many calls; None: there is nothing.
     writer: free text before the number, whose context is that of `encode`;
@@ -112,6 +118,8 @@ class Policy(NamedTuple):
   open: bool = False
   is_table: bool = False
   shares_nodes: bool = False
+  at_once: Callable[..., jax.Array] | None = None
+  reads_inputs: bool = False
   prepare: Callable[[Params], Params] | None = None
   writer: Writer | None = None
 
@@ -134,6 +142,38 @@ class Pointwise(NamedTuple):
 def grammatical(policy: Policy, logits: jax.Array) -> jax.Array:
   """Logits [..., V] without an open policy's column for all other tokens."""
   return logits[..., : policy.tokenizer.vocab_size]
+
+
+def in_one_pass(policy: Policy) -> Policy:
+  """The same distribution, inputs and nodes read in one pass where that can be.
+
+  On devices that share weights every pass through the layers gathers them all,
+  and once more for the gradient.
+  """
+  at_once = policy.at_once
+  if at_once is None:
+    return policy
+
+  def encode(
+    params: Params, inputs: Inputs, dropout_key: jax.Array | None = None
+  ) -> Inputs:
+    del params, dropout_key  # `decode` reads.
+    return inputs
+
+  def decode(
+    params: Params,
+    context: Inputs,
+    tokens: jax.Array,
+    positions: np.ndarray,
+    visible: np.ndarray,
+    cache: None = None,
+    dropout_key: jax.Array | None = None,
+  ) -> tuple[jax.Array, None]:
+    assert cache is None
+    logits = at_once(params, context, tokens, positions, visible, dropout_key)
+    return logits, None
+
+  return policy._replace(encode=encode, decode=decode, reads_inputs=True)
 
 
 def teacher_forced(

@@ -1,7 +1,8 @@
 """Log-probabilities of numbers that are already written.
 
 Numbers are scored in two passes, one over the trunk that they share (see
-`sampling`) and one along all branches: that is where gradients go through.
+`sampling`) and one along all branches: that is where gradients go through. A
+policy that reads its inputs together with the nodes scores in that one pass.
 """
 
 from typing import NamedTuple
@@ -101,6 +102,8 @@ def logits_along(
   Where gradients go through. [B, R, T, V + 1] of an open policy.
   """
   chex.assert_shape(tokens, (None, None, policy.tokenizer.num_tokens))
+  if policy.reads_inputs:
+    return _logits_at_once(policy, params, context, tokens)
   batch, num_rows, length = tokens.shape
   allowed = policy.tokenizer.allowed
   trunk = trie.trunk(allowed, max_width=num_rows)
@@ -131,3 +134,27 @@ def logits_along(
     )
     parts.append(logits)
   return jnp.concatenate(parts, axis=2)
+
+
+def _logits_at_once(
+  policy: Policy, params: Params, context: Context, tokens: jax.Array
+) -> jax.Array:
+  """`logits_along` in one decoding: all numbers branch off at the root."""
+  batch, num_rows, length = tokens.shape
+  branch = np.repeat(np.arange(num_rows), length - 1)
+  positions = np.tile(np.arange(1, length), num_rows)
+  visible = (branch[:, None] == branch) & (positions[:, None] >= positions)
+  visible = np.pad(visible, ((1, 0), (1, 0)))
+  visible[:, 0] = True
+  last = tokens[..., :-1].reshape(batch, -1)
+  logits, _ = policy.decode(
+    params,
+    context,
+    jnp.pad(last, ((0, 0), (1, 0)))[:, None],
+    np.concatenate([[0], positions]),
+    visible,
+  )
+  root, rest = logits[:, :, :1], logits[:, 0, 1:]
+  rest = rest.reshape(batch, num_rows, length - 1, -1)
+  root = jnp.broadcast_to(root, (batch, num_rows, *root.shape[2:]))
+  return jnp.concatenate([root, rest], axis=2)

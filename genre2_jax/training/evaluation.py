@@ -25,6 +25,7 @@ from genre2_jax.objectives.rewards import comparable
 from genre2_jax.policy import Inputs, Pointwise, Policy, sampling, scoring, trie
 from genre2_jax.policy.enumeration import subset_numbers
 from genre2_jax.tokenizers.codec import Codec
+from genre2_jax.training.train_state import each_seed
 
 
 class Predictor:
@@ -269,7 +270,8 @@ def predictor(
     function: Callable[..., Any] = functools.partial(
       predictions, network=network, codec=codec, **options
     )
-    return jax.vmap(function, (0, None, None, 0))(params, inputs, numbers, keys)
+    run = each_seed(function, (0, None, None, 0))
+    return run(params, inputs, numbers, keys)
 
   def prepare(held, params):
     network, _ = build(held)

@@ -329,4 +329,5 @@ def gemma_judge(
     end=end,
     budget=budget,
   )
-  return policy._replace(writer=writer_of(model))
+  # Texts are read behind prompts, not with them.
+  return policy._replace(writer=writer_of(model), at_once=None)
