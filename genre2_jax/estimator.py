@@ -439,8 +439,11 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
       # The greedy number is the sampler's, which draws one at least.
       num_samples = 1 if name == 'greedy' else self._samples()
 
+    # A median sorts all numbers: of one row, a tenth of the time.
+    needless = () if name.endswith('median') else ('exact_median',)
+
     def chosen(predicted):
-      found = estimates.points(predicted, model)
+      found = estimates.points(predicted, model, needless=needless)
       return found[name if name in found else name.removeprefix('exact_')]
 
     return model.scaler.restore(self._reduced(X, chosen, num_samples))

@@ -549,12 +549,16 @@ def _from_frame(
   y = target_column(f'{where}: target {target!r}', column, formats, kind)
   if not kind:
     columns.say_of_target(where, target, y)
-  n = len(frame)
-  plan, n_array, c_array = columns.read(frame, kinds, formats, where=where)
+  # A frame would look for each column among all others to let it go.
+  parts = {str(name): column for name, column in frame.items()}
+  del frame
+  plan, n_array, c_array = columns.read(
+    parts, kinds, formats, num_rows=len(y), where=where
+  )
   numeric = columns.numeric_columns(plan)
   categories = columns.category_columns(plan)
-  texts = columns.texts(frame, plan)
-  splits = split_rows(n, seed, where)
+  texts = columns.texts(pd.DataFrame(parts), plan)
+  splits = split_rows(len(y), seed, where)
   return build(
     name,
     {

@@ -1,6 +1,7 @@
 """A model: what turns rows into numbers, but for the parameters."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Hashable
 from typing import Any, Protocol
 
@@ -93,6 +94,11 @@ class Model:
   def widths(self) -> tuple[int, ...]:
     """That texts are padded to; () of tables."""
     return getattr(self.features, 'widths', ())
+
+  @functools.cached_property
+  def grid(self) -> tuple[np.ndarray, np.ndarray]:
+    """`Codec.grid`, computed once; not to be written to."""
+    return self.codec.grid()
 
   def with_numbers(self, rows: Rows) -> Rows:
     """Rows with the numbers of their text, as the features know them."""

@@ -13,8 +13,11 @@ from genre2_jax.files import atomic, reading
 from genre2_jax.metrics import results
 from genre2_jax.runs import workdirs
 
-# Numbers of text that trees are fitted to, at most.
+# Numbers of text that trees are fitted to, at most; columns, and cells of
+# training rows, beyond which a minute would not do.
 _MOST_EMBEDDED = 256
+_MOST_COLUMNS = 256
+_MOST_CELLS = 2**24
 # Beside every run; texts have the first.
 REFERENCES = ('train_mean', 'histogram_trees')
 
@@ -68,7 +71,7 @@ def references(
 
   Their number alone, as `greedy`. None beside a baseline, which is one, and
   none where no report will show them. A text has no columns for trees, and
-  vectors have too many for seconds.
+  vectors and very large tables have too many for seconds.
   """
   if experiment.baseline or not experiment.report:
     return []
@@ -85,9 +88,7 @@ def references(
     ]
   table, model, seeds = experiment.table, experiment.model, experiment.seeds[:1]
   rows: list[tuple] = []
-  has_trees = isinstance(table, Table) and (
-    table.train.num_embedded <= _MOST_EMBEDDED
-  )
+  has_trees = isinstance(table, Table) and _is_quick(table)
   for name in REFERENCES[: 2 if has_trees else 1]:
     predicted = fit(experiment, name, seeds, interrupts)
     for split, arrays in predicted.items():
@@ -105,6 +106,16 @@ def references(
       rows += [row for row in found if row[4] == 'greedy']
   atomic.write_csv(path, results.COLUMNS, rows)
   return rows
+
+
+def _is_quick(table):
+  """Whether trees take less than a minute."""
+  width = len(table.numeric_names) + len(table.category_names)
+  return (
+    table.train.num_embedded <= _MOST_EMBEDDED
+    and width <= _MOST_COLUMNS
+    and width * len(table.train) <= _MOST_CELLS
+  )
 
 
 def _fit_distributions(experiment, name, seeds, interrupts):

@@ -52,7 +52,9 @@ def has_distribution(model: Model) -> bool:
   return not isinstance(model.network, Pointwise)
 
 
-def points(predicted: Arrays, model: Model) -> dict[str, np.ndarray]:
+def points(
+  predicted: Arrays, model: Model, *, needless: Collection[str] = ()
+) -> dict[str, np.ndarray]:
   """Every point estimate, of all seeds together: name -> [n], z-scores.
 
   Those of samples where there are some.
@@ -60,6 +62,7 @@ def points(predicted: Arrays, model: Model) -> dict[str, np.ndarray]:
   Args:
     predicted: what `evaluation.predict` gave.
     model: of the run.
+    needless: names of exact ones that nobody asks for.
   """
   member, scaler = results.pooled(predicted), model.scaler
   found: dict[str, np.ndarray] = {}
@@ -71,11 +74,12 @@ def points(predicted: Arrays, model: Model) -> dict[str, np.ndarray]:
     )
   if 'log_p' in member:
     p = np.exp(member['log_p'].astype(np.float64))
-    values, _ = model.codec.grid()
+    values, _ = model.grid
     weighted = p * values
     # Row by row, so that its bits do not depend on the rows beside it.
     found['exact_mean'] = weighted.sum(axis=1) / p.sum(axis=1)
-    found['exact_median'] = _quantiles(member, model, [0.5])[:, 0]
+    if 'exact_median' not in needless:
+      found['exact_median'] = _quantiles(member, model, [0.5])[:, 0]
   for name in results.LEARNED_AND_RAIL:
     if f'{name}_z' in member:
       found[name] = member[f'{name}_z'].astype(np.float64)
@@ -266,7 +270,7 @@ def _margin(margins, coverage):
 def _quantiles(member, model, levels):
   """`quantiles` of what `results.pooled` gave."""
   if 'log_p' in member:
-    values, _ = model.codec.grid()
+    values, _ = model.grid
     return exact.quantiles(member['log_p'], values, levels)
   samples = np.asarray(member['samples_z'], np.float64)
   return np.quantile(samples, levels, axis=-1, method='weibull').T

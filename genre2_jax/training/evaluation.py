@@ -323,7 +323,8 @@ def predict(
       if interrupts:
         raise InterruptedRunError('interrupted while predicting')
       block = jax.tree.map(lambda x, i=index: x[i], blocks)
-      block, number = processes.place((block, number), sharding)
+      if len(sharding.device_set) > 1 or jax.process_count() > 1:
+        block, number = processes.place((block, number), sharding)
       outputs.append(processes.fetch(predict_block(params, block, number)))
     chosen.append(numbers.ravel())
   taken = np.concatenate(chosen)  # Row numbers, in the order of the outputs.

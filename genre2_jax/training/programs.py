@@ -461,7 +461,7 @@ class _Orders:
     num_seeds: int,
     num_rows: int,
     size: int,
-    like: jax.sharding.NamedSharding,
+    like: jax.sharding.Sharding,
   ) -> None:
     self.example = jax.ShapeDtypeStruct(
       (num_seeds, size), jnp.int32, sharding=like

@@ -135,7 +135,9 @@ def test_sizes_are_the_published_ones():
     assert down.names == ('layers', 'mlp', 'embed')
 
 
-@pytest.mark.parametrize('vocabulary', ['numbers', 'all'])
+@pytest.mark.parametrize(
+  'vocabulary', ['numbers', pytest.param('all', marks=pytest.mark.slow)]
+)
 def test_all_ways_to_a_number_agree(vocabulary):
   """Trie, score, samples, and the language model run on prompt and number.
 

@@ -17,7 +17,9 @@ CODEC = Codec(
   tokenizers.build('normalized', base=3, digits=2), low=-1.0, high=2.0
 )
 SCALER = TargetScaler(mean=100.0, std=10.0, low=-1.0, high=2.0)
-MODEL = SimpleNamespace(codec=CODEC, scaler=SCALER, network=None)
+MODEL = SimpleNamespace(
+  codec=CODEC, scaler=SCALER, network=None, grid=CODEC.grid()
+)
 VALUES = CODEC.values()
 POINTS = (*sampled.POINT_ESTIMATORS, 'exact_mean', 'exact_median')
 ENDS = ('lower90', 'upper90')
