@@ -95,6 +95,7 @@ class Choice:
   reading: how files are written, where that is not plain.
   second: template of a second text, or ''.
   weight: name of the column of weights, or ''.
+  non_finite: whether targets may be missing, which is NaN, or infinite.
   """
 
   prompt: str
@@ -106,6 +107,7 @@ class Choice:
   reading: Reading = dataclasses.field(default_factory=Reading)
   second: str = ''
   weight: str = ''
+  non_finite: bool = False
 
 
 def read(path: str | os.PathLike, choice: Choice) -> Texts:
@@ -324,6 +326,7 @@ def describe(texts: Texts) -> str:
     for split, rows in zip(tables.SPLITS, splits, strict=True)
   )
   target = splits[0].known_target
+  target = target[np.isfinite(target)]
   first = splits[0].text[0]
   if splits[0].second is not None:
     first = f'{first} | {splits[0].second[0]}'
@@ -384,7 +387,10 @@ def _checked(
     found = weights_.of_column(where, frame, choice.weight, choice.reading)
     frame = frame[weights_.counted(where, found)]
   y = tables.target_column(
-    f'{where}: target {choice.target!r}', frame[choice.target], choice.reading
+    f'{where}: target {choice.target!r}',
+    frame[choice.target],
+    choice.reading,
+    non_finite=choice.non_finite,
   )
   return frame, y
 

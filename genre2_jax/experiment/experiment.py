@@ -348,7 +348,7 @@ def _is_enumerable(config, model):
   return (
     not isinstance(model.network, Pointwise)
     and trie.num_nodes(tokenizer) <= config.trie.max_nodes
-    and bool(np.isfinite(model.codec.values()).all())
+    and bool(np.isfinite(model.codec.finite.values()).all())
   )
 
 
