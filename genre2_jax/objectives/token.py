@@ -202,7 +202,11 @@ class SoftCrossEntropy:
       ValueError: the tokenizer has no bins, or fewer than three.
     """
     _check(logits, tokens, target, tokenizer)
-    targets = self._soft_targets(tokens[:, 0], target, tokenizer)  # [B, V]
+    bins = tokens[:, 0]
+    if tokenizer.num_special:  # Of these rows targets are replaced below.
+      bins = jnp.minimum(bins, len(getattr(tokenizer, 'centers', ())) - 1)
+      target = jnp.where(jnp.isfinite(target), target, 0)
+    targets = self._soft_targets(bins, target, tokenizer)  # [B, V]
     if tokenizer.num_special:
       padded = jnp.pad(targets, ((0, 0), (0, tokenizer.num_special)))
       own = jax.nn.one_hot(tokens[:, 0], padded.shape[1])
@@ -219,8 +223,6 @@ class SoftCrossEntropy:
     if edges is None or centers is None or len(edges) < 4:
       raise ValueError('soft targets need a tokenizer of three or more bins')
     widths = np.pad(np.diff(edges[1:-1]), 1, 'edge')  # [V]
-    bins = jnp.minimum(bins, len(widths) - 1)
-    target = jnp.where(jnp.isfinite(target), target, 0)
     sigma = self.sigma * jnp.asarray(widths, jnp.float32)[bins][:, None]
 
     def standardized(points: np.ndarray) -> jax.Array:
