@@ -20,7 +20,7 @@ from genre2_jax.data.reading import (
   read_frame,
   refuse_duplicates,
 )
-from genre2_jax.data.wording import DataWarning, located
+from genre2_jax.data.wording import DataWarning, located, place_of
 from genre2_jax.errors import InputError, listed, one_line, suggestion
 
 __all__ = [
@@ -332,6 +332,7 @@ def read_rows(
   by_hand: Mapping[str, str] | str | None = None,
   reading: Reading | Mapping | str | None = None,
   frame: pd.DataFrame | None = None,
+  first_row: int = 0,
 ) -> Rows:
   """Rows to predict from a file; columns match by name, others are ignored.
 
@@ -346,6 +347,7 @@ def read_rows(
     by_hand: kinds that the user gave; others of their cells are missing.
     reading: how the file is written.
     frame: what `read_frame` gave of it, or None to read it.
+    first_row: rows of the file that come before those of the frame.
 
   Raises InputError: also where a column has another kind than in training.
   """
@@ -367,7 +369,7 @@ def read_rows(
     frame,
     known,
     reading,
-    where=str(path),
+    where=place_of(path, first_row),
     by_hand=columns.parse_kinds(by_hand),
     are_new=True,
   )
@@ -592,14 +594,12 @@ def _from_frame(
   )
   if not kind:
     columns.say_of_target(where, target, y[np.isfinite(y)])
-  plan = columns.plan(frame, kinds, formats, where=where)
-  n_array, c_array = columns.arrays(
-    frame, plan, formats, where=where, by_hand=kinds
-  )
+  n = len(frame)
+  plan, n_array, c_array = columns.read(frame, kinds, formats, where=where)
   numeric = columns.numeric_columns(plan)
   categories = columns.category_columns(plan)
   texts = columns.texts(frame, plan)
-  splits = split_rows(len(frame), seed, where)
+  splits = split_rows(n, seed, where)
   return build(
     name,
     {

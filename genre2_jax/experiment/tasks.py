@@ -18,6 +18,7 @@ from genre2_jax.data.reading import Reading
 from genre2_jax.data.subwords import TextFeatures
 from genre2_jax.data.tables import Rows, Table
 from genre2_jax.data.texts import TextRows, Texts
+from genre2_jax.data.wording import place_of
 from genre2_jax.errors import InputError
 from genre2_jax.experiment.fields import is_table
 from genre2_jax.models.model import Model
@@ -108,6 +109,7 @@ def read_rows(
   kinds: str = '',
   reading: str = '',
   frame: pd.DataFrame | None = None,
+  first_row: int = 0,
 ) -> Rows | TextRows:
   """Rows of a file for a finished run to predict.
 
@@ -118,6 +120,7 @@ def read_rows(
     kinds: `data.kinds` of the run.
     reading: `data.reading` of the run.
     frame: what `read_frame` gave of the file, or None to read it.
+    first_row: rows of the file that come before those of the frame.
 
   Raises:
     InputError: the file or its columns cannot be used.
@@ -152,9 +155,10 @@ def read_rows(
     by_hand=kinds,
     reading=reading,
     frame=frame,
+    first_row=first_row,
   )
   rows = model.with_numbers(rows)
-  features.say_unseen(rows, str(path))
+  features.say_unseen(rows, place_of(path, first_row))
   return rows
 
 
