@@ -102,6 +102,7 @@ class Choice:
   second: template of a second text, or ''.
   rationale: template of the text that is written before the target, or ''.
   weight: name of the column of weights, or ''.
+  non_finite: whether targets may be missing, which is NaN, or infinite.
   """
 
   prompt: str
@@ -114,6 +115,7 @@ class Choice:
   second: str = ''
   rationale: str = ''
   weight: str = ''
+  non_finite: bool = False
 
 
 def read(path: str | os.PathLike, choice: Choice) -> Texts:
@@ -339,6 +341,7 @@ def describe(texts: Texts) -> str:
     for split, rows in zip(tables.SPLITS, splits, strict=True)
   )
   target = splits[0].known_target
+  target = target[np.isfinite(target)]
   first = splits[0].text[0]
   if splits[0].second is not None:
     first = f'{first} | {splits[0].second[0]}'
@@ -401,7 +404,10 @@ def _checked(
     found = weights_.of_column(where, frame, choice.weight, choice.reading)
     frame = frame[weights_.counted(where, found)]
   y = tables.target_column(
-    f'{where}: target {choice.target!r}', frame[choice.target], choice.reading
+    f'{where}: target {choice.target!r}',
+    frame[choice.target],
+    choice.reading,
+    non_finite=choice.non_finite,
   )
   return frame, y
 

@@ -73,6 +73,7 @@ def check_values(config: ConfigDict) -> None:
     ('model.prior', ('', *priors.NAMES)),
     ('baseline.name', ('', *BASELINES)),
     ('data.transform', targets.TRANSFORMS),
+    ('tokenizer.non_finite', ('refuse', 'tokens')),
     ('text.source', ('files', 'tfds', 'movielens', 'synthetic')),
     ('text.truncate', subwords.TRUNCATE),
     ('language_model.name', ('', *language_model.NAMES)),
@@ -104,12 +105,38 @@ def check_values(config: ConfigDict) -> None:
       f'number, baseline.name={config.baseline.name} is a distribution: leave '
       'it 0'
     )
+  _check_non_finite(config)
   profiling.parse_steps(config.profile.steps)
   parse_kinds(config.data.kinds)
   Reading.parse(config.data.reading)
 
   _check_text_columns(config.data)
   _check_text(config)
+
+
+def _check_non_finite(config):
+  """Raises InputError where what is no number would have no probability."""
+  if config.tokenizer.non_finite == 'refuse':
+    return
+  baseline = config.baseline.name
+  for field, wanted, is_wrong in (
+    ('model.head', "other than 'pointwise'", config.model.head == 'pointwise'),
+    ('model.prior', "''", bool(config.model.prior)),
+    ('language_model.head', "''", bool(config.language_model.head)),
+    (
+      'language_model.vocabulary',
+      "'numbers'",
+      config.language_model.vocabulary != 'numbers',
+    ),
+    ('eval.rail_numbers', '0', bool(config.eval.rail_numbers)),
+    ('baseline.name', "a baseline of one number, or ''",
+     baseline in distributions.NAMES),
+  ):  # fmt: skip
+    if is_wrong:
+      raise InputError(
+        f'tokenizer.non_finite=tokens: {field}={value_of(config, field)!r} '
+        f'says nothing of what is no number; set it to {wanted}'
+      )
 
 
 def _check_text_columns(data):

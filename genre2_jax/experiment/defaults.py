@@ -180,6 +180,10 @@ def get_config() -> ConfigDict:
   tokenizer.integer_digits = 1  # decimal: before the point
   tokenizer.fraction_digits = 1  # decimal: after it
 
+  tokenizer.non_finite = 'refuse'  # targets that are NaN (or missing) or
+  # infinite; tokens: NaN, +inf and -inf have tokens of their own, whose
+  # probabilities are predicted beside the distribution of the numbers
+
   config.model = model = ConfigDict()
   model.head = 'decoder'  # writes digits; trie: writes them too, the logits of
   # all prefixes at once from an MLP; histogram: one of tokenizer bins;

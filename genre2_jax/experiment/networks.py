@@ -122,6 +122,7 @@ def build_model(
       with_missing=config.model.missing_features,
     )
   target = table.train.known_target
+  target = target[np.isfinite(target)]
   scaler = targets.fit(config.data.transform, target)
   tokenizer = build_tokenizer(config).fitted(scaler.standardize(target))
   if config.model.prior:
@@ -235,12 +236,15 @@ def build_tokenizer(config: ConfigDict) -> Tokenizer:
   """The tokenizer that `config.tokenizer` describes, not fitted to targets."""
   fields = config.tokenizer
   options = tokenizers.OPTIONS.get(fields.name, ())
-  return tokenizers.build(
+  found = tokenizers.build(
     fields.name,
     base=fields.base,
     digits=fields.digits,
     **{name: fields[name] for name in options if name in fields},
   )
+  if fields.non_finite == 'tokens':
+    return tokenizers.NonFinite(found)
+  return found
 
 
 def faster_dtype(fields: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
@@ -35,6 +36,7 @@ def read_table(config: ConfigDict) -> Table | Texts:
     found = _read_texts(config)
     return texts.as_table(found) if is_table(config) else found
   data = config.data
+  non_finite = config.tokenizer.non_finite == 'tokens'
   text_columns = columns.parse_names('data.text_columns', data.text_columns)
   if data.path:
     table = tables.read_file(
@@ -45,6 +47,7 @@ def read_table(config: ConfigDict) -> Table | Texts:
       reading=data.reading,
       text_columns=text_columns,
       weight=data.weight,
+      non_finite=non_finite,
     )
   elif data.openml:
     table = tables.load_openml(
@@ -54,6 +57,7 @@ def read_table(config: ConfigDict) -> Table | Texts:
       kinds=data.kinds,
       text_columns=text_columns,
       weight=data.weight,
+      non_finite=non_finite,
     )
   elif data.weight:
     raise InputError(
@@ -61,7 +65,7 @@ def read_table(config: ConfigDict) -> Table | Texts:
       'text.path: give one of them'
     )
   elif data.root:
-    table = talent.load(data.root, data.name)
+    table = talent.load(data.root, data.name, non_finite=non_finite)
   else:
     table = tables.load_sklearn(data.name, seed=config.seed, kinds=data.kinds)
   return table
@@ -80,6 +84,7 @@ def _read_texts(config):
     split_column=text.split_column,
     reading=Reading.parse(config.data.reading),
     weight=config.data.weight,
+    non_finite=config.tokenizer.non_finite == 'tokens',
   )
   if config.data.weight and text.source in ('movielens', 'synthetic'):
     raise InputError(
@@ -188,6 +193,7 @@ def _out_of_reach(table, tokenizer):
     return []
   least, most = tokenizer.range
   target = table.train.target
+  target = target[np.isfinite(target)]
   count = int(((target < least) | (target > most)).sum())
   if not count:
     return []

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from genre2_jax.errors import InputError
-from genre2_jax.metrics import exact, points, recalibration, sampled
+from genre2_jax.metrics import exact, kinds, points, recalibration, sampled
 
 # Of results.csv.
 COLUMNS = ('task', 'seed', 'stage', 'split', 'estimator', 'metric', 'value')
@@ -64,6 +64,8 @@ class Model(Protocol):
 
 # What a seed's weight in the ensemble is.
 SHARE = 'share'
+# P(NaN), P(+inf) and P(−inf), [S, n, 3], beside what is predicted of numbers.
+NON_FINITE = 'non_finite'
 # Numbers that a model gives by itself, where it has them: `<name>_z` [S, n].
 LEARNED_AND_RAIL = ('learned_mean', 'rail', 'rail_normalized')
 
@@ -169,7 +171,8 @@ def rows(
   """Rows of results.csv for one stage and split.
 
   Each seed by itself; of several seeds their 'mean' and 'std' (ddof 1), and
-  the 'ensemble' that pools them. Too few validation rows for an interval of
+  the 'ensemble' that pools them. Rows whose target is no number count for
+  'non_finite' alone (`kinds.py`). Too few validation rows for an interval of
   nine in ten: no rows 'conformal', and one warning.
 
   Args:
@@ -184,6 +187,17 @@ def rows(
     weight: [n], how much each row counts; None: all alike.
     validation_weight: the same of the other rows.
   """
+  of_kinds: dict[int | str, list] = {}
+  if NON_FINITE in predicted:
+    for seed, member in members(predicted, seeds):
+      of_kinds[seed] = kinds.evaluate(member[NON_FINITE], target_z, weight)
+  kept = np.isfinite(target_z)
+  predicted, target_z, weight = _rows_of(kept, predicted, target_z, weight)
+  if validation is not None:
+    kept = np.isfinite(validation[1])
+    *validation, validation_weight = _rows_of(
+      kept, *validation, validation_weight
+    )
   scaler = model.scaler
   unit = _unit(scaler) | {'weight': weight}
   found: list[tuple] = []
@@ -227,6 +241,7 @@ def rows(
           validation_weight,
           model,
         )
+    values += of_kinds.get(seed, [])
     found += [(task, seed, stage, split, *value) for value in values]
   return over_seeds(found)
 
@@ -266,6 +281,7 @@ _SUMMARY = (
   *(('exact', m) for m in ('reward', 'crps', 'nll', 'coverage90', 'width90')),
   ('sample', 'grid_mass'),
   ('sample', 'text_length'),
+  *(('non_finite', m) for m in ('share', 'predicted', 'brier', 'log_loss')),
 )
 
 
@@ -314,6 +330,14 @@ def summary(
       for name, *cells in table
     ]
   )
+
+
+def _rows_of(kept, predicted, target_z, weight):
+  """Arrays of some rows [n], those of predictions [S, n, ...]."""
+  if kept.all():
+    return predicted, target_z, weight
+  predicted = {name: x[:, kept] for name, x in predicted.items()}
+  return predicted, target_z[kept], None if weight is None else weight[kept]
 
 
 def _shown(value):

@@ -10,9 +10,10 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from genre2_jax.data.batches import Examples
-from genre2_jax.objectives import grid
+from genre2_jax.objectives import grid, non_finite
 from genre2_jax.objectives.catalog import Term
 from genre2_jax.policy import (
   Inputs,
@@ -196,7 +197,7 @@ def init_params(
   if 'critic' in objective.needs:
     params['critic'] = network.init(critic_key, inputs)
   if any(term.learnable for term in objective.terms):
-    params['numbers'] = jnp.asarray(codec.values(), jnp.float32)
+    params['numbers'] = jnp.asarray(codec.finite.values(), jnp.float32)
   return params
 
 
@@ -275,6 +276,14 @@ def supervised(
     loss = term.loss
     if term.enumerates and objective.enumeration.is_sampled:
       loss = getattr(loss, 'of_samples', loss)
+    if network.tokenizer.num_special:
+      assert isinstance(numbers, np.ndarray)  # Of a whole trie.
+      count = codec.finite.tokenizer.num_sequences
+      given = non_finite.split(log_p, batch.target, count)
+      losses[term.name] = non_finite.loss_of(
+        loss, given, numbers[:count], **more
+      )
+      continue
     losses[term.name] = loss(log_p, values, batch.target, **more)
   return losses
 

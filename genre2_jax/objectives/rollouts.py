@@ -10,6 +10,7 @@ import numpy as np
 
 from genre2_jax.data.batches import Examples
 from genre2_jax.objectives.means import mean
+from genre2_jax.objectives.non_finite import stand_ins
 from genre2_jax.objectives.objective import Objective, StageParams
 from genre2_jax.objectives.policy_gradient import kl_estimate
 from genre2_jax.objectives.rewards import REWARDS
@@ -100,10 +101,11 @@ def judge(
   """
   log_probs = samples.token_log_probs()  # [B, G, T], of text too
   tokens = jnp.concatenate([samples.tokens, greedy_tokens[:, None]], axis=1)
-  predictions = codec.decode(tokens)  # [B, G + 1]
-  scores = REWARDS[objective.rollouts.reward](
-    predictions, batch.target[:, None]
-  )
+  predictions, target = codec.decode(tokens), batch.target  # [B, G + 1]
+  special = codec.tokenizer.num_special
+  if special:
+    predictions, target = stand_ins(predictions, target, codec.span)
+  scores = REWARDS[objective.rollouts.reward](predictions, target[:, None])
   given, greedy = scores[:, :-1], scores[:, -1]
   weight = batch.weight
   kl: jax.Array = jnp.zeros(())
@@ -121,6 +123,8 @@ def judge(
     )
   if 'last_values' in objective.needs:
     last_values = _last_values(samples.tokens, codec)
+    if special:
+      last_values, _ = stand_ins(last_values, batch.target, codec.span)
   flat = jnp.max(given, -1) == jnp.min(given, -1)
   metrics = {
     'reward': mean(given, weight),
@@ -132,7 +136,7 @@ def judge(
     'clipped': jnp.zeros(()),
   }
   judgement = Judgement(
-    target=batch.target,
+    target=target,
     predictions=predictions[:, :-1],
     rewards=given - penalty,
     greedy_rewards=greedy,

@@ -27,6 +27,8 @@ DEFAULT_COVERAGE = 0.9
 FILE = 'margins.json'
 
 _INTERVALS = ('lower90', 'upper90')
+# Probabilities of what is no number; all else is given that it is one.
+NON_FINITE_NAMES = ('p_nan', 'p_plus_inf', 'p_minus_inf')
 # All that `columns` may have a column for.
 NAMES = (
   'prediction',
@@ -40,6 +42,7 @@ NAMES = (
   'exact_median',
   *results.LEARNED_AND_RAIL,
   *(f'{name}_rationale' for name in results.TEXTS),
+  *NON_FINITE_NAMES,
 )
 
 Arrays = Mapping[str, np.ndarray]
@@ -168,7 +171,7 @@ def columns(
   found = {
     name: model.scaler.restore(z) for name, z in (default | named).items()
   }
-  return found | _rationales(predicted, model)
+  return found | _rationales(predicted, model) | _of_kinds(predicted)
 
 
 def _rationales(predicted, model):
@@ -182,6 +185,24 @@ def _rationales(predicted, model):
     )
     for name in results.TEXTS
   }
+
+
+def non_finite(predicted: Arrays) -> np.ndarray:
+  """P(NaN), P(+inf) and P(−inf) of all seeds together: [n, 3]."""
+  return results.pooled(
+    {
+      n: predicted[n]
+      for n in (results.NON_FINITE, results.SHARE)
+      if n in predicted
+    }
+  )[results.NON_FINITE]
+
+
+def _of_kinds(predicted):
+  """Columns of what is no number, where that is predicted."""
+  if results.NON_FINITE not in predicted:
+    return {}
+  return dict(zip(NON_FINITE_NAMES, non_finite(predicted).T, strict=True))
 
 
 def _ends(prefix, ends):
@@ -207,6 +228,11 @@ def fit_margins(
     target: [n], in its own unit.
     weight: of the rows, [n], or None.
   """
+  kept = np.isfinite(target)
+  if not kept.all():  # A margin is of intervals, which hold numbers.
+    predicted = {name: x[:, kept] for name, x in predicted.items()}
+    target = target[kept]
+    weight = None if weight is None else weight[kept]
   if not has_distribution(model) or not len(target):
     return ()
   coverages = np.array(COVERAGES)

@@ -13,16 +13,26 @@ from genre2_jax.data.batches import Examples
 from genre2_jax.devices import compilation, processes
 from genre2_jax.devices import sharding as sharding_rules
 from genre2_jax.errors import InterruptedRunError
+from genre2_jax.metrics.results import NON_FINITE
 from genre2_jax.models.marginal import SHARE, share_of
 from genre2_jax.models.model import Model, form_of
 from genre2_jax.objectives.grid import expected_value
+from genre2_jax.objectives.non_finite import stand_ins
 from genre2_jax.objectives.objective import (
   Objective,
   StageParams,
   supervised,
 )
 from genre2_jax.objectives.rewards import comparable
-from genre2_jax.policy import Inputs, Pointwise, Policy, sampling, scoring, trie
+from genre2_jax.policy import (
+  Inputs,
+  Pointwise,
+  Policy,
+  sampling,
+  scoring,
+  special,
+  trie,
+)
 from genre2_jax.policy.enumeration import subset_numbers
 from genre2_jax.tokenizers.codec import Codec
 from genre2_jax.training.train_state import each_seed
@@ -104,10 +114,15 @@ def validation(
     )
     samples, greedy_tokens = sampling.without_greedy(rollout)
     reward = comparable(rollouts.reward)
-    rewards = reward(codec.decode(samples.tokens), rows.target[:, None])
+    written, target = codec.decode(samples.tokens), rows.target
+    greedy = codec.decode(greedy_tokens)
+    if codec.tokenizer.num_special:
+      written, _ = stand_ins(written, target, codec.span)
+      greedy, target = stand_ins(greedy, target, codec.span)
+    rewards = reward(written, target[:, None])
     return {
       'reward': jnp.mean(rewards, -1),
-      'greedy_reward': reward(codec.decode(greedy_tokens), rows.target),
+      'greedy_reward': reward(greedy, target),
       'entropy': jnp.mean(samples.entropy(), -1),
       **_text_length(samples),
     }
@@ -159,7 +174,9 @@ def predictions(
     policy that writes free text 'text_length' [b], its mean, 'greedy_text' and
     'sample_text' int32 [b, W], of the first sample, −1 behind them; if exact
     'log_p' [b, K], at temperature 1, and where the numbers were trained
-    'learned_mean_z' [b]; with RAIL 'rail_z' [b], Σ p(y) y over its numbers,
+    'learned_mean_z' [b]; with tokens for what is no number 'non_finite' [b, 3],
+    P(NaN), P(+inf) and P(−inf), and all else is given that the number is
+    finite, K of them; with RAIL 'rail_z' [b], Σ p(y) y over its numbers,
     and 'rail_normalized_z', with p renormalised on them; an open policy has
     them over the whole trie too, if exact, and 'grid_mass' [b], the probability
     that it writes a number at all, exact or estimated from the samples. A
@@ -179,9 +196,13 @@ def predictions(
   share = share_of(own)
   if share is not None:
     predicted[SHARE] = jnp.broadcast_to(share, numbers.shape)
+  writer = network
+  if network.tokenizer.num_special:
+    predicted[NON_FINITE] = special.probabilities(network, own, context)
+    writer = special.numbers_only(network)
   if num_samples or not exact:
     rollout = sampling.sample(
-      network,
+      writer,
       own,
       context,
       _row_keys(key, numbers),
@@ -204,13 +225,16 @@ def predictions(
   rail = None
   if exact:
     log_p = predicted['log_p'] = trie.log_probs(network, own, context)
+    if NON_FINITE in predicted:
+      count = codec.finite.tokenizer.num_sequences
+      predicted['log_p'] = jax.nn.log_softmax(log_p[:, :count])
     if network.open:
       # As the grid level trains it.
       log_p = trie.log_probs(network, own, context, normalized=False)
       rail = log_p, codec.values().astype(np.float32)
       predicted['grid_mass'] = jnp.sum(jnp.exp(log_p), -1)
     if 'numbers' in params:
-      mean = jnp.exp(log_p) @ params['numbers']
+      mean = jnp.exp(predicted['log_p']) @ params['numbers']
       predicted['learned_mean_z'] = codec.within(mean)
   elif network.open:
     # E_q[p / q] over numbers of the grammar's q is Σ p.
