@@ -860,14 +860,20 @@ def test_other_generators_draw_a_seed():
 
 @pytest.mark.slow
 def test_scikit_learns_checks():
-  """All of them, none expected to fail.
+  """All of them but the equivalence of weights and copies.
+
+  A fit of copies sets aside other rows, and shuffles more of them; that a row
+  of weight 0 is absent to the bit, `weighted_run_test.py` sees.
 
   They fit some forty times, so a regression head, which compiles three times
   as fast as a decoder: what they look at is the same for every objective.
   """
   tiny = TINY | {'max_steps': 80, 'dropout': 0.0}
   check_estimator(
-    DecodingRegressor(objective='mse', **tiny), expected_failed_checks={}
+    DecodingRegressor(objective='mse', **tiny),
+    expected_failed_checks={
+      'check_sample_weight_equivalence_on_dense_data': 'copies are other rows'
+    },
   )
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -89,6 +90,23 @@ class Rows:
       weight=None if self.weight is None else self.weight[index],
     )
 
+  @classmethod
+  def joined(cls, parts: Sequence['Rows']) -> 'Rows':
+    """Rows of one table, one part after the other."""
+
+    def together(name: str) -> Any:
+      found = [getattr(part, name) for part in parts]
+      return None if found[0] is None else np.concatenate(found)
+
+    return dataclasses.replace(
+      parts[0],
+      numeric=together('numeric'),
+      categories=together('categories'),
+      target=together('target'),
+      text=together('text'),
+      weight=together('weight'),
+    )
+
   def cells(self) -> Iterator[bytes]:
     """Every cell, to tell data from other data."""
     own = self.numeric[:, : self.numeric.shape[1] - self.num_embedded]
@@ -131,6 +149,7 @@ def build(
   kinds: Sequence[str] = (),
   text_names: Sequence[str] = (),
   weights: Mapping[str, np.ndarray] | None = None,
+  non_finite: bool = False,
 ) -> Table:
   """Checked table from raw arrays: every loader ends here.
 
@@ -138,6 +157,7 @@ def build(
   [n, F_cat] or None, target [n] or [n, 1]), of any plain dtype; with
   `text_names` behind them the text [n, T].
   weights: for each of `SPLITS` [n], as `weights.checked` gives them.
+  non_finite: whether targets may be NaN or infinite.
   Raises InputError for a table that cannot be trained on.
   """
   names = (*numeric_names, *category_names, *text_names)
@@ -146,7 +166,8 @@ def build(
   refuse_duplicates(name, names)
   widths = len(numeric_names), len(category_names)
   train, val, test = (
-    _rows(f'{name}: {split}', splits[split], widths) for split in SPLITS
+    _rows(f'{name}: {split}', splits[split], widths, non_finite)
+    for split in SPLITS
   )
   if weights is not None:
     train, val, test = weighted((train, val, test), weights)
@@ -172,6 +193,7 @@ def read_file(
   reading: Reading | Mapping | str | None = None,
   text_columns: Sequence[str] = (),
   weight: str = '',
+  non_finite: bool = False,
 ) -> Table:
   """Table from a CSV, TSV, JSONL (all may be gzipped), Parquet or .xlsx file.
 
@@ -188,6 +210,7 @@ def read_file(
     reading: how the file is written, as 'separator=; decimal=,'.
     text_columns: names of columns of free text.
     weight: name of the column of weights, which is no feature; '': none.
+    non_finite: whether targets may be missing, which is NaN, or infinite.
 
   Raises InputError.
   """
@@ -204,6 +227,7 @@ def read_file(
     kinds=columns.with_texts(kinds, text_columns),
     formats=reading,
     weight=weight,
+    non_finite=non_finite,
   )
 
 
@@ -235,6 +259,7 @@ def load_openml(
   kinds: Mapping[str, str] | str | None = None,
   text_columns: Sequence[str] = (),
   weight: str = '',
+  non_finite: bool = False,
 ) -> Table:
   """Table from OpenML by name or number; '' takes its default target.
 
@@ -270,7 +295,14 @@ def load_openml(
   frame = bunch.data.assign(**{bunch.target.name: bunch.target})
   kinds = columns.with_texts(columns.parse_kinds(kinds), text_columns)
   return _from_frame(
-    frame, name, bunch.target.name, seed, where, kinds=kinds, weight=weight
+    frame,
+    name,
+    bunch.target.name,
+    seed,
+    where,
+    kinds=kinds,
+    weight=weight,
+    non_finite=non_finite,
   )
 
 
@@ -422,6 +454,7 @@ def target_column(
   column: pd.Series,
   formats: cells.Formats = cells.PLAIN,
   kind: str = '',
+  non_finite: bool = False,
 ) -> np.ndarray:
   """A target as float64 [n].
 
@@ -430,6 +463,7 @@ def target_column(
     column: of any dtype.
     formats: of text.
     kind: by hand, 'number' or 'date'.
+    non_finite: whether missing and infinite ones are let through.
 
   Raises InputError unless all are finite, and different where they differ.
   """
@@ -441,7 +475,7 @@ def target_column(
   else:
     values = columns.read_as(where, column, '', formats)
   refuse_lost(where, column, values)
-  return _target(where, values)
+  return _target(where, values, non_finite)
 
 
 def refuse_lost(where: str, column: pd.Series, values: np.ndarray) -> None:
@@ -466,6 +500,7 @@ def _rows(
   where: str,
   arrays: Sequence[np.ndarray | None],
   widths: tuple[int, int],
+  non_finite: bool = False,
 ) -> Rows:
   """Checked rows of (numeric, categories, target); None where there is none."""
   numeric, categories, target, *text = arrays
@@ -496,12 +531,16 @@ def _rows(
   return Rows(
     numeric=numbers(f'{where}: numeric features', numeric),
     categories=labels(categories),
-    target=None if target is None else _target(f'{where}: target', target),
+    target=None
+    if target is None
+    else _target(f'{where}: target', target, non_finite),
     text=text[0] if text else None,
   )
 
 
-def _target(where: str, target: np.ndarray) -> np.ndarray:
+def _target(
+  where: str, target: np.ndarray, non_finite: bool = False
+) -> np.ndarray:
   if np.ma.is_masked(target):
     raise InputError(
       f'{where}: masked in {located(np.ma.getmaskarray(target).ravel())}; '
@@ -513,9 +552,12 @@ def _target(where: str, target: np.ndarray) -> np.ndarray:
     raise InputError(f'{where} has shape {target.shape}; it must be one column')
   target = numbers(where, target)
   bad = ~np.isfinite(target)
-  if bad.any():
+  if bad.all():
+    raise InputError(f'{where}: no row has a finite number; one at least must')
+  if bad.any() and not non_finite:
     raise InputError(
-      f'{where}: missing or infinite in {located(bad)}; remove these rows'
+      f'{where}: missing or infinite in {located(bad)}; remove these rows, or '
+      'set tokenizer.non_finite=tokens'
     )
   return target
 
@@ -530,6 +572,7 @@ def _from_frame(
   kinds: Mapping[str, str] | None = None,
   formats: cells.Formats = cells.PLAIN,
   weight: str = '',
+  non_finite: bool = False,
 ) -> Table:
   frame, kinds = frame.rename(columns=str), dict(kinds or {})
   if target not in frame:
@@ -546,9 +589,11 @@ def _from_frame(
     kinds.pop(weight, None)
   # Checked before the split, so that errors count rows as the file does.
   column, kind = frame.pop(target), kinds.pop(target, '')
-  y = target_column(f'{where}: target {target!r}', column, formats, kind)
+  y = target_column(
+    f'{where}: target {target!r}', column, formats, kind, non_finite
+  )
   if not kind:
-    columns.say_of_target(where, target, y)
+    columns.say_of_target(where, target, y[np.isfinite(y)])
   # A frame would look for each column among all others to let it go.
   parts = {str(name): column for name, column in frame.items()}
   del frame
@@ -578,6 +623,7 @@ def _from_frame(
     weights=None
     if row_weights is None
     else {split: row_weights[index] for split, index in splits.items()},
+    non_finite=non_finite,
   )
 
 

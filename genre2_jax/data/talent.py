@@ -25,7 +25,9 @@ from genre2_jax.data.reading import path_of
 from genre2_jax.errors import InputError, suggestion
 
 
-def load(root: str | os.PathLike, name: str) -> tables.Table:
+def load(
+  root: str | os.PathLike, name: str, *, non_finite: bool = False
+) -> tables.Table:
   """Table from the folder `name` under `root`. Raises InputError."""
   folder = _folder(path_of(root), name)
   info = _info(folder / 'info.json')
@@ -42,6 +44,7 @@ def load(root: str | os.PathLike, name: str) -> tables.Table:
     numeric_names=_names(info.get('num_features'), arrays['N'], 'N'),
     category_names=_names(info.get('cat_features'), arrays['C'], 'C'),
     target_name=str(info.get('target') or 'y'),
+    non_finite=non_finite,
   )
 
 

@@ -13,7 +13,11 @@ from genre2_jax import tokenizers
 from genre2_jax.baselines import priors
 from genre2_jax.data import targets
 from genre2_jax.data.features import Features
-from genre2_jax.data.subwords import SentenceFeatures, TextFeatures
+from genre2_jax.data.subwords import (
+  JudgeFeatures,
+  SentenceFeatures,
+  TextFeatures,
+)
 from genre2_jax.data.tables import Rows, Table
 from genre2_jax.data.targets import Scaler
 from genre2_jax.data.texts import TextRows, Texts
@@ -94,7 +98,11 @@ def build_model(
       language.pretrained, language.preset, language.sizes
     )
     language_model.check_tokenizer(name, sizes)
-    features = TextFeatures.fit(
+    kind, own = TextFeatures, {}
+    if text.rationale:
+      kind = JudgeFeatures
+      own = {name: text[name] for name in ('rationale', 'end', 'budget')}
+    features = kind.fit(
       table,
       name,
       max_length=text.max_length,
@@ -102,6 +110,7 @@ def build_model(
       num_buckets=text.buckets,
       embedded=sizes.vocab_size,
       cache=text.cache,
+      **own,
     )
   else:
     features = Features.fit(
@@ -113,6 +122,7 @@ def build_model(
       with_missing=config.model.missing_features,
     )
   target = table.train.known_target
+  target = target[np.isfinite(target)]
   scaler = targets.fit(config.data.transform, target)
   tokenizer = build_tokenizer(config).fitted(scaler.standardize(target))
   if config.model.prior:
@@ -131,6 +141,8 @@ def features_from_json(data: Mapping[str, Any]) -> Features | TextFeatures:
   """The features that `to_json` of either kind wrote."""
   if 'second' in data:
     return SentenceFeatures.from_json(data)
+  if 'rationale' in data:
+    return JudgeFeatures.from_json(data)
   kind = TextFeatures if 'prompt' in data else Features
   return kind.from_json(data)
 
@@ -224,12 +236,15 @@ def build_tokenizer(config: ConfigDict) -> Tokenizer:
   """The tokenizer that `config.tokenizer` describes, not fitted to targets."""
   fields = config.tokenizer
   options = tokenizers.OPTIONS.get(fields.name, ())
-  return tokenizers.build(
+  found = tokenizers.build(
     fields.name,
     base=fields.base,
     digits=fields.digits,
     **{name: fields[name] for name in options if name in fields},
   )
+  if fields.non_finite == 'tokens':
+    return tokenizers.NonFinite(found)
+  return found
 
 
 def faster_dtype(fields: Mapping[str, Any]) -> str:

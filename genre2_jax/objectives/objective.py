@@ -10,16 +10,20 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from genre2_jax.data.batches import Examples
-from genre2_jax.objectives import grid
+from genre2_jax.objectives import grid, non_finite
 from genre2_jax.objectives.catalog import Term
 from genre2_jax.policy import (
   Inputs,
   Params,
   Pointwise,
   Policy,
+  Text,
+  in_one_pass,
   teacher_forced,
+  trie,
 )
 from genre2_jax.policy.enumeration import (
   Enumeration,
@@ -193,7 +197,7 @@ def init_params(
   if 'critic' in objective.needs:
     params['critic'] = network.init(critic_key, inputs)
   if any(term.learnable for term in objective.terms):
-    params['numbers'] = jnp.asarray(codec.values(), jnp.float32)
+    params['numbers'] = jnp.asarray(codec.finite.values(), jnp.float32)
   return params
 
 
@@ -233,13 +237,27 @@ def supervised(
     return losses
   if not (objective.at('token') or objective.at('grid')):
     return losses
+  if _decodes_once(objective, network):
+    network = in_one_pass(network)
   context = network.encode(own, batch.inputs, encode_key)
   if objective.at('token'):
-    logits = teacher_forced(network, own, context, batch.tokens, decode_key)
-    for term in objective.at('token'):
-      losses[term.name] = term.loss(
-        logits, batch.tokens, batch.target, network.tokenizer
+    text_log_probs = None
+    if network.writer is None:
+      logits = teacher_forced(network, own, context, batch.tokens, decode_key)
+    else:
+      text_log_probs, logits = network.writer.score(
+        own,
+        context,
+        given_text(batch.inputs),
+        batch.tokens[:, None],
+        dropout_key=decode_key,
       )
+      logits = logits[:, 0]
+    for term in objective.at('token'):
+      loss = term.loss(logits, batch.tokens, batch.target, network.tokenizer)
+      if text_log_probs is not None and term.requires.covers_text:
+        loss = _with_text(loss, text_log_probs[:, 0], batch)
+      losses[term.name] = loss
   grids = {}
   for term in objective.at('grid'):
     if term.subset not in grids:
@@ -258,8 +276,46 @@ def supervised(
     loss = term.loss
     if term.enumerates and objective.enumeration.is_sampled:
       loss = getattr(loss, 'of_samples', loss)
+    if network.tokenizer.num_special:
+      assert isinstance(numbers, np.ndarray)  # Of a whole trie.
+      count = codec.finite.tokenizer.num_sequences
+      given = non_finite.split(log_p, batch.target, count)
+      losses[term.name] = non_finite.loss_of(
+        loss, given, numbers[:count], **more
+      )
+      continue
     losses[term.name] = loss(log_p, values, batch.target, **more)
   return losses
+
+
+def given_text(inputs: Inputs) -> Text:
+  """What a judge is to write for each row of inputs, R = 1."""
+  return Text(inputs['text'][:, None], inputs['text_length'][:, None])
+
+
+def _with_text(
+  loss: jax.Array, text_log_probs: jax.Array, batch: Examples
+) -> jax.Array:
+  """Mean over text, its end and number of a loss [B] that is the number's.
+
+  The end of a text that fills its budget is certain, and not counted.
+  """
+  count = batch.tokens.shape[-1]
+  budget = batch.inputs['text'].shape[-1]
+  counted = jnp.minimum(batch.inputs['text_length'] + 1, budget)
+  total = count * loss - jnp.sum(text_log_probs, -1)
+  return total / (count + counted)
+
+
+def _decodes_once(objective: Objective, policy: Policy) -> bool:
+  """Whether `supervised` asks for the logits of one set of nodes only."""
+  subsets = {term.subset for term in objective.at('grid')}
+  if 0 in subsets and not (
+    objective.enumeration.depth == policy.tokenizer.num_tokens
+    and trie.fits_one_pass(policy.tokenizer)
+  ):
+    return False
+  return len(subsets) + bool(objective.at('token')) == 1
 
 
 def total(losses: dict[str, jax.Array], objective: Objective) -> jax.Array:

@@ -17,6 +17,8 @@ class Requirements:
     reads_reward: sequence level: whether the rewards make a difference.
     moves_alone: whether it changes the weights without another term.
     tokenizer: the only one that it works with, by name; '': any.
+    covers_text: token level: whether it is a mean of −log p, and so looks at
+      the free text before a number too, where there is any.
   """
 
   rollout: frozenset[str] = frozenset()
@@ -25,6 +27,7 @@ class Requirements:
   reads_reward: bool = True
   moves_alone: bool = True
   tokenizer: str = ''
+  covers_text: bool = False
 
 
 def of(loss: object) -> Requirements:

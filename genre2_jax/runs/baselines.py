@@ -1,12 +1,13 @@
 """Baselines of a run: instead of a network, or beside it as references."""
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
 from genre2_jax.baselines import distributions, points
-from genre2_jax.data.tables import Table
+from genre2_jax.data.tables import SPLITS, Rows, Table
 from genre2_jax.errors import InputError
 from genre2_jax.experiment.experiment import Prepared
 from genre2_jax.files import atomic, reading
@@ -40,6 +41,15 @@ def fit(
     InputError: no such baseline, a missing package, or too many numbers.
     InterruptedRunError: asked to leave.
   """
+  experiment, is_number = _of_numbers(experiment)
+  if is_number is not None:
+    found = fit(experiment, name, seeds, interrupts)['test']
+    cuts = [len(is_number['val'])]
+    parts = {n: np.split(x, cuts, axis=1) for n, x in found.items()}
+    return {
+      split: {n: x[place] for n, x in parts.items()}
+      for place, split in enumerate(('val', 'test'))
+    }
   if name in distributions.NAMES:
     return _fit_distributions(experiment, name, seeds, interrupts)
   fitted = [
@@ -62,6 +72,30 @@ def fit(
       'entropy': np.zeros_like(z),
     }
   return predicted
+
+
+def _of_numbers(experiment):
+  """The experiment without targets that are none, for libraries that take none.
+
+  Returns:
+    (it, None), if all are numbers; else (it with all rows of validation and
+    test to predict as 'test', {split: whether targets are numbers}).
+  """
+  table = experiment.table
+  kept = {s: np.isfinite(getattr(table, s).target) for s in SPLITS}
+  if all(x.all() for x in kept.values()):
+    return experiment, None
+  assert isinstance(table, Table)
+  asked = Rows.joined([table.val, table.test])
+  # Its targets are never read.
+  asked = dataclasses.replace(asked, target=np.zeros(len(asked)))
+  table = dataclasses.replace(
+    table,
+    train=table.train.part(kept['train']),
+    val=table.val.part(kept['val']),
+    test=asked,
+  )
+  return dataclasses.replace(experiment, table=table), kept
 
 
 def references(

@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from genre2_jax.data.subwords import JudgeFeatures
 from genre2_jax.errors import InputError
 from genre2_jax.files import atomic
 from genre2_jax.metrics import exact, recalibration, results, sampled
@@ -26,6 +27,8 @@ DEFAULT_COVERAGE = 0.9
 FILE = 'margins.json'
 
 _INTERVALS = ('lower90', 'upper90')
+# Probabilities of what is no number; all else is given that it is one.
+NON_FINITE_NAMES = ('p_nan', 'p_plus_inf', 'p_minus_inf')
 # All that `columns` may have a column for.
 NAMES = (
   'prediction',
@@ -38,6 +41,8 @@ NAMES = (
   'exact_mean',
   'exact_median',
   *results.LEARNED_AND_RAIL,
+  *(f'{name}_rationale' for name in results.TEXTS),
+  *NON_FINITE_NAMES,
 )
 
 Arrays = Mapping[str, np.ndarray]
@@ -146,7 +151,8 @@ def columns(
   `prediction`, `lower90` and `upper90` are the defaults; behind them every
   estimate has its own name, and so have the intervals, `conformal_lower90` and
   `model_lower90`. Without margins there is the model's own interval, under
-  that name alone.
+  that name alone. What a judge wrote before its greedy and its first sampled
+  number are `greedy_rationale` and `sample_rationale`.
 
   Args:
     predicted: what `evaluation.predict` gave.
@@ -162,9 +168,41 @@ def columns(
       default |= _ends('', ends)
       named |= _ends('conformal_', ends)
     named |= _ends('model_', interval(predicted, model))
-  return {
+  found = {
     name: model.scaler.restore(z) for name, z in (default | named).items()
   }
+  return found | _rationales(predicted, model) | _of_kinds(predicted)
+
+
+def _rationales(predicted, model):
+  """Columns of text, where any was written."""
+  if not isinstance(model.features, JudgeFeatures):
+    return {}
+  member = results.pooled(predicted)
+  return {
+    f'{name}_rationale': np.array(
+      model.features.decode(member[f'{name}_text']), object
+    )
+    for name in results.TEXTS
+  }
+
+
+def non_finite(predicted: Arrays) -> np.ndarray:
+  """P(NaN), P(+inf) and P(−inf) of all seeds together: [n, 3]."""
+  return results.pooled(
+    {
+      n: predicted[n]
+      for n in (results.NON_FINITE, results.SHARE)
+      if n in predicted
+    }
+  )[results.NON_FINITE]
+
+
+def _of_kinds(predicted):
+  """Columns of what is no number, where that is predicted."""
+  if results.NON_FINITE not in predicted:
+    return {}
+  return dict(zip(NON_FINITE_NAMES, non_finite(predicted).T, strict=True))
 
 
 def _ends(prefix, ends):
@@ -190,6 +228,11 @@ def fit_margins(
     target: [n], in its own unit.
     weight: of the rows, [n], or None.
   """
+  kept = np.isfinite(target)
+  if not kept.all():  # A margin is of intervals, which hold numbers.
+    predicted = {name: x[:, kept] for name, x in predicted.items()}
+    target = target[kept]
+    weight = None if weight is None else weight[kept]
   if not has_distribution(model) or not len(target):
     return ()
   coverages = np.array(COVERAGES)

@@ -13,18 +13,29 @@ from genre2_jax.data.batches import Examples
 from genre2_jax.devices import compilation, processes
 from genre2_jax.devices import sharding as sharding_rules
 from genre2_jax.errors import InterruptedRunError
+from genre2_jax.metrics.results import NON_FINITE
 from genre2_jax.models.marginal import SHARE, share_of
 from genre2_jax.models.model import Model, form_of
 from genre2_jax.objectives.grid import expected_value
+from genre2_jax.objectives.non_finite import stand_ins
 from genre2_jax.objectives.objective import (
   Objective,
   StageParams,
   supervised,
 )
 from genre2_jax.objectives.rewards import comparable
-from genre2_jax.policy import Inputs, Pointwise, Policy, sampling, scoring, trie
+from genre2_jax.policy import (
+  Inputs,
+  Pointwise,
+  Policy,
+  sampling,
+  scoring,
+  special,
+  trie,
+)
 from genre2_jax.policy.enumeration import subset_numbers
 from genre2_jax.tokenizers.codec import Codec
+from genre2_jax.training.train_state import each_seed
 
 
 class Predictor:
@@ -103,11 +114,17 @@ def validation(
     )
     samples, greedy_tokens = sampling.without_greedy(rollout)
     reward = comparable(rollouts.reward)
-    rewards = reward(codec.decode(samples.tokens), rows.target[:, None])
+    written, target = codec.decode(samples.tokens), rows.target
+    greedy = codec.decode(greedy_tokens)
+    if codec.tokenizer.num_special:
+      written, _ = stand_ins(written, target, codec.span)
+      greedy, target = stand_ins(greedy, target, codec.span)
+    rewards = reward(written, target[:, None])
     return {
       'reward': jnp.mean(rewards, -1),
-      'greedy_reward': reward(codec.decode(greedy_tokens), rows.target),
+      'greedy_reward': reward(greedy, target),
       'entropy': jnp.mean(samples.entropy(), -1),
+      **_text_length(samples),
     }
 
   def block(args):
@@ -153,9 +170,13 @@ def predictions(
     rail_numbers: so many evenly spaced numbers are scored for RAIL; 0: none.
 
   Returns:
-    {'samples_z': [b, G], 'greedy_z': [b], 'entropy': [b]} if G > 0; if exact
+    {'samples_z': [b, G], 'greedy_z': [b], 'entropy': [b]} if G > 0, and of a
+    policy that writes free text 'text_length' [b], its mean, 'greedy_text' and
+    'sample_text' int32 [b, W], of the first sample, −1 behind them; if exact
     'log_p' [b, K], at temperature 1, and where the numbers were trained
-    'learned_mean_z' [b]; with RAIL 'rail_z' [b], Σ p(y) y over its numbers,
+    'learned_mean_z' [b]; with tokens for what is no number 'non_finite' [b, 3],
+    P(NaN), P(+inf) and P(−inf), and all else is given that the number is
+    finite, K of them; with RAIL 'rail_z' [b], Σ p(y) y over its numbers,
     and 'rail_normalized_z', with p renormalised on them; an open policy has
     them over the whole trie too, if exact, and 'grid_mass' [b], the probability
     that it writes a number at all, exact or estimated from the samples. A
@@ -175,9 +196,13 @@ def predictions(
   share = share_of(own)
   if share is not None:
     predicted[SHARE] = jnp.broadcast_to(share, numbers.shape)
+  writer = network
+  if network.tokenizer.num_special:
+    predicted[NON_FINITE] = special.probabilities(network, own, context)
+    writer = special.numbers_only(network)
   if num_samples or not exact:
     rollout = sampling.sample(
-      network,
+      writer,
       own,
       context,
       _row_keys(key, numbers),
@@ -190,22 +215,31 @@ def predictions(
       'samples_z': codec.within(codec.decode(samples.tokens)),
       'greedy_z': codec.within(codec.decode(greedy_tokens)),
       'entropy': jnp.mean(samples.entropy(), -1),
+      **_text_length(samples),
     }
+    if rollout.text is not None:
+      written = jnp.arange(rollout.text.tokens.shape[-1])
+      written = written < rollout.text.length[..., None]
+      text = jnp.where(written, rollout.text.tokens, -1)
+      predicted |= {'greedy_text': text[:, -1], 'sample_text': text[:, 0]}
   rail = None
   if exact:
     log_p = predicted['log_p'] = trie.log_probs(network, own, context)
+    if NON_FINITE in predicted:
+      count = codec.finite.tokenizer.num_sequences
+      predicted['log_p'] = jax.nn.log_softmax(log_p[:, :count])
     if network.open:
       # As the grid level trains it.
       log_p = trie.log_probs(network, own, context, normalized=False)
       rail = log_p, codec.values().astype(np.float32)
       predicted['grid_mass'] = jnp.sum(jnp.exp(log_p), -1)
     if 'numbers' in params:
-      mean = jnp.exp(log_p) @ params['numbers']
+      mean = jnp.exp(predicted['log_p']) @ params['numbers']
       predicted['learned_mean_z'] = codec.within(mean)
   elif network.open:
     # E_q[p / q] over numbers of the grammar's q is Σ p.
     shared = scoring.score(
-      network, own, context, samples.tokens, normalized=False
+      network, own, context, samples.tokens, normalized=False, text=samples.text
     )
     log_ratio = shared.token_log_probs() - samples.token_log_probs()
     predicted['grid_mass'] = jnp.mean(jnp.exp(jnp.sum(log_ratio, -1)), -1)
@@ -217,6 +251,13 @@ def predictions(
       mean = expected_value(log_p, codec.within(values), normalize)
       predicted[name] = codec.within(mean)
   return predicted
+
+
+def _text_length(samples: scoring.Rollout) -> dict[str, jax.Array]:
+  """Subwords of free text, the mean over samples, where there is any."""
+  if samples.text is None:
+    return {}
+  return {'text_length': jnp.mean(samples.text.length.astype(jnp.float32), -1)}
 
 
 def _prepared(params: StageParams, network: Policy | Pointwise) -> StageParams:
@@ -253,7 +294,8 @@ def predictor(
     function: Callable[..., Any] = functools.partial(
       predictions, network=network, codec=codec, **options
     )
-    return jax.vmap(function, (0, None, None, 0))(params, inputs, numbers, keys)
+    run = each_seed(function, (0, None, None, 0))
+    return run(params, inputs, numbers, keys)
 
   def prepare(held, params):
     network, _ = build(held)
