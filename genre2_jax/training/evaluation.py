@@ -339,8 +339,8 @@ def predict(
   Returns:
     numpy, what `predictions` gives: {'samples_z': [S, n, G], ...}.
   """
-  # One device takes arrays as they come, sooner than they are laid out.
-  is_laid_out = sharding is not None and len(sharding.device_set) > 1
+  if sharding is not None and len(sharding.device_set) == 1:
+    sharding = None  # One device takes them sooner than they are laid out.
   outputs: list[dict[str, np.ndarray]] = []
   chosen = []
   for rows, part in batches.by_width(inputs, widths):
@@ -349,7 +349,7 @@ def predict(
       if interrupts:
         raise InterruptedRunError('interrupted while predicting')
       block = jax.tree.map(lambda x, i=index: x[i], blocks)
-      if is_laid_out:
+      if sharding is not None:
         block, number = processes.place((block, number), sharding)
       outputs.append(processes.fetch(predict_block(params, block, number)))
     chosen.append(numbers.ravel())

@@ -185,7 +185,9 @@ def test_errors_are_taken_within_the_bounds_of_the_target():
   """Numbers beyond them mean the nearer bound, in all that is exact."""
   bounds = (-0.5, 1.2)
   codec = dataclasses.replace(CODEC, bounds=bounds)
-  model = SimpleNamespace(codec=codec, scaler=SCALER, grid=codec.grid())
+  model = SimpleNamespace(
+    codec=codec, scaler=SCALER, grid=codec.grid(), features=None
+  )
   target = np.linspace(*bounds, 8)
   log_p = SINGLE['log_p'][0].astype(np.float64)
   found = by_seed(result_rows(SINGLE, (7,), target, model=model))[7]

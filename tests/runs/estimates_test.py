@@ -18,7 +18,7 @@ CODEC = Codec(
 )
 SCALER = TargetScaler(mean=100.0, std=10.0, low=-1.0, high=2.0)
 MODEL = SimpleNamespace(
-  codec=CODEC, scaler=SCALER, network=None, grid=CODEC.grid()
+  codec=CODEC, scaler=SCALER, network=None, grid=CODEC.grid(), features=None
 )
 VALUES = CODEC.values()
 POINTS = (*sampled.POINT_ESTIMATORS, 'exact_mean', 'exact_median')
