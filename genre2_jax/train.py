@@ -440,8 +440,9 @@ def _record(run, stage, predicted):
         margins = estimates.fit_margins(arrays, model, target)
   # Of the test rows, which come last; the last stage's are what stays.
   columns = estimates.columns(arrays, model, margins, has_interval=has_interval)
+  truth = estimates.by_name({'target': target}, model.target_names)
   with formats.growing(run.workdir / 'predictions.csv') as write:
-    write({'row': np.arange(1, len(target) + 1), 'target': target} | columns)
+    write({'row': np.arange(1, len(target) + 1)} | truth | columns)
   estimates.write_margins(run.workdir, margins)
   return rows
 

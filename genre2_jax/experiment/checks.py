@@ -32,6 +32,7 @@ def check_values(config: ConfigDict) -> None:
     'pretrain.learning_rate', 'finetune.learning_rate', 'rollouts.group_size',
     'rollouts.temperature', 'rollouts.num_updates', 'trie.max_nodes',
     'eval.num_samples', 'eval.temperature', 'eval.batch_size',
+    'eval.num_conditionals',
     'checkpoint.keep', 'optimizer.accumulation', 'text.max_length',
     'text.buckets', 'device_share',
   )  # fmt: skip

@@ -78,7 +78,8 @@ def get_config() -> ConfigDict:
   data.openml = ''  # an OpenML dataset's name or id; needs the network
   data.root = ''  # folder of TALENT tasks
   data.name = 'diabetes'  # task under root; without root, scikit-learn's set
-  data.target = ''  # target column, of path and openml
+  data.target = ''  # target column, of path and openml; several: 'a,b', whose
+  # numbers are written one after another
   data.kinds = ''  # of columns, by hand: 'size=number,zip=category'; date,
   # 'date %d.%m.%Y', time, boolean, ignore (docs/reading_data.md)
   data.reading = ''  # how files are written: 'separator=; decimal=,
@@ -281,6 +282,8 @@ def get_config() -> ConfigDict:
   evaluation.num_samples = 128  # per row
   evaluation.temperature = 1.0  # of sampling
   evaluation.batch_size = 128  # rows per dispatch
+  evaluation.num_conditionals = 16  # of several targets: samples of the numbers
+  # before one whose trie is scored, unless trie.max_nodes holds the joint trie
   evaluation.rail_numbers = 0  # evenly spaced, for the estimators rail and
   # rail_normalized (RAIL on a subset); the whole grid's is exact_mean
   evaluation.recalibrate = True  # temperature and conformal, on validation rows

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from genre2_jax.errors import InputError
-from genre2_jax.metrics import exact, points, recalibration, sampled
+from genre2_jax.metrics import exact, joint, points, recalibration, sampled
 
 # Of results.csv.
 COLUMNS = ('task', 'seed', 'stage', 'split', 'estimator', 'metric', 'value')
@@ -52,13 +52,21 @@ class Codec(Protocol):
   def index(self, z: ArrayLike, /) -> np.ndarray: ...
 
 
-class Model(Protocol):
-  """What the rows need of a model."""
+class Target(Protocol):
+  """What the rows need of a target."""
 
   @property
   def scaler(self) -> Scaler: ...
   @property
   def codec(self) -> Codec: ...
+
+
+class Model(Protocol):
+  """What the rows need of a model."""
+
+  @property
+  def target_names(self) -> Sequence[str]: ...
+  def by_target(self) -> Sequence[Target]: ...
 
 
 # What a seed's weight in the ensemble is.
@@ -89,11 +97,11 @@ def pooled(predicted: Predicted) -> dict[str, np.ndarray]:
     if name not in ('samples_z', 'log_p', SHARE)
   }
   if 'samples_z' in predicted:
-    samples = predicted['samples_z']  # [S, n, G]
-    num_seeds, _, group = samples.shape
+    samples = predicted['samples_z']  # [S, n, G], of k targets [S, n, G, k].
+    num_seeds, _, group = samples.shape[:3]
     alike = np.full(num_seeds, 1 / num_seeds)
     seeds, places = _turns(alike if weights is None else weights, group)
-    pool = samples[seeds, :, places].T
+    pool = np.moveaxis(samples[seeds, :, places], 0, 1)
     member['samples_z'] = np.ascontiguousarray(pool)
   if 'log_p' in predicted:
     member['log_p'] = exact.mixture(predicted['log_p'], weights)
@@ -155,57 +163,81 @@ def rows(
   """Rows of results.csv for one stage and split.
 
   Each seed by itself; of several seeds their 'mean' and 'std' (ddof 1), and
-  the 'ensemble' that pools them. Too few validation rows for an interval of
-  nine in ten: no rows 'conformal', and one warning.
+  the 'ensemble' that pools them. Of several targets the means over them, each
+  by name, and 'energy' of the joint samples (`joint.together`). Too few
+  validation rows for an interval of nine in ten: no rows 'conformal', and one
+  warning.
 
   Args:
     predicted: of S seeds, as `pooled` takes it.
-    target_z: [n].
-    model: with `codec` and `scaler`.
+    target_z: [n], of several targets [n, k].
+    model: of the run.
     seeds: S integers.
     task: its name.
     stage: its name.
     split: its name.
     validation: (predicted, target_z) of other rows, to recalibrate on.
   """
-  scaler = model.scaler
-  unit = _unit(scaler)
+  targets, names = model.by_target(), model.target_names
   found: list[tuple] = []
   fitted_on: dict[int | str, dict[str, np.ndarray]] = {}
   fitted_to = target_z[:0]
   if validation is not None:
     fitted_on, fitted_to = dict(members(validation[0], seeds)), validation[1]
   for seed, member in members(predicted, seeds):
-    values = sampled.evaluate(
-      member['samples_z'],
-      member['greedy_z'],
-      member['entropy'],
-      target_z,
-      low=scaler.low,
-      high=scaler.high,
-      **unit,
-    )
-    if 'grid_mass' in member:
-      mass = float(np.mean(member['grid_mass'], dtype=np.float64))
-      values.append(('sample', 'grid_mass', mass))
-    for name in LEARNED_AND_RAIL:
-      if f'{name}_z' in member:
-        values += points.evaluate(name, member[f'{name}_z'], target_z, **unit)
-    if 'log_p' in member:
-      grid, index = _grid(model.codec), model.codec.index(target_z)
-      summary = exact.summarize(member['log_p'], grid, target_z, index)
-      values += exact.evaluate(summary, target_z, **unit)
-      if seed in fitted_on:
-        values += _recalibrated(
-          member['log_p'],
-          summary,
-          target_z,
-          fitted_on[seed]['log_p'],
-          fitted_to,
-          model,
+    fitted = fitted_on.get(seed)
+    if not names:
+      values = _of_target(member, target_z, targets[0], fitted, fitted_to)
+    else:
+      by_name = {}
+      for place, name in enumerate(names):
+        by_name[name] = _of_target(
+          joint.of_target(member, place),
+          target_z[:, place],
+          targets[place],
+          fitted and joint.of_target(fitted, place),
+          fitted_to[:, place],
         )
+      values = joint.together(by_name, names)
+      score = joint.energy_score(member['samples_z'], target_z)
+      values.append(('sample', 'energy', score))
     found += [(task, seed, stage, split, *value) for value in values]
   return over_seeds(found)
+
+
+def _of_target(member, target_z, target, fitted, fitted_to):
+  """[(estimator, metric, value)] of one target; `fitted`: other rows' own."""
+  scaler, codec = target.scaler, target.codec
+  unit = _unit(scaler)
+  values = sampled.evaluate(
+    member['samples_z'],
+    member['greedy_z'],
+    member['entropy'],
+    target_z,
+    low=scaler.low,
+    high=scaler.high,
+    **unit,
+  )
+  if 'grid_mass' in member:
+    mass = float(np.mean(member['grid_mass'], dtype=np.float64))
+    values.append(('sample', 'grid_mass', mass))
+  for name in LEARNED_AND_RAIL:
+    if f'{name}_z' in member:
+      values += points.evaluate(name, member[f'{name}_z'], target_z, **unit)
+  if 'log_p' in member:
+    grid, index = _grid(codec), codec.index(target_z)
+    summary = exact.summarize(member['log_p'], grid, target_z, index)
+    values += exact.evaluate(summary, target_z, **unit)
+    if fitted is not None:
+      values += _recalibrated(
+        member['log_p'],
+        summary,
+        target_z,
+        fitted['log_p'],
+        fitted_to,
+        target,
+      )
+  return values
 
 
 def over_seeds(rows: Iterable[Sequence]) -> list[tuple]:
@@ -241,6 +273,7 @@ _SUMMARY = (
   ),
   *(('sample', m) for m in ('reward', 'crps', 'coverage90', 'width90')),
   *(('exact', m) for m in ('reward', 'crps', 'nll', 'coverage90', 'width90')),
+  ('sample', 'energy'),
   ('sample', 'grid_mass'),
 )
 
@@ -315,17 +348,17 @@ def _warn_once(text: str) -> None:
   _logger.warning('%s', text)
 
 
-def _recalibrated(log_p, summary, target_z, val_log_p, val_target, model):
+def _recalibrated(log_p, summary, target_z, val_log_p, val_target, own):
   """Rows 'tempered' and 'conformal', fitted on validation rows."""
-  grid = _grid(model.codec)
-  index = model.codec.index
+  grid = _grid(own.codec)
+  index = own.codec.index
   fit = val_log_p, grid, val_target, index(val_target)
   temperature = recalibration.fit_temperature(*fit)
   tempered = exact.summarize(
     recalibration.temper(log_p, temperature), grid, target_z, index(target_z)
   )
   found = exact.evaluate(
-    tempered, target_z, name='tempered', **_unit(model.scaler)
+    tempered, target_z, name='tempered', **_unit(own.scaler)
   )
   found.append(('tempered', 'temperature', temperature))
   val = exact.summarize(*fit)
@@ -336,7 +369,7 @@ def _recalibrated(log_p, summary, target_z, val_log_p, val_target, model):
   except InputError as error:
     _warn_once(f'no conformal interval: {error}')
     return found
-  within = model.codec.within
+  within = own.codec.within
   low = within(np.minimum(summary.low - margin, summary.median))
   high = within(np.maximum(summary.high + margin, summary.median))
   covered = (low <= target_z) & (target_z <= high)

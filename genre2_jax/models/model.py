@@ -2,15 +2,15 @@
 
 import dataclasses
 from collections.abc import Callable, Hashable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from genre2_jax.data import targets
 from genre2_jax.data.batches import Examples
 from genre2_jax.data.features import Features
 from genre2_jax.data.subwords import TextFeatures
 from genre2_jax.data.tables import Rows
-from genre2_jax.data.targets import Scaler
 from genre2_jax.data.texts import TextRows
 from genre2_jax.models.neighbours import ROW
 from genre2_jax.models.prior import PRIOR, Prior
@@ -60,6 +60,18 @@ def form_of(model: Formed) -> Form:
   return Form(None, lambda *_: (model.network, model.codec), {})
 
 
+class Target(NamedTuple):
+  """One target's scales.
+
+  Attributes:
+    scaler: of its training rows.
+    codec: z-scores <-> tokens of its number.
+  """
+
+  scaler: targets.Scaler
+  codec: Codec
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
   """Features, scaler, codec and network, fitted to one data set.
@@ -80,7 +92,7 @@ class Model:
   """
 
   features: Features | TextFeatures
-  scaler: Scaler
+  scaler: targets.AnyScaler
   codec: Codec
   network: Policy | Pointwise
   looks_up: bool = False
@@ -88,6 +100,17 @@ class Model:
   prior: Prior | None = None
   texts: TextColumns | None = None
   form: Form | None = None
+
+  @property
+  def target_names(self) -> tuple[str, ...]:
+    """Of several targets; () of one."""
+    return targets.names_of(self.scaler)
+
+  def by_target(self) -> list['Target']:
+    """What is known of each target by itself."""
+    scalers = targets.parts_of(self.scaler)
+    pairs = zip(scalers, self.codec.parts, strict=True)
+    return [Target(scaler, codec) for scaler, codec in pairs]
 
   @property
   def widths(self) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ from genre2_jax.policy import (
   Params,
   Pointwise,
   Policy,
+  joint,
   teacher_forced,
 )
 from genre2_jax.policy.enumeration import (
@@ -27,6 +28,7 @@ from genre2_jax.policy.enumeration import (
   subset_numbers,
 )
 from genre2_jax.tokenizers.codec import Codec
+from genre2_jax.tokenizers.joint import columns_of, parts_of, spans_of
 
 # Of a stage: 'policy', and with some objectives 'critic' or 'numbers'.
 StageParams = dict[str, Params]
@@ -113,12 +115,15 @@ class Objective:
     return tuple(names)
 
 
-def check_objective(objective: Objective, tokenizer: str) -> None:
+def check_objective(
+  objective: Objective, tokenizer: str, num_targets: int = 1
+) -> None:
   """Raises a ValueError unless an objective can be learnt.
 
   Args:
     objective: with its rollouts.
     tokenizer: the name of the number vocabulary.
+    num_targets: k.
 
   Raises:
     ValueError: one line, of terms that do not go together or of what one of
@@ -135,6 +140,12 @@ def check_objective(objective: Objective, tokenizer: str) -> None:
     wanted = term.requires.tokenizer
     if wanted and tokenizer != wanted:
       raise ValueError(f'objective: {term.name} needs tokenizer.name={wanted}')
+    most = term.requires.most_targets
+    if most and num_targets > most:
+      raise ValueError(
+        f'objective: {term.name} learns one target, and there are '
+        f'{num_targets}: take remax, dar or crps, or name one'
+      )
   if not any(term.requires.moves_alone for term in terms):
     raise ValueError(f'objective: {listed} alone keeps the weights as they are')
   sequence = objective.at('sequence')
@@ -219,7 +230,9 @@ def supervised(
     dropout_key: None for no dropout.
 
   Returns:
-    {name of a term: [B]}, not weighted.
+    {name of a term: [B]}, not weighted. Of several targets the mean over them:
+    the grid of each is given the true numbers before it, so that a proper loss
+    of every conditional is a proper loss of the whole.
   """
   encode_key = decode_key = None
   if dropout_key is not None:
@@ -236,30 +249,65 @@ def supervised(
   context = network.encode(own, batch.inputs, encode_key)
   if objective.at('token'):
     logits = teacher_forced(network, own, context, batch.tokens, decode_key)
+    spans = spans_of(network.tokenizer)
+    numbers = parts_of(network.tokenizer)
+    targets = columns_of(batch.target, len(spans))
     for term in objective.at('token'):
-      losses[term.name] = term.loss(
-        logits, batch.tokens, batch.target, network.tokenizer
+      losses[term.name] = _mean(
+        [
+          term.loss(logits[:, span], batch.tokens[:, span], target, tokenizer)
+          for span, target, tokenizer in zip(
+            spans, targets, numbers, strict=True
+          )
+        ]
       )
-  grids = {}
-  for term in objective.at('grid'):
-    if term.subset not in grids:
-      grids[term.subset] = (
-        subset_numbers(network, codec, own, context, term.subset)
-        if term.subset
-        else enumerate_numbers(
-          network, codec, own, context, keys, objective.enumeration
-        )
-      )
-    log_p, numbers = grids[term.subset]
-    values: grid.Values = numbers
-    if isinstance(numbers, jax.Array) and numbers.ndim == 1:
-      values = grid.Ascending(numbers)  # Of a `Bound`.
-    more = {'weights': params['numbers']} if term.learnable else {}
-    loss = term.loss
-    if term.enumerates and objective.enumeration.is_sampled:
-      loss = getattr(loss, 'of_samples', loss)
-    losses[term.name] = loss(log_p, values, batch.target, **more)
+  if objective.at('grid'):
+    losses |= _of_grids(params, batch, keys, context, network, codec, objective)
   return losses
+
+
+def _of_grids(params, batch, keys, context, network, codec, objective):
+  """Losses of the grid level, of each target given the true ones before."""
+  own, spans = params['policy'], spans_of(network.tokenizer)
+  targets = columns_of(batch.target, len(spans))
+  found: dict[str, list[jax.Array]] = {}
+  for place, (part, span) in enumerate(zip(codec.parts, spans, strict=True)):
+    policy, inner = joint.given(
+      network, own, context, batch.tokens[:, : span.start]
+    )
+    own_keys = keys
+    if place:
+      own_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, place)
+    grids = {}
+    for term in objective.at('grid'):
+      if term.subset not in grids:
+        grids[term.subset] = (
+          subset_numbers(policy, part, own, inner, term.subset)
+          if term.subset
+          else enumerate_numbers(
+            policy, part, own, inner, own_keys, objective.enumeration
+          )
+        )
+      log_p, numbers = grids[term.subset]
+      values: grid.Values = numbers
+      if isinstance(numbers, jax.Array) and numbers.ndim == 1:
+        values = grid.Ascending(numbers)  # Of a `Bound`.
+      more = {}
+      if term.learnable:
+        weights = params['numbers']
+        more['weights'] = weights if len(spans) == 1 else weights[place]
+      loss = term.loss
+      if term.enumerates and objective.enumeration.is_sampled:
+        loss = getattr(loss, 'of_samples', loss)
+      found.setdefault(term.name, []).append(
+        loss(log_p, values, targets[place], **more)
+      )
+  return {name: _mean(parts) for name, parts in found.items()}
+
+
+def _mean(parts):
+  """Of arrays; of one array itself, to the bit."""
+  return sum(parts[1:], parts[0]) / len(parts) if len(parts) > 1 else parts[0]
 
 
 def total(losses: dict[str, jax.Array], objective: Objective) -> jax.Array:

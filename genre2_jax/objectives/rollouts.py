@@ -11,7 +11,7 @@ import numpy as np
 from genre2_jax.data.batches import Examples
 from genre2_jax.objectives.objective import Objective, StageParams
 from genre2_jax.objectives.policy_gradient import kl_estimate
-from genre2_jax.objectives.rewards import REWARDS
+from genre2_jax.objectives.rewards import REWARDS, summed
 from genre2_jax.objectives.sequence import Judgement, Metrics, Samples
 from genre2_jax.policy import Policy, grammatical
 from genre2_jax.policy.sampling import sample, without_greedy
@@ -99,9 +99,12 @@ def judge(
   """
   log_probs = samples.token_log_probs()  # [B, G, T]
   tokens = jnp.concatenate([samples.tokens, greedy_tokens[:, None]], axis=1)
-  predictions = codec.decode(tokens)  # [B, G + 1]
-  scores = REWARDS[objective.rollouts.reward](
-    predictions, batch.target[:, None]
+  predictions = codec.decode(tokens)  # [B, G + 1], of several [B, G + 1, k].
+  scores = summed(
+    REWARDS[objective.rollouts.reward],
+    predictions,
+    batch.target[:, None],
+    len(codec.parts),
   )
   given, greedy = scores[:, :-1], scores[:, -1]
   kl: jax.Array = jnp.zeros(())

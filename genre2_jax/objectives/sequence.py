@@ -42,8 +42,8 @@ class Judgement(NamedTuple):
   """What is constant to the gradient.
 
   Attributes:
-    target: [B], z-scores.
-    predictions: [B, G], z-scores, the numbers written.
+    target: [B], z-scores; of several targets [B, k].
+    predictions: [B, G], z-scores, the numbers written; [B, G, k].
     rewards: [B, G].
     greedy_rewards: [B], of the greedy number.
     token_log_probs: [B, G, T], under the parameters that wrote them.
@@ -194,7 +194,8 @@ class DAR:
   A_i = (G − 1) · (CRPS(set without i) − CRPS(set)), of the fair score
   mean |x − y| − ΣΣ |x_i − x_j| / (2G(G−1)) (DAR, arXiv 2605.20740): a sample
   is worth what the set would lose without it, so samples keep apart as far as
-  the data do.
+  the data do. Of several targets |·| is the Euclidean norm over them: the
+  energy score of the joint samples.
   """
 
   requires: ClassVar[Requirements] = Requirements(
@@ -213,17 +214,24 @@ def leave_one_out_credit(
 ) -> jax.Array:
   """(G − 1) · (CRPS(set without i) − CRPS(set)): [B, G] of numbers [B, G].
 
-  The target is [B].
+  The target is [B]. Of several targets, [B, G, k] and [B, k], the score is the
+  energy score (Gneiting & Raftery 2007).
   """
-  group = predictions.shape[-1]
-  errors = jnp.abs(predictions - target[:, None])
-  apart = jnp.abs(predictions[..., :, None] - predictions[..., None, :])
-  apart = jnp.sum(apart, -1)  # [B, G]
+  group = predictions.shape[1]
+  errors = predictions - target[:, None]
+  apart = predictions[:, :, None] - predictions[:, None]
+  length = jnp.abs if target.ndim == 1 else _norm
+  errors = length(errors)
+  apart = jnp.sum(length(apart), -1)  # [B, G]
   error, spread = (jnp.sum(x, -1, keepdims=True) for x in (errors, apart))
   whole = error / group - spread / (2 * group * (group - 1))
   without = (error - errors) / (group - 1)
   without -= (spread - 2 * apart) / (2 * (group - 1) * (group - 2))
   return (group - 1) * (without - whole)
+
+
+def _norm(x: jax.Array) -> jax.Array:
+  return jnp.sqrt(jnp.sum(jnp.square(x), -1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,6 +249,7 @@ class REAL:
     least_group=2,
     single_update=True,
     reads_reward=False,
+    most_targets=1,
   )
 
   def __call__(

@@ -52,7 +52,8 @@ def predict_file(
     frame = None
     if keep:
       frame = read_frame(source, Reading.parse(data['reading']))
-    kept = {} if frame is None else _kept(frame, keep, source)
+    reserved = estimates.names_for(run.model.target_names)
+    kept = {} if frame is None else _kept(frame, keep, source, reserved)
     rows = tasks.read_rows(
       run.model,
       run.target_name,
@@ -73,7 +74,7 @@ def predict_file(
       columns = estimates.columns(
         predicted, run.model, run.margins, has_interval=has_interval
       )
-      count = len(columns['prediction'])
+      count = len(next(iter(columns.values())))
       if is_first:
         part = {name: x.slice(place, count) for name, x in kept.items()}
         write({_ROW: np.arange(place, place + count) + 1} | part | columns)
@@ -84,7 +85,10 @@ def predict_file(
 
 
 def _kept(
-  frame: pd.DataFrame, keep: Sequence[str], source: pathlib.Path
+  frame: pd.DataFrame,
+  keep: Sequence[str],
+  source: pathlib.Path,
+  reserved: Sequence[str],
 ) -> Any:
   """{name: its cells, an arrow array [n]} of what is to be carried along."""
   names = list(frame) if list(keep) == [_ALL] else list(dict.fromkeys(keep))
@@ -94,7 +98,7 @@ def _kept(
         f'--keep={name}: {source} has no such column; '
         f'{suggestion(name, list(frame))}'
       )
-    if name in (_ROW, *estimates.NAMES):
+    if name in (_ROW, *reserved):
       raise InputError(
         f'--keep={",".join(keep)}: the predictions have a column {name!r} too; '
         f'leave yours out, or rename it in {source}'
