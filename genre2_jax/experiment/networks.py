@@ -240,7 +240,11 @@ def check_several(config: ConfigDict, num_targets: int) -> None:
   model, several = config.model, f'there are {num_targets} targets'
   numbers = config.eval.rail_numbers
   for said, is_used, advice in (
-    (f'model.head={model.head}', model.head != 'decoder', 'set decoder'),
+    (
+      f'model.head={model.head}',
+      model.head != 'decoder',
+      'take a decoder, as the recipes crps, ce and remax do',
+    ),
     (f'model.neighbours={model.neighbours}', model.neighbours, 'set 0'),
     ('model.marginal=True', model.marginal, 'set False'),
     (f'model.prior={model.prior}', model.prior, 'leave it empty'),
