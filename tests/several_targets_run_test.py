@@ -1,6 +1,8 @@
 """Runs of several targets: read, trained, resumed, predicted, reported."""
 
 import json
+import pathlib
+import re
 
 import jax
 import numpy as np
@@ -8,7 +10,7 @@ import pandas as pd
 import pytest
 from checks import assert_refused
 from sklearn.metrics import r2_score
-from tiny import TINY, TINY_REGRESSOR
+from tiny import TINY
 
 from configs import base
 from genre2_jax import DecodingRegressor, train
@@ -301,16 +303,45 @@ def test_the_estimator_has_an_axis_of_targets(run, frame):
     assert near.max() < 1e-3  # Each in its own target's unit.
 
 
-def test_an_estimator_is_fitted_to_several_targets(frame, tmp_path):
-  arguments = TINY_REGRESSOR | {'max_steps': 10, 'num_samples': 4}
-  model = DecodingRegressor(objective='ce', random_state=0, **arguments)
-  assert model.__sklearn_tags__().target_tags.multi_output
+def test_an_estimator_is_fitted_as_the_page_shows(
+  frame, tmp_path, tiny_regressor
+):
   X, Y = frame[FEATURES], frame[list(NAMES)]
-  model.fit(X, Y)
+  page = pathlib.Path(__file__).parents[1] / 'docs' / 'several_targets.md'
+  (code,) = re.findall(r'```python\n(.*?)```', page.read_text(), re.DOTALL)
+  names = {'DecodingRegressor': DecodingRegressor, 'X_new': X[:5]}
+  exec(code, names | {'X': X, 'Y': Y}, names)
+  model = names['model']
+  assert model.__sklearn_tags__().target_tags.multi_output
   assert model.n_outputs_ == 2 and model.target_names_ == NAMES
   model.save(tmp_path / 'saved')
   loaded = DecodingRegressor.load(tmp_path / 'saved')
   np.testing.assert_array_equal(model.predict(X[:5]), loaded.predict(X[:5]))
-  writes_one = DecodingRegressor(**arguments)
+  writes_one = DecodingRegressor()
   assert not writes_one.__sklearn_tags__().target_tags.multi_output
   assert_refused(lambda: writes_one.fit(X, Y), '2 targets', 'take a decoder')
+
+
+@pytest.mark.parametrize('name', ['linear', 'random_forest_residuals'])
+def test_baselines_are_fitted_to_each_target(folder, name):
+  workdir = folder / name
+  fields = {'baseline.name': name, 'eval.num_samples': 40}
+  train.train_and_evaluate(make_config(folder, **fields), workdir, verbose=0)
+  results = results_of(workdir)
+  assert results[name, 'test', 'mean', 'r2:height'] > 0.5
+  assert (workdir / 'report_2_weight.html').exists()
+  if name == 'linear':
+    # One number has no spread: the mean distance of both.
+    with np.load(workdir / 'evaluation' / 'linear_test.npz') as arrays:
+      apart = arrays['greedy_z'][0] - arrays['target_z']
+    distance = np.linalg.norm(apart, axis=1).mean()
+    found = results[name, 'test', 'sample', 'energy']
+    np.testing.assert_allclose(found, distance, rtol=1e-5)
+  else:
+    with np.load(workdir / 'evaluation' / f'{name}_test.npz') as arrays:
+      samples = arrays['samples_z'][0]
+    # Drawn apart: about a row's means the targets know nothing of each other.
+    centred = samples - samples.mean(axis=1, keepdims=True)
+    correlation = np.corrcoef(centred.reshape(-1, 2).T)[0, 1]
+    assert abs(correlation) < 0.15
+    assert (name, 'test', 'tempered', 'crps:weight') in results
