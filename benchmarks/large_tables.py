@@ -2,18 +2,23 @@
 
     python benchmarks/large_tables.py
     python benchmarks/large_tables.py --sizes=10000x20,100000x20 --recipe=best
+    python benchmarks/large_tables.py --output=PAGE.md
 
 Tables of normal numbers, a tenth of the columns categories of eight labels, and
 a target that is their sum and noise, are written to CSV and read by a process
-of their own, a size after the other. Of each: seconds of the processor to read
-the file, to make arrays of it, until the first step is done with compilation
-left out, and rows per second after it; the most memory of the host.
+of their own, a size after the other, as a run does it. Of each, in seconds of
+the processor: to read the file; to make arrays of it; to describe the data and
+to know them again; for the references beside the run; to compile; until the
+first step is done, compilation left out, and the same on the clock; rows per
+second of the processor after it; the most memory of the host, and what the
+program of a step has on its device.
 """
 
 import argparse
 import json
 import os
 import pathlib
+import platform
 import resource
 import subprocess
 import sys
@@ -24,7 +29,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 SIZES = '10000x20,100000x20,1000000x20,100000x500'
 FIGURES = (
-  'read_s', 'arrays_s', 'first_step_s', 'compile_s', 'rows_per_s', 'peak_gib',
+  'read_s', 'arrays_s', 'describe_s', 'references_s', 'compile_s',
+  'first_step_s', 'first_step_clock_s', 'rows_per_s', 'host_gib',
+  'device_gib',
 )  # fmt: skip
 
 
@@ -52,12 +59,15 @@ def measure(args):
   """One size: a JSON line."""
   import jax
 
+  from genre2_jax.devices import memory
   from genre2_jax.experiment import experiment, recipes
-  from genre2_jax.experiment.tasks import read_table
+  from genre2_jax.experiment.tasks import describe, read_table
+  from genre2_jax.runs import baselines, workdirs
   from genre2_jax.training.programs import compile_stage
   from genre2_jax.training.step import train_step
 
   began = last = time.process_time()
+  clock = time.perf_counter()
   found = {}
 
   def lap(name):
@@ -75,33 +85,46 @@ def measure(args):
   examples = {
     'train': model.training_examples(table.train),
     'val': model.examples(table.val),
+    'test': model.examples(table.test),
   }
   lap('arrays_s')
+  workdirs.identity(built.fields, table)
+  describe(table, model)
+  lap('describe_s')
+  with tempfile.TemporaryDirectory() as folder:
+    baselines.references(built, pathlib.Path(folder), ())
+  lap('references_s')
   stage = built.stages[0]
+  compiling = time.perf_counter()
   programs = compile_stage(
     train_step,
     stage,
     model,
     examples,
-    seeds=(0,),
+    seeds=built.seeds,
     batch_size=built.batch_size,
     block_size=built.block_size,
     mesh=built.mesh,
+    device_share=built.device_share,
   )
+  clock += time.perf_counter() - compiling
   lap('compile_s')
+  need = memory.Need()
+  need.of_program(programs.compiled)
+  found['device_gib'] = (need.arguments + need.temporaries) / 2**30
   state = programs.run(programs.init(None), 1)
   jax.block_until_ready(state.params)
-  lap('steps_s')
-  now = time.process_time()
-  found['first_step_s'] = now - began - found['compile_s']
+  found['first_step_s'] = time.process_time() - began - found['compile_s']
+  found['first_step_clock_s'] = time.perf_counter() - clock
   count = min(args.steps, programs.epoch_steps - 1)
-  clock = time.perf_counter()
+  last = time.process_time()
   state = programs.run(state, count)
   jax.block_until_ready(state.params)
-  seconds = time.perf_counter() - clock
-  found['rows_per_s'] = count * built.batch_size / seconds
+  lap('steps_s')
+  rows = count * built.batch_size * len(built.seeds)
+  found['rows_per_s'] = rows / found['steps_s']
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  found['peak_gib'] = peak / 2**20  # Linux counts in KiB.
+  found['host_gib'] = peak / 2**20  # Linux counts in KiB.
   print(json.dumps(found))
 
 
@@ -110,13 +133,17 @@ def main():
   parser.add_argument('--sizes', default=SIZES, help='rows x columns')
   parser.add_argument('--recipe', default='ce')
   parser.add_argument('--steps', type=int, default=200, help='timed')
+  parser.add_argument('--output', default='', help='a page, .md')
   parser.add_argument('--file', default='', help=argparse.SUPPRESS)
   args = parser.parse_args()
   if args.file:
     measure(args)
     return
-  print('| rows | columns | MB | ' + ' | '.join(FIGURES) + ' |')
-  print('|' + '---|' * (3 + len(FIGURES)))
+  lines = [
+    '| rows | columns | MB | ' + ' | '.join(FIGURES) + ' |',
+    '|' + '---|' * (3 + len(FIGURES)),
+  ]
+  print(*lines, sep='\n')
   for size in args.sizes.split(','):
     rows, columns = map(int, size.split('x'))
     with tempfile.TemporaryDirectory() as folder:
@@ -132,7 +159,36 @@ def main():
       found = json.loads(done.stdout.splitlines()[-1])
       megabytes = os.path.getsize(path) / 1e6
     cells = (f'{found[name]:.3g}' for name in FIGURES)
-    print(f'| {rows:,} | {columns} | {megabytes:.0f} | {" | ".join(cells)} |')
+    lines.append(
+      f'| {rows:,} | {columns} | {megabytes:.0f} | {" | ".join(cells)} |'
+    )
+    print(lines[-1], flush=True)
+    if args.output:
+      pathlib.Path(args.output).write_text(page(args, lines))
+
+
+def page(args, lines):
+  """Markdown: what was run, on what, and the table."""
+  import jax
+
+  commit = subprocess.run(
+    ['git', 'rev-parse', '--short', 'HEAD'], stdout=subprocess.PIPE, text=True
+  ).stdout.strip()
+  command = f'python benchmarks/large_tables.py --sizes={args.sizes}'
+  return '\n'.join(
+    [
+      '# Large tables',
+      '',
+      f'`{command} --recipe={args.recipe} --steps={args.steps}`, commit '
+      f'{commit}, jax {jax.__version__}, {platform.machine()}, '
+      f'{os.cpu_count()} cores, `XLA_FLAGS={os.environ.get("XLA_FLAGS", "")}`, '
+      'seed 0. Seconds are of the processor but for `first_step_clock_s`; '
+      'rows per second, too. Other programs ran beside it.',
+      '',
+      *lines,
+      '',
+    ]
+  )
 
 
 if __name__ == '__main__':

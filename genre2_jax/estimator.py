@@ -20,11 +20,16 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import check_random_state, check_X_y
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import (
+  _check_sample_weight,
+  check_is_fitted,
+  validate_data,
+)
 
 from genre2_jax import train
 from genre2_jax.data import columns as data_columns
 from genre2_jax.data import frames
+from genre2_jax.data import weights as data_weights
 from genre2_jax.data.columns import Column
 from genre2_jax.data.features import Features
 from genre2_jax.data.reading import path_of
@@ -244,6 +249,9 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     y: ArrayLike,
     X_val: Any = None,
     y_val: ArrayLike | None = None,
+    *,
+    sample_weight: ArrayLike | None = None,
+    sample_weight_val: ArrayLike | None = None,
   ) -> Self:
     """Trains on X [n, F] and y [n], or y [n, k] of k targets.
 
@@ -257,6 +265,10 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
       y: numbers, finite; of several targets an array or a frame.
       X_val: rows to validate on; None: a fifth of X, drawn by `random_state`.
       y_val: their targets.
+      sample_weight: how much each row of X counts, [n], 0 or more: in losses,
+        in the choice of the best weights, and in conformal margins. A row of
+        weight 0 is left out. None: all alike.
+      sample_weight_val: of the rows of X_val; None: all alike.
 
     Raises:
       InputError: an argument or data that cannot be used.
@@ -265,7 +277,11 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     self._choose(None)
     if (X_val is None) != (y_val is None):
       raise InputError('X_val and y_val belong together: give both or neither')
+    if X_val is None and sample_weight_val is not None:
+      raise InputError('sample_weight_val is of X_val: give that too')
     frame, target = self._read(X, y, reset=True)
+    weight = _weights('sample_weight', sample_weight, frame)
+    frame, target, weight = _counted(frame, target, weight)
     seed = _seed(self.random_state)
     config = self._config(seed)
     reading = frames.how_read(config.to_dict())
@@ -279,17 +295,22 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
         booleans_are_numbers=True,
       )
     )
+    weights = None
     if X_val is None:
       train_rows, val_rows = frames.split(len(frame), seed)
+      if sample_weight is not None:
+        weights = {'train': weight[train_rows], 'val': weight[val_rows]}
       parts = {
         'train': (frame.iloc[train_rows], target[train_rows]),
         'val': (frame.iloc[val_rows], target[val_rows]),
       }
     else:
-      parts = {
-        'train': (frame, target),
-        'val': self._read(X_val, y_val, reset=False),
-      }
+      val_frame, val_target = self._read(X_val, y_val, reset=False)
+      val_weight = _weights('sample_weight_val', sample_weight_val, val_frame)
+      *val, val_weight = _counted(val_frame, val_target, val_weight)
+      parts = {'train': (frame, target), 'val': tuple(val)}
+      if not (sample_weight is None and sample_weight_val is None):
+        weights = {'train': weight, 'val': val_weight}
     table = frames.table(
       parts,
       columns,
@@ -297,6 +318,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
       target_names=frames.names_of(y),
       reading=reading,
       val_is_new=X_val is not None,
+      weights=weights,
     )
     with contextlib.ExitStack() as held:
       held.enter_context(without_warnings())
@@ -685,6 +707,29 @@ def _finished(workdir):
     )
   with without_warnings():
     return FinishedRun.of_files(run.files())
+
+
+# -------------------------------------------------------------------- weights
+
+
+def _weights(name, values, frame):
+  """Weights of a frame's rows, float64 [n]; 1 where none are given."""
+  if values is None:
+    return np.ones(len(frame))
+  rows = np.zeros((len(frame), 1))
+  try:
+    found = _check_sample_weight(values, rows, dtype=np.float64)
+  except (TypeError, ValueError) as error:
+    raise InputError(f'{name}: {" ".join(str(error).split())}') from error
+  return data_weights.checked(name, found)
+
+
+def _counted(frame, target, weight):
+  """The same, of the rows that count."""
+  kept = weight > 0
+  if kept.all():
+    return frame, target, weight
+  return frame.loc[kept], target[kept], weight[kept]
 
 
 # ------------------------------------------------------------------- a config

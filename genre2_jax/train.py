@@ -355,13 +355,14 @@ def _mixed(run, trained):
     log_p = _predict(run, alone.merged(), 'val')['log_p']
   log_g = processes.fetch(trained.frozen[marginal.MARGINAL]['log_p'])[0]
   values, _ = model.codec.grid()
-  target = model.scaler.standardize(run.experiment.table.val.target)
+  val = run.experiment.table.val
+  known = values, model.scaler.standardize(val.target), val.weight
   share = None
   if marginal.SHARE in old:
-    share, weight = marginal.chosen(log_p, log_g, values, target)
+    share, weight = marginal.chosen(log_p, log_g, *known)
     weights = [weight] * len(log_p)
   else:
-    weights = [marginal.best_weight(p, log_g, values, target) for p in log_p]
+    weights = [marginal.best_weight(p, log_g, *known) for p in log_p]
 
   def stacked(x):
     sharding = old[marginal.WEIGHT].sharding
@@ -418,10 +419,10 @@ def _record(run, stage, predicted):
     experiment.baseline not in points.BASELINES
   )
   for split, arrays in predicted.items():
-    target = getattr(table, split).target
+    target, weight = getattr(table, split).target, getattr(table, split).weight
     target_z = model.scaler.standardize(target)
     workdirs.write_evaluation(
-      run.workdir, stage, split, arrays, target, model.scaler
+      run.workdir, stage, split, arrays, target, model.scaler, weight
     )
     rows += results.rows(
       arrays,
@@ -432,17 +433,22 @@ def _record(run, stage, predicted):
       stage=stage,
       split=split,
       validation=validation,
+      weight=weight,
+      validation_weight=table.val.weight,
     )
     if split == 'val':
       if experiment.recalibrate:
         validation = arrays, target_z
       if has_interval:
-        margins = estimates.fit_margins(arrays, model, target)
+        margins = estimates.fit_margins(arrays, model, target, weight)
   # Of the test rows, which come last; the last stage's are what stays.
   columns = estimates.columns(arrays, model, margins, has_interval=has_interval)
-  truth = estimates.by_name({'target': target}, model.target_names)
+  known = {'row': np.arange(1, len(target) + 1)}
+  known |= estimates.by_name({'target': target}, model.target_names)
+  if weight is not None:
+    known['weight'] = weight
   with formats.growing(run.workdir / 'predictions.csv') as write:
-    write({'row': np.arange(1, len(target) + 1)} | truth | columns)
+    write(known | columns)
   estimates.write_margins(run.workdir, margins)
   return rows
 

@@ -114,14 +114,17 @@ def test_no_number_of_the_data_is_in_a_program(recipe):
 
 
 @functools.cache
-def trained(size):
-  """Parameters after five steps over rows with so many places behind."""
+def trained(size, is_drawn=False):
+  """Parameters after five steps over rows with so many places behind.
+
+  is_drawn: whether the order of the epoch is there before.
+  """
   data = table(77, 0)
   built = experiment.build(config_of('best'), table=data)
   model, stage = built.model, built.stages[-1]
   mesh = sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), 1)
   optimizer = optimizer_of(stage, 1)
-  _, init = programs.state_program(
+  abstract, init = programs.state_program(
     stage, model, seeds=(0, 1), mesh=mesh, optimizer=optimizer
   )
   run = programs.open_functions(
@@ -130,8 +133,49 @@ def trained(size):
   rows = batches.padded(model.training_examples(data.train), size)
   extent = programs.Extent.of(stage, 77, 16, ())
   state = init(None)
-  state = jax.jit(run)((model.form.numbers, extent), state, rows, 5)
+  order = None
+  if is_drawn:
+    orders = programs._Orders(2, 77, size, abstract.step.sharding)
+    order = orders.of(np.asarray(state.key), int(state.epoch[0]))
+  state = jax.jit(run)((model.form.numbers, extent), state, rows, 5, order)
   return jax.device_get(state.params)
+
+
+def test_an_order_that_was_drawn_before_is_the_same():
+  jax.tree.map(
+    np.testing.assert_array_equal, trained(77), trained(77, is_drawn=True)
+  )
+
+
+def test_no_dispatch_sorts_the_rows(monkeypatch):
+  """Of many rows it takes longer than the steps: one draw an epoch."""
+  data = table(77, 0)
+  built = experiment.build(config_of('pointwise'), table=data)
+  drawn = []
+  shuffled = batches.shuffled
+  monkeypatch.setattr(
+    programs.batches,
+    'shuffled',
+    lambda *arguments: drawn.append(1) or shuffled(*arguments),
+  )
+  found = programs.compile_stage(
+    train_step,
+    built.stages[-1],
+    built.model,
+    {
+      'train': built.model.training_examples(data.train),
+      'val': built.model.examples(data.val),
+    },
+    seeds=(0,),
+    batch_size=16,
+    block_size=16,
+    mesh=built.mesh,
+  )
+  assert not drawn and 'sort(' not in found.compiled.as_text()
+  state = found.init(None)
+  for _ in range(found.epoch_steps):
+    state = found.run(state, 1)
+  assert len(drawn) == 1
 
 
 def test_rows_that_are_none_change_no_bit_of_training():

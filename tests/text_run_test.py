@@ -150,13 +150,12 @@ def test_raft_begins_with_a_checkpoint_and_learns(
 ):
   """Straight from pretrained weights, to predictions for new rows."""
   fields = from_checkpoint(checkpoint) | {
-    'finetune.epochs': 12, 'report': True, 'tokenizer.strings': '1..4',
-    'text.buckets': 2,
+    'finetune.epochs': 12, 'report': False, 'tokenizer.strings': '1..4',
+    'text.buckets': 1,
   }  # fmt: skip
   config = make('stsb', 'raft', fields=fields)
   workdir = train.train_and_evaluate(config, tmp_path / 'run')
   assert json.loads((workdir / 'run.json').read_text())['stages'] == ['raft']
-  assert (workdir / 'report.html').exists()
   losses = [record['val/loss'] for record in read_log(workdir)]
   assert min(losses) < losses[0] / 2
   found = results(workdir)
@@ -310,6 +309,7 @@ def test_seeds_share_the_checkpoint_and_draw_the_rest(make, checkpoint):
   np.testing.assert_array_equal(new[:, 0], ones)
 
 
+@pytest.mark.slow
 def test_low_rank_updates_are_all_that_a_run_stores(make, checkpoint, tmp_path):
   """The rest stays in its folder: stopped, predicted from, and changed."""
   folder = tmp_path / 'pretrained'

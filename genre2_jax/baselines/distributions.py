@@ -17,6 +17,7 @@ from genre2_jax.baselines import frames, packages, points
 from genre2_jax.data.tables import SPLITS, Rows, Table
 from genre2_jax.data.targets import Scaler
 from genre2_jax.errors import InputError, InterruptedRunError
+from genre2_jax.metrics import points as metrics
 
 # Out-of-fold errors of the train rows: folds.
 _FOLDS = 5
@@ -74,12 +75,13 @@ def fit_predict(
     raise InputError(
       f'unknown baseline {name!r}: choose from {", ".join(NAMES)}'
     )
-  z = scaler.standardize(table.train.known_target)
+  z, weight = scaler.standardize(table.train.known_target), table.train.weight
   if not has_folds(z):
     # That of the targets.
     def alike(rows: Rows) -> Predicted:
-      cdf = Errors.smoothed(z).around(np.zeros(len(rows)))
-      return on_grid(np.full(len(rows), z.mean()), cdf, values)
+      cdf = Errors.smoothed(z, weight).around(np.zeros(len(rows)))
+      mean = metrics.mean(z, weight)
+      return on_grid(np.full(len(rows), mean), cdf, values)
 
     return {s: alike(getattr(table, s)) for s in SPLITS}
   options = _Options(seed, num_threads or os.cpu_count() or 1, interrupts)
@@ -126,7 +128,7 @@ def _residuals(name, table, scaler, options):
   predicted = points.fit_predict(name, table, scaler, **fit)
   predicted['train'] = out_of_fold(name, table, scaler, **fit)
   z = scaler.standardize(table.train.known_target)
-  errors = Errors.smoothed(z - predicted['train'])
+  errors = Errors.smoothed(z - predicted['train'], table.train.weight)
   return {s: (predicted[s], errors.around(predicted[s])) for s in SPLITS}
 
 
@@ -170,8 +172,13 @@ class Errors(NamedTuple):
   below: np.ndarray
 
   @classmethod
-  def smoothed(cls, errors: np.ndarray) -> Self:
-    """By a Gaussian kernel of Silverman's width, on a fine grid."""
+  def smoothed(
+    cls, errors: np.ndarray, weight: np.ndarray | None = None
+  ) -> Self:
+    """By a Gaussian kernel of Silverman's width, on a fine grid.
+
+    The width is that of the errors alike, whatever they weigh.
+    """
     from scipy import stats
 
     spread = min(np.std(errors), stats.iqr(errors) / 1.349) or np.std(errors)
@@ -179,11 +186,16 @@ class Errors(NamedTuple):
     reach = 4 * width
     at = np.linspace(errors.min() - reach, errors.max() + reach, 2048)
     kernel = stats.norm.cdf
+    num_parts = -(-len(errors) // 1024)
+    parts = np.array_split(errors, num_parts)
+    if weight is None:
+      below = sum(kernel((at[:, None] - part) / width).sum(1) for part in parts)
+      return cls(at, below / len(errors))
     below = sum(
-      kernel((at[:, None] - part) / width).sum(1)
-      for part in np.array_split(errors, -(-len(errors) // 1024))
+      kernel((at[:, None] - part) / width) @ w
+      for part, w in zip(parts, np.array_split(weight, num_parts), strict=True)
     )
-    return cls(at, below / len(errors))
+    return cls(at, below / weight.sum())
 
   def around(self, centers: np.ndarray) -> Cdf:
     """The distribution functions of centers [n] that err so."""
@@ -208,7 +220,10 @@ def _direct(baseline, table, scaler, options):
   }
   inputs = baseline.inputs(columns, table)
   predict = baseline.fit(
-    {s: (inputs[s], y[s]) for s in ('train', 'val')},
+    {
+      s: points.Fold(inputs[s], y[s], getattr(table, s).weight)
+      for s in ('train', 'val')
+    },
     seed=options.seed % 2**31,
     num_threads=options.num_threads,
   )
@@ -269,7 +284,7 @@ def _fit_catboost_quantiles(data, *, seed, num_threads):
     seed=seed,
     num_threads=num_threads,
   )
-  y = data['train'][1]
+  y = data['train'].y
 
   def predict(x):
     found = np.asarray(model.predict(x), np.float64)
@@ -283,12 +298,18 @@ def _fit_ngboost(data, *, seed, num_threads):
   del num_threads
   import ngboost
 
-  (x, y), (x_val, y_val) = data['train'], data['val']
+  (x, y, weight), val = data['train'], data['val']
   model = ngboost.NGBRegressor(
     n_estimators=points.MAX_TREES, random_state=seed, verbose=False
   )
   model.fit(
-    x, y, X_val=x_val, Y_val=y_val, early_stopping_rounds=points.PATIENCE
+    x,
+    y,
+    X_val=val.x,
+    Y_val=val.y,
+    sample_weight=weight,
+    val_sample_weight=val.weight,
+    early_stopping_rounds=points.PATIENCE,
   )
 
   def predict(x):
@@ -302,14 +323,14 @@ def _fit_quantile_forest(data, *, seed, num_threads):
   """A quantile regression forest (Meinshausen 2006), 500 trees."""
   import quantile_forest
 
-  (x, y), _ = data['train'], data['val']
+  x, y, weight = data['train']
   model = quantile_forest.RandomForestQuantileRegressor(
     n_estimators=points.FOREST_TREES,
     min_samples_leaf=5,
     random_state=seed,
     n_jobs=num_threads,
   )
-  model.fit(x, y)
+  model.fit(x, y, sample_weight=weight)
 
   def predict(x):
     found = np.asarray(model.predict(x, quantiles=list(_LEVELS)), np.float64)

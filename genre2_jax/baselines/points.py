@@ -12,7 +12,7 @@ import dataclasses
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,7 +22,7 @@ from genre2_jax.data.tables import Table
 from genre2_jax.data.targets import Scaler
 from genre2_jax.data.texts import Texts
 from genre2_jax.errors import InputError, InterruptedRunError
-from genre2_jax.metrics.points import r2
+from genre2_jax.metrics import points
 
 FOREST_TREES = 500
 # Trees of a boosted ensemble, and how many without a better validation error
@@ -73,9 +73,8 @@ def fit_predict(
     if value < 0:
       raise InputError(f'{argument}={value} must not be negative')
   y = scaler.standardize(table.train.known_target)
-  means = {
-    s: np.full(len(getattr(table, s)), y.mean()) for s in ('val', 'test')
-  }
+  mean = points.mean(y, table.train.weight)
+  means = {s: np.full(len(getattr(table, s)), mean) for s in ('val', 'test')}
   if name == 'train_mean':
     return means
   if isinstance(table, Texts):
@@ -113,6 +112,12 @@ def _fitted(name, table, scaler, seed, num_trials, num_threads, interrupts):
   y = {
     s: scaler.standardize(getattr(table, s).target) for s in ('train', 'val')
   }
+  weights = {s: getattr(table, s).weight for s in y}
+  if weights['train'] is not None and not baseline.weighs:
+    raise InputError(
+      f'baseline {name} takes no weights of rows: choose another, or leave '
+      'them out'
+    )
   columns = frames.columns_of(table)
   if np.ptp(y['train']) == 0 or not columns['train'].shape[1]:
     # Some of the libraries refuse to learn nothing.
@@ -125,7 +130,7 @@ def _fitted(name, table, scaler, seed, num_trials, num_threads, interrupts):
     if interrupts:
       raise InterruptedRunError(f'interrupted at baseline {name}')
     return baseline.fit(
-      {s: (inputs[s], y[s]) for s in ('train', 'val')},
+      {s: Fold(inputs[s], y[s], weights[s]) for s in ('train', 'val')},
       parameters,
       seed=seed % 2**31,  # the libraries' seeds are int32
       num_threads=num_threads,
@@ -133,21 +138,24 @@ def _fitted(name, table, scaler, seed, num_trials, num_threads, interrupts):
 
   model = fit({})
   if num_trials and baseline.suggest is not None:
-    model = _search(
-      fit, baseline.suggest, model, inputs['val'], y['val'], num_trials, seed
-    )
+    val = Fold(inputs['val'], y['val'], weights['val'])
+    model = _search(fit, baseline.suggest, model, val, num_trials, seed)
   return model, inputs
 
 
-def _search(fit, suggest, default, x, y, num_trials, seed):
-  """The model with the best R² on validation rows x [n, F], y."""
+def _search(fit, suggest, default, val, num_trials, seed):
+  """The model with the best R² on a `Fold` of validation rows."""
   optuna = packages.require('optuna')
   optuna.logging.set_verbosity(optuna.logging.WARNING)
-  best = [r2(_float64(default.predict(x)), y), default]
+
+  def score(model):
+    return points.r2(_float64(model.predict(val.x)), val.y, val.weight)
+
+  best = [score(default), default]
 
   def objective(trial):
     model = fit(suggest(trial))
-    value = r2(_float64(model.predict(x)), y)
+    value = score(model)
     if value > best[0]:
       best[:] = value, model
     return value
@@ -159,7 +167,21 @@ def _search(fit, suggest, default, x, y, num_trials, seed):
 
 
 # -------------------------------------------------------------------- models
-# Each fits on {'train': (x, y), 'val': (x, y)}; its result has a `predict`.
+# Each fits on {'train': Fold, 'val': Fold}; its result has a `predict`.
+
+
+class Fold(NamedTuple):
+  """Rows as a library reads them.
+
+  Attributes:
+    x: [n, F].
+    y: [n], z-scores.
+    weight: [n], or None.
+  """
+
+  x: Any
+  y: np.ndarray
+  weight: np.ndarray | None
 
 
 def _fit_linear(data, parameters, *, seed, num_threads):
@@ -206,18 +228,20 @@ def _fit_histogram_trees(data, parameters, *, seed, num_threads):
   del parameters, num_threads
   from sklearn import ensemble
 
-  (x, y), (x_val, y_val) = data['train'], data['val']
+  train, val = data['train'], data['val']
   model = ensemble.HistGradientBoostingRegressor(
     max_iter=MAX_TREES,
     early_stopping=True,
     n_iter_no_change=PATIENCE,
     random_state=seed,
   )
-  return model.fit(x, y, X_val=x_val, y_val=y_val)
+  return model.fit(
+    *train, X_val=val.x, y_val=val.y, sample_weight_val=val.weight
+  )
 
 
 def fit_catboost(
-  data: Mapping[str, tuple[Any, np.ndarray]],
+  data: Mapping[str, Fold],
   parameters: Mapping[str, Any],
   *,
   seed: int,
@@ -228,25 +252,29 @@ def fit_catboost(
   The learning rate is the one that CatBoost derives from the number of rows.
 
   Args:
-    data: 'train' and 'val', (frame, targets) each.
+    data: 'train' and 'val', of frames.
     parameters: instead of the defaults.
     seed: int32.
     num_threads: of the library.
   """
   import catboost
 
-  (x, _), (x_val, y_val) = data['train'], data['val']
+  names = frames.category_names(data['train'].x)
   model = catboost.CatBoostRegressor(
     iterations=MAX_TREES,
     early_stopping_rounds=PATIENCE,
     random_seed=seed,
     thread_count=num_threads,
-    cat_features=frames.category_names(x),
+    cat_features=names,
     allow_writing_files=False,
     verbose=False,
     **parameters,
   )
-  return model.fit(*data['train'], eval_set=(x_val, y_val))
+  train, val = (
+    catboost.Pool(fold.x, fold.y, cat_features=names, weight=fold.weight)
+    for fold in (data['train'], data['val'])
+  )
+  return model.fit(train, eval_set=val)
 
 
 def _suggest_catboost(trial):
@@ -274,7 +302,16 @@ def _fit_xgboost(data, parameters, *, seed, num_threads):
     n_jobs=num_threads,
     **({'subsample': 0.8, 'colsample_bytree': 0.8} | parameters),
   )
-  model.fit(*data['train'], eval_set=[data['val']], verbose=False)
+  (x, y, weight), val = data['train'], data['val']
+  val_weight = None if val.weight is None else [val.weight]
+  model.fit(
+    x,
+    y,
+    sample_weight=weight,
+    eval_set=[(val.x, val.y)],
+    sample_weight_eval_set=val_weight,
+    verbose=False,
+  )
   return model  # Predicts with its best iteration.
 
 
@@ -298,8 +335,10 @@ def _fit_lightgbm(data, parameters, *, seed, num_threads):
   """LightGBM's defaults, but for the number of trees, which validation sets."""
   import lightgbm
 
-  (x, y), (x_val, y_val) = data['train'], data['val']
-  train = lightgbm.Dataset(x, y)
+  val = data['val']
+  train = lightgbm.Dataset(
+    data['train'].x, data['train'].y, weight=data['train'].weight
+  )
   model = lightgbm.train(
     {
       'objective': 'regression',
@@ -312,7 +351,9 @@ def _fit_lightgbm(data, parameters, *, seed, num_threads):
     | parameters,
     train,
     num_boost_round=MAX_TREES,
-    valid_sets=[lightgbm.Dataset(x_val, y_val, reference=train)],
+    valid_sets=[
+      lightgbm.Dataset(val.x, val.y, weight=val.weight, reference=train)
+    ],
     callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)],
   )
   return model  # Predicts with its best iteration.
@@ -352,7 +393,7 @@ def _fit_tabm(data, parameters, *, seed, num_threads):
 
 def _fit_net(kind, data, seed, num_threads):
   """A net of pytabkit on the CPU; validation rows choose its epoch."""
-  (x, y), (x_val, y_val) = data['train'], data['val']
+  (x, y, _), (x_val, y_val, _) = data['train'], data['val']
   model = kind(device='cpu', random_state=seed, n_threads=num_threads)
   with warnings.catch_warnings():
     # Of torch and Lightning, to the authors of pytabkit.
@@ -376,12 +417,14 @@ class _Baseline:
   fit: `(data, parameters, *, seed, num_threads)` -> the library's model, whose
     `predict` is x -> [n].
   suggest: `trial -> parameters`; None if there is nothing to search.
+  weighs: whether the library takes weights of rows.
   """
 
   package: str
   inputs: Callable[..., Mapping[str, Any]]
   fit: Callable[..., Any]
   suggest: Callable[[Any], dict[str, Any]] | None
+  weighs: bool = True
 
 
 _BASELINES = {
@@ -426,12 +469,14 @@ _BASELINES = {
     inputs=frames.filled_with_category_types,
     fit=_fit_realmlp,
     suggest=None,
+    weighs=False,
   ),
   'tabm': _Baseline(
     package='pytabkit',
     inputs=frames.filled_with_category_types,
     fit=_fit_tabm,
     suggest=None,
+    weighs=False,
   ),
 }
 

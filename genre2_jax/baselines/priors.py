@@ -25,6 +25,7 @@ from genre2_jax.data.tables import Rows, Table
 from genre2_jax.data.targets import Scaler
 from genre2_jax.errors import InputError, one_line
 from genre2_jax.files import atomic
+from genre2_jax.metrics import points as metrics
 
 # Of a run, in its workdir.
 FOLDER = 'prior'
@@ -93,14 +94,14 @@ class Prior:
       model = points.fit_model(points_name, table, scaler, **options)
       if model is not None:
         trees = _FORMATS[points_name].write(model)
-      center = float(z.mean())
+      center = float(metrics.mean(z, table.train.weight))
       centers = distributions.out_of_fold(points_name, table, scaler, **options)
     return cls(
       name=name,
       columns=Columns.fit(table.train),
       trees=trees,
       center=center,
-      errors=Errors.smoothed(z - centers),
+      errors=Errors.smoothed(z - centers, table.train.weight),
       values=np.asarray(values, np.float64),
       train_target=z,
       train_centers=centers,

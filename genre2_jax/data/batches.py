@@ -24,11 +24,14 @@ class Examples(NamedTuple):
     inputs: what the policy encodes, any nesting of arrays [N, ...].
     target: float32 [N], z-scores.
     tokens: int32 [N, T], the targets as number tokens.
+    weight: float32 [N], how much each counts, of mean 1 over the training rows;
+      None: all alike.
   """
 
   inputs: Inputs
   target: Any
   tokens: Any
+  weight: Any = None
 
 
 def steps_per_epoch(num_rows: int, batch_size: int) -> int:

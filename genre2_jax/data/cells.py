@@ -57,6 +57,7 @@ _MOMENT = re.compile(
 )
 CLOCK = re.compile(r'-?\d{1,3}:\d\d(:\d\d(\.\d+)?)?')
 _CODE = re.compile(r'[+-]?0\d+')
+_SOME_CODE = re.compile(r'^[+-]?0\d+$', re.MULTILINE)
 _WHOLE = re.compile(r'([+-]?)((?:0|[1-9]\d*))\.0+')
 _UNITS_BEFORE = r'(?:[€$£¥₹]|EUR|USD|GBP|CHF|JPY)'
 _UNIT_AFTER = r'[^\d\s.,+-][^\d\s,+-]{0,5}'
@@ -361,9 +362,7 @@ def kind_of(column: pd.Series | Cells, formats: Formats = PLAIN) -> str:
     values, bad = cells.read(kind, formats)
     if bad.any() or np.isnan(values).all():
       continue
-    if kind == 'number' and any(
-      is_code(text) for text in texts.distinct if text[0] in '0+-'
-    ):
+    if kind == 'number' and _SOME_CODE.search('\n'.join(texts.distinct)):
       continue
     return with_hours(kind, values)
   return 'category'

@@ -200,11 +200,55 @@ def plan(
       booleans_are_numbers=booleans_are_numbers,
     )
     columns.append(column)
-    if not kind:
-      said.append(_doubt(column, seen, formats))
-    said.append(_lost(column, seen, formats))
+    said += _doubts(column, seen, kind, formats)
   _say_some(where, said)
   return columns
+
+
+def read(
+  frame: pd.DataFrame,
+  kinds: Mapping[str, str],
+  formats: Formats = PLAIN,
+  *,
+  where: str,
+) -> tuple[list[Column], np.ndarray, np.ndarray]:
+  """`plan`, and `arrays` of it: each column is looked at once, then let go.
+
+  Args:
+    frame: names are unique and text; left without the columns that were read.
+    kinds: of columns that the user chose.
+    formats: of text.
+    where: begins every message.
+
+  Returns:
+    (columns, numbers float64 [n, F_num], labels object [n, F_cat]).
+
+  Raises:
+    InputError: as `plan` and `arrays`.
+  """
+  n, columns, said = len(frame), [], []
+  found: dict[str, np.ndarray] = {}
+  for name in list(frame):
+    kind = kinds.get(name, '')
+    if kind in ('ignore', TEXT):
+      columns.append(Column(name, False, kind))
+      continue
+    seen = Cells(frame.pop(name))
+    column = column_of(name, seen, kind, formats, where=where)
+    columns.append(column)
+    said += _doubts(column, seen, kind, formats)
+    by_hand = name in kinds
+    found[name] = _content(column, seen, formats, where, by_hand=by_hand)
+  _say_some(where, said)
+  return columns, *_joined(columns, found, n)
+
+
+def _doubts(
+  column: Column, seen: Cells, by_hand: str, formats: Formats
+) -> list[str]:
+  """What is to be said of a column of training rows."""
+  doubt = '' if by_hand else _doubt(column, seen, formats)
+  return [doubt, _lost(column, seen, formats)]
 
 
 def _say_some(where: str, said: Sequence[str]) -> None:
@@ -406,16 +450,25 @@ def distinct_lost(
   finite = np.isfinite(values)
   if kind in 'iu' and (np.abs(values[finite]) < _EXACT).all():
     return None
-  kept = pd.unique(values[finite])
   texts = seen.texts
-  is_number = np.zeros(len(texts.distinct), bool)
-  is_number[texts.codes[finite[texts.where]]] = True
-  others = pd.unique(seen.plain[texts.others & finite])
-  raw = [*texts.distinct[is_number], *others]
-  if len(raw) <= len(kept):
+  of_text = np.full(len(texts.distinct), np.nan)
+  of_text[texts.codes] = values[texts.where]
+  is_number = np.isfinite(of_text)
+  others = texts.others & finite
+  codes, cells_ = pd.factorize(seen.plain[others])
+  of_others = np.empty(len(cells_))
+  of_others[codes] = values[others]
+  numbers = pd.Series([*of_text[is_number], *of_others], dtype=np.float64)
+  shared = numbers.duplicated(keep=False).to_numpy()
+  if not shared.any():
     return None
-  exact = {_exact(cell) for cell in raw} - {None}
-  return (len(exact), len(kept)) if len(exact) > len(kept) else None
+  # Only what has its float64 in common can have lost something: exact numbers
+  # of them all would take as long as the rest of reading.
+  raw = np.array([*texts.distinct[is_number], *cells_], object)
+  exact = {_exact(cell) for cell in raw[shared]} - {None}
+  lost = len(exact) - numbers[shared].nunique()
+  kept = numbers.nunique()
+  return (kept + lost, kept) if lost > 0 else None
 
 
 def _exact(cell):
@@ -529,39 +582,47 @@ def arrays(
   Raises:
     InputError: cells of another kind than the column's.
   """
-  n, values = len(frame), {}
-  labels: dict[str, np.ndarray] = {}
   said = []
+  found: dict[str, np.ndarray] = {}
   for column in columns:
+    name = column.name
     if column.kind in ('ignore', TEXT):
       continue
-    seen = Cells(frame[column.name])
-    if not column.is_numeric:
-      labels[column.name] = cells.labels_of(seen, column.kind)
-    else:
-      values[column.name] = read_as(
-        f'{where}: column {column.name!r}',
-        seen,
-        column.kind,
-        formats,
-        by_hand=column.name in (by_hand or {}),
-      )
+    seen = Cells(frame[name])
+    is_by_hand = name in (by_hand or {})
+    found[name] = _content(column, seen, formats, where, by_hand=is_by_hand)
     if are_new:
       said.append(_lost(column, seen, formats))
   _say_some(where, said)
-  numeric = np.empty((n, 0))
-  found = []
-  for column in numeric_columns(columns):
+  return _joined(columns, found, len(frame))
+
+
+def _content(
+  column: Column, seen: Cells, formats: Formats, where: str, *, by_hand: bool
+) -> np.ndarray:
+  """A column's numbers float64 [n], or its labels object [n]."""
+  if not column.is_numeric:
+    return cells.labels_of(seen, column.kind)
+  here = f'{where}: column {column.name!r}'
+  return read_as(here, seen, column.kind, formats, by_hand=by_hand)
+
+
+def _joined(
+  columns: Sequence[Column], found: Mapping[str, np.ndarray], n: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Numbers [n, F_num], parts of dates among them, and labels [n, F_cat]."""
+  numbers = numeric_columns(columns)
+  numeric = np.empty((n, len(numbers)))
+  for place, column in enumerate(numbers):
     if column.kind in _PART_NAMES:
       source = column.name.removesuffix(f'.{column.kind}')
-      found.append(cells.parts_of(values[source], column.kind))
+      numeric[:, place] = cells.parts_of(found[source], column.kind)
     else:
-      found.append(values[column.name])
-  if found:
-    numeric = np.stack(found, axis=1)
-  categories = np.empty((n, len(category_columns(columns))), object)
-  for place, column in enumerate(category_columns(columns)):
-    categories[:, place] = labels[column.name]
+      numeric[:, place] = found[column.name]
+  labels = category_columns(columns)
+  categories = np.empty((n, len(labels)), object)
+  for place, column in enumerate(labels):
+    categories[:, place] = found[column.name]
   return numeric, categories
 
 

@@ -125,10 +125,12 @@ def table(
   target_names: Sequence[str] = (),
   reading: HowRead,
   val_is_new: bool,
+  weights: Mapping[str, np.ndarray] | None = None,
 ) -> tables.Table:
   """A table of the parts 'train' and 'val', without test rows.
 
   val_is_new: whether the columns were planned without the validation rows.
+  weights: of the same parts, [n], or None.
   """
   splits = {}
   for split, (frame, y) in parts.items():
@@ -149,6 +151,7 @@ def table(
     target_names=target_names,
     kinds=[column.kind for column in (*numeric, *categories)],
     text_names=columns.text_names(planned),
+    weights=weights and {**weights, 'test': weights['val']},
   )
   return dataclasses.replace(made, test=made.val.part(slice(0)))
 

@@ -7,6 +7,7 @@ separator, the encoding, the header or the quotes, and what to set.
 import ast
 import codecs
 import collections
+import contextlib
 import csv
 import dataclasses
 import gzip
@@ -18,7 +19,7 @@ import posixpath
 import re
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
@@ -35,6 +36,8 @@ from genre2_jax.errors import (
   shortened,
   suggestion,
 )
+
+PathLike = str | os.PathLike[str]
 
 SEPARATORS = {'.csv': ',', '.csv.gz': ',', '.tsv': '\t', '.tsv.gz': '\t'}
 PARQUET = ('.parquet', '.pq')
@@ -192,7 +195,7 @@ def read_frame(
   extension = extension_of(path).lower()
   if not path.is_file():
     raise InputError(f'{path}: no such file; check the path')
-  try:
+  with refusals(path, extension):
     if extension in PARQUET:
       frame = _read_parquet(path)
     elif extension in JSON_LINES:
@@ -200,7 +203,20 @@ def read_frame(
     elif extension in EXCEL:
       frame = _read_excel(path, reading)
     else:
-      frame = _read_text(path, extension, reading)
+      text = _decoded(path, extension, reading.encoding)
+      separator = reading.separator or SEPARATORS[extension]
+      frame = frame_of_text(
+        str(path), text, separator, reading, reading.skip_lines
+      )
+      frame = _named(frame)
+  return _checked(path, frame)
+
+
+@contextlib.contextmanager
+def refusals(path: pathlib.Path, extension: str) -> Iterator[None]:
+  """Raises InputError, which names the file, for whatever is raised within."""
+  try:
+    yield
   except _UnreadableError as error:
     raise InputError(f'{path}: not readable: {error}') from None
   # Decompressors and parsers fail on foreign bytes in many ways, all of which
@@ -209,6 +225,9 @@ def read_frame(
     raise InputError(
       f'{path}: not readable as {extension}, {one_line(error)}; check the file'
     ) from error
+
+
+def _checked(path, frame):
   if frame.columns.nlevels > 1:
     raise InputError(
       f'{path}: column names of {frame.columns.nlevels} levels; save the table '
@@ -257,24 +276,32 @@ class _UnreadableError(Exception):
 # ----------------------------------------------------------------- text files
 
 
-def _read_text(
-  path: pathlib.Path, extension: str, reading: Reading
+def frame_of_text(
+  where: str, text: str, separator: str, reading: Reading, skipped: int
 ) -> pd.DataFrame:
-  text = _decoded(path, extension, reading.encoding)
-  separator = reading.separator or SEPARATORS[extension]
+  """Rows of text, cells as text; columns without a name are among them.
+
+  Args:
+    where: begins what is said.
+    text: whole lines.
+    separator: of cells.
+    reading: how it is written.
+    skipped: lines of the file that are not among those read, to count by.
+  """
   if reading.skip_lines:
     ends = [match.end() for match in _LINE_END.finditer(text)]
     text = text[ends[min(reading.skip_lines, len(ends)) - 1] :] if ends else ''
   if not text.strip():
     raise _UnreadableError('the file is empty; a header and rows are needed')
   is_tab = separator == '\t'
-  text = _quoted(path, text, separator, reading, prefers_text=is_tab)
+  text = _quoted(where, text, separator, reading, prefers_text=is_tab)
   try:
     # The header is read as data: pandas would rename duplicates and take
     # leading columns for an index. All is text, so that `cells` decides on
     # kinds the same way for every source.
     cells = pd.read_csv(
-      io.StringIO(text),
+      # Of bytes: StringIO takes four for every letter.
+      io.BytesIO(text.encode()),
       sep=separator,
       header=None,
       dtype=str,
@@ -283,7 +310,7 @@ def _read_text(
     )
   except pd.errors.ParserError as error:
     raise _UnreadableError(
-      _uneven(str(error), text, separator, reading.skip_lines)
+      _uneven(str(error), text, separator, skipped)
     ) from None
   except pd.errors.EmptyDataError:
     raise _UnreadableError(
@@ -295,11 +322,10 @@ def _read_text(
   if len(frame.columns) == 1 and not reading.separator:
     if hint := _separator_hint(frame.columns[0]):
       raise _UnreadableError(f'one column, {frame.columns[0]!r}{hint}')
-  frame = _named(frame)
   short = _short_rows(text, separator, cells)[min(len(first), 1) :]
   if short.any():
     say(
-      f'{path}: fewer cells than columns in {located(short)}: read as missing '
+      f'{where}: fewer cells than columns in {located(short)}: read as missing '
       'at the end'
     )
   return frame
@@ -328,6 +354,46 @@ def _short_rows(text: str, separator: str, cells: pd.DataFrame) -> np.ndarray:
   return found if len(found) == len(cells) else none
 
 
+def encoding_of(data: bytes) -> str:
+  """What the first bytes of a text say of the others."""
+  marks = (name for mark, name in _BOMS if data.startswith(mark))
+  return next(marks, 'utf-8')
+
+
+def count_lines(text: str) -> int:
+  """How many lines end in a text."""
+  if '\r' not in text:
+    return text.count('\n')
+  return sum(1 for _ in _LINE_END.finditer(text))
+
+
+def first_line(text: str, skip_lines: int) -> str:
+  """The line that tells columns, with its end; '' if there is none."""
+  start = 0
+  for number, end in enumerate(_LINE_END.finditer(text)):
+    line = text[start : end.end()]
+    if number >= skip_lines and line.strip():
+      return line
+    start = end.end()
+  return ''
+
+
+def is_plain(text: str, head: str, separator: str, reading: Reading) -> bool:
+  """Whether every line of a text is a row by itself, quotation marks or not."""
+  if not head:
+    return False
+  if '"' not in text and '"' not in head:
+    return True
+  if reading.quotes == 'text':
+    return False
+  width = len(_cells_of(head, separator) or ())
+  return not any(
+    _is_odd(line, separator, width)
+    for line in _LINE_END.split(text)
+    if '"' in line
+  )
+
+
 def _decoded(path: pathlib.Path, extension: str, encoding: str) -> str:
   data = path.read_bytes()
   if extension.endswith('.gz'):
@@ -343,8 +409,7 @@ def _decoded(path: pathlib.Path, extension: str, encoding: str) -> str:
       raise _UnreadableError(
         f'its bytes are those of {kind}, not of text; rename it'
       )
-  bom = next((name for mark, name in _BOMS if data.startswith(mark)), '')
-  encoding = encoding or bom or 'utf-8'
+  encoding = encoding or encoding_of(data)
   try:
     text = data.decode(encoding)
   except UnicodeDecodeError as error:
@@ -424,7 +489,7 @@ def _uneven(message: str, text: str, separator: str, skipped: int) -> str:
 
 
 def _quoted(
-  path: pathlib.Path,
+  where: str,
   text: str,
   separator: str,
   reading: Reading,
@@ -442,13 +507,13 @@ def _quoted(
     return text
   limit = csv.field_size_limit(_LARGEST_CELL)
   try:
-    return _requoted(path, text, separator, reading, prefers_text)
+    return _requoted(where, text, separator, reading, prefers_text)
   finally:
     csv.field_size_limit(limit)
 
 
 def _requoted(
-  path: pathlib.Path,
+  where: str,
   text: str,
   separator: str,
   reading: Reading,
@@ -482,7 +547,7 @@ def _requoted(
     if is_text:
       how, other = 'rows that hold quotation marks', 'quotes=cells'
     say(
-      f'{path}: quotation marks open a cell in line {rows} and close one '
+      f'{where}: quotation marks open a cell in line {rows} and close one '
       f'below: read as {how}; set data.reading="{other}" if they are not'
     )
   return _as_text(lines, odd, separator) if is_text else text
@@ -531,16 +596,46 @@ def _spans_pair(text: str, separator: str, width: int) -> bool:
 # ---------------------------------------------------------------- other files
 
 
+_SAVE_INDEX = 'save frame.reset_index() to make a column of it'
+
+
 def _read_parquet(path: pathlib.Path) -> pd.DataFrame:
   # Imported where used, as by pandas.
   from pyarrow import parquet
 
   # As objects, integers beside missing values stay what they are.
   frame = parquet.read_table(path).to_pandas(integer_object_nulls=True)
-  columns.say_index(
-    str(path), frame, 'save frame.reset_index() to make a column of it'
-  )
+  columns.say_index(str(path), frame, _SAVE_INDEX)
   return frame
+
+
+def parquet_pieces(
+  path: pathlib.Path, num_cells: int
+) -> Iterator[pd.DataFrame]:
+  """The rows of a Parquet file, at most so many cells at a time.
+
+  Raises InputError.
+  """
+  from pyarrow import parquet
+
+  is_first = True
+  with contextlib.ExitStack() as held:
+    with refusals(path, path.suffix):
+      file = held.enter_context(parquet.ParquetFile(path))
+      width = max(len(file.schema_arrow.names), 1)
+      parts = file.iter_batches(max(1, num_cells // width))
+    while True:
+      with refusals(path, path.suffix):
+        part = next(parts, None)
+        if part is None:
+          break
+        frame = part.to_pandas(integer_object_nulls=True)
+      if is_first:
+        columns.say_index(str(path), frame, _SAVE_INDEX)
+      yield _checked(path, frame)
+      is_first = False
+  if is_first:
+    raise InputError(f'{path}: no data rows; at least one is needed')
 
 
 def _record(items: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from genre2_jax.data import cells, columns
+from genre2_jax.data import weights as weights_
 from genre2_jax.data.cells import MISSING, labels
 from genre2_jax.data.columns import Column
 from genre2_jax.data.reading import (
@@ -18,7 +19,7 @@ from genre2_jax.data.reading import (
   read_frame,
   refuse_duplicates,
 )
-from genre2_jax.data.wording import DataWarning, located
+from genre2_jax.data.wording import DataWarning, located, place_of
 from genre2_jax.errors import InputError, listed, one_line, suggestion
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
   'read_rows',
   'split_rows',
   'target_column',
+  'weighted',
   'with_target',
 ]
 
@@ -59,6 +61,7 @@ class Rows:
     predict.
   text: [n, T] object: str, None where missing; None without text columns.
   num_embedded: numeric columns, the last ones, that were made of the text.
+  weight: [n] float64, of mean 1 over the train rows; None: all count alike.
   """
 
   numeric: np.ndarray
@@ -66,6 +69,7 @@ class Rows:
   target: np.ndarray | None
   text: np.ndarray | None = None
   num_embedded: int = 0
+  weight: np.ndarray | None = None
 
   def __len__(self) -> int:
     return len(self.numeric)
@@ -84,6 +88,7 @@ class Rows:
       categories=self.categories[index],
       target=None if self.target is None else self.target[index],
       text=None if self.text is None else self.text[index],
+      weight=None if self.weight is None else self.weight[index],
     )
 
   def cells(self) -> Iterator[bytes]:
@@ -93,6 +98,8 @@ class Rows:
     yield repr(self.categories.tolist()).encode()
     if self.text is not None:
       yield repr(self.text.tolist()).encode()
+    if self.weight is not None:
+      yield self.weight.tobytes()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,6 +135,7 @@ def build(
   kinds: Sequence[str] = (),
   text_names: Sequence[str] = (),
   target_names: Sequence[str] = (),
+  weights: Mapping[str, np.ndarray] | None = None,
 ) -> Table:
   """Checked table from raw arrays: every loader ends here.
 
@@ -135,6 +143,7 @@ def build(
   [n, F_cat] or None, target [n], [n, 1] or [n, k]), of any plain dtype; with
   `text_names` behind them the text [n, T].
   target_names: of k targets; without, those of several count from y_0.
+  weights: for each of `SPLITS` [n], as `weights.checked` gives them.
   Raises InputError for a table that cannot be trained on.
   """
   names = (*numeric_names, *category_names, *text_names)
@@ -154,6 +163,8 @@ def build(
       target_names = [f'{target_name}_{i}' for i in range(shape[0])]
     refuse_duplicates(f'{name}: targets', target_names)
     target_name = ', '.join(target_names)
+  if weights is not None:
+    train, val, test = weighted((train, val, test), weights)
   return Table(
     name=name,
     numeric_names=tuple(numeric_names),
@@ -176,6 +187,7 @@ def read_file(
   kinds: Mapping[str, str] | str | None = None,
   reading: Reading | Mapping | str | None = None,
   text_columns: Sequence[str] = (),
+  weight: str = '',
 ) -> Table:
   """Table from a CSV, TSV, JSONL (all may be gzipped), Parquet or .xlsx file.
 
@@ -191,6 +203,7 @@ def read_file(
     kinds: of columns, as 'size=number,zip=category'; the others are found.
     reading: how the file is written, as 'separator=; decimal=,'.
     text_columns: names of columns of free text.
+    weight: name of the column of weights, which is no feature; '': none.
 
   Raises InputError.
   """
@@ -206,6 +219,7 @@ def read_file(
     str(path),
     kinds=columns.with_texts(kinds, text_columns),
     formats=reading,
+    weight=weight,
   )
 
 
@@ -236,8 +250,11 @@ def load_openml(
   seed: int = 0,
   kinds: Mapping[str, str] | str | None = None,
   text_columns: Sequence[str] = (),
+  weight: str = '',
 ) -> Table:
   """Table from OpenML by name or number; '' takes its default target.
+
+  The other arguments are those of `read_file`.
 
   Raises InputError, also when OpenML cannot be reached.
   """
@@ -274,7 +291,7 @@ def load_openml(
   frame = bunch.data.assign(**found)
   kinds = columns.with_texts(columns.parse_kinds(kinds), text_columns)
   own = bunch.target.name if is_one else target
-  return _from_frame(frame, name, own, seed, where, kinds=kinds)
+  return _from_frame(frame, name, own, seed, where, kinds=kinds, weight=weight)
 
 
 def cut(table: Table, max_train_rows: int, seed: int) -> Table:
@@ -284,7 +301,13 @@ def cut(table: Table, max_train_rows: int, seed: int) -> Table:
     return table
   order = np.random.RandomState(seed).permutation(n)
   kept = np.sort(order[:max_train_rows])
-  return dataclasses.replace(table, train=table.train.part(kept), drawn_from=n)
+  found = dataclasses.replace(table, train=table.train.part(kept), drawn_from=n)
+  if table.train.weight is None:
+    return found
+  splits = found.train, found.val, found.test
+  of_kept = {s: getattr(found, s).weight for s in SPLITS}
+  train, val, test = weighted(splits, of_kept)
+  return dataclasses.replace(found, train=train, val=val, test=test)
 
 
 def with_target(table: Table, place: int) -> Table:
@@ -313,6 +336,7 @@ def read_rows(
   by_hand: Mapping[str, str] | str | None = None,
   reading: Reading | Mapping | str | None = None,
   frame: pd.DataFrame | None = None,
+  first_row: int = 0,
 ) -> Rows:
   """Rows to predict from a file; columns match by name, others are ignored.
 
@@ -327,6 +351,7 @@ def read_rows(
     by_hand: kinds that the user gave; others of their cells are missing.
     reading: how the file is written.
     frame: what `read_frame` gave of it, or None to read it.
+    first_row: rows of the file that come before those of the frame.
 
   Raises InputError: also where a column has another kind than in training.
   """
@@ -348,7 +373,7 @@ def read_rows(
     frame,
     known,
     reading,
-    where=str(path),
+    where=place_of(path, first_row),
     by_hand=columns.parse_kinds(by_hand),
     are_new=True,
   )
@@ -543,6 +568,7 @@ def _from_frame(
   *,
   kinds: Mapping[str, str] | None = None,
   formats: cells.Formats = cells.PLAIN,
+  weight: str = '',
 ) -> Table:
   frame, kinds = frame.rename(columns=str), dict(kinds or {})
   names = columns.target_names(target, list(frame))
@@ -550,6 +576,15 @@ def _from_frame(
     if own not in frame:
       raise no_column(where, own, list(frame))
   columns.check_kinds(where, kinds, list(frame))
+  row_weights = None
+  if weight:
+    if weight in names:
+      raise InputError(f'{where}: {weight!r} is the target, and no weight')
+    row_weights = weights_.of_column(where, frame, weight, formats)
+    kept = weights_.counted(where, row_weights)
+    frame = frame.loc[kept].drop(columns=weight)
+    row_weights = row_weights[kept]
+    kinds.pop(weight, None)
   # Checked before the split, so that errors count rows as the file does.
   ys = []
   for own in names:
@@ -558,13 +593,12 @@ def _from_frame(
     if not kind:
       columns.say_of_target(where, own, ys[-1])
   y = ys[0] if len(ys) == 1 else np.stack(ys, axis=1)
-  plan = columns.plan(frame, kinds, formats, where=where)
-  n_array, c_array = columns.arrays(
-    frame, plan, formats, where=where, by_hand=kinds
-  )
+  n = len(frame)
+  plan, n_array, c_array = columns.read(frame, kinds, formats, where=where)
   numeric = columns.numeric_columns(plan)
   categories = columns.category_columns(plan)
   texts = columns.texts(frame, plan)
+  splits = split_rows(n, seed, where)
   return build(
     name,
     {
@@ -574,7 +608,7 @@ def _from_frame(
         y[index],
         *(t[index] for t in texts),
       )
-      for split, index in split_rows(len(frame), seed, where).items()
+      for split, index in splits.items()
     },
     numeric_names=[column.name for column in numeric],
     category_names=[column.name for column in categories],
@@ -582,7 +616,21 @@ def _from_frame(
     target_names=names,
     kinds=[column.kind for column in (*numeric, *categories)],
     text_names=columns.text_names(plan),
+    weights=None
+    if row_weights is None
+    else {split: row_weights[index] for split, index in splits.items()},
   )
+
+
+def weighted(
+  splits: Iterable[Rows], weights: Mapping[str, np.ndarray]
+) -> list[Rows]:
+  """Rows of `SPLITS` with weights [n], of mean 1 over the train rows."""
+  found = weights_.normalized(weights)
+  return [
+    dataclasses.replace(rows, weight=found[split])
+    for split, rows in zip(SPLITS, splits, strict=True)
+  ]
 
 
 def split_rows(n: int, seed: int, where: str) -> dict[str, np.ndarray]:

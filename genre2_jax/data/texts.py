@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from genre2_jax.data import cells, tables
+from genre2_jax.data import weights as weights_
 from genre2_jax.data.reading import EXTENSIONS, Reading, header_hint, path_of
 from genre2_jax.errors import InputError, listed, suggestion
 
@@ -32,11 +33,13 @@ class TextRows:
   text: [n] object: str, the prompts.
   target: [n] float64, finite; None for rows to predict.
   second: [n] object: str, of pairs; None where a text stands alone.
+  weight: [n] float64, of mean 1 over the train rows; None: all count alike.
   """
 
   text: np.ndarray
   target: np.ndarray | None
   second: np.ndarray | None = None
+  weight: np.ndarray | None = None
 
   def __len__(self) -> int:
     return len(self.text)
@@ -53,6 +56,8 @@ class TextRows:
     yield repr(self.text.tolist()).encode()
     if self.second is not None:
       yield repr(self.second.tolist()).encode()
+    if self.weight is not None:
+      yield self.weight.tobytes()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,6 +94,7 @@ class Choice:
   split_column: of a single file; '' or absent: rows are split at random.
   reading: how files are written, where that is not plain.
   second: template of a second text, or ''.
+  weight: name of the column of weights, or ''.
   """
 
   prompt: str
@@ -99,6 +105,7 @@ class Choice:
   split_column: str = 'split'
   reading: Reading = dataclasses.field(default_factory=Reading)
   second: str = ''
+  weight: str = ''
 
 
 def read(path: str | os.PathLike, choice: Choice) -> Texts:
@@ -185,7 +192,7 @@ def build(
     cut = -(-len(frame) // 5)
     for split, index in (('val', order[:cut]), ('train', order[cut:])):
       parts[split] = frame.iloc[index], y[index]
-  rows = {}
+  rows, weights = {}, {}
   for split, most in zip(tables.SPLITS, choice.max_rows, strict=True):
     frame, y = parts[split]
     if not len(frame):
@@ -194,6 +201,16 @@ def build(
       index = np.sort(draw.permutation(len(frame))[:most])
       frame, y = frame.iloc[index], y[index]
     rows[split] = _rendered(frame, choice.prompt, choice.second, y)
+    if choice.weight:
+      weights[split] = weights_.of_column(
+        where, frame, choice.weight, choice.reading
+      )
+  if choice.weight:
+    found = weights_.normalized(weights)
+    rows = {
+      split: dataclasses.replace(part, weight=found[split])
+      for split, part in rows.items()
+    }
   return Texts(
     name=name,
     prompt=choice.prompt,
@@ -263,6 +280,7 @@ def as_rows(rows: TextRows) -> tables.Rows:
     categories=np.empty((len(rows), 0), object),
     target=rows.target,
     text=np.stack(parts, axis=1),
+    weight=rows.weight,
   )
 
 
@@ -360,6 +378,11 @@ def _checked(
         'text.drop_empty=True'
       )
     frame = frame[~bad]
+  if choice.weight:
+    if choice.weight == choice.target:
+      raise InputError(f'{where}: {choice.weight!r} is the target, no weight')
+    found = weights_.of_column(where, frame, choice.weight, choice.reading)
+    frame = frame[weights_.counted(where, found)]
   y = tables.target_column(
     f'{where}: target {choice.target!r}', frame[choice.target], choice.reading
   )

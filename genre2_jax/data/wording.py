@@ -32,6 +32,11 @@ def located(bad: np.ndarray) -> str:
   return f'{n} {"row" if n == 1 else "rows"}: {first}{more} (the first is 1)'
 
 
+def place_of(path: object, first_row: int) -> str:
+  """Where rows are, to begin a message that counts them from there on."""
+  return f'{path}, after row {first_row}' if first_row else str(path)
+
+
 def counted(cells: Iterable, limit: int = 3) -> str:
   """ "'a' (20), 'b' (3)": the most frequent cells with their counts.
 

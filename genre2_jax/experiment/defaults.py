@@ -80,6 +80,8 @@ def get_config() -> ConfigDict:
   data.name = 'diabetes'  # task under root; without root, scikit-learn's set
   data.target = ''  # target column, of path and openml; several: 'a,b', whose
   # numbers are written one after another
+  data.weight = ''  # column of how much each row counts, which is no feature:
+  # 0 or more; rows of 0 are left out. Of path, openml and texts
   data.kinds = ''  # of columns, by hand: 'size=number,zip=category'; date,
   # 'date %d.%m.%Y', time, boolean, ignore (docs/reading_data.md)
   data.reading = ''  # how files are written: 'separator=; decimal=,

@@ -259,6 +259,7 @@ def reopened(
   num_memory: int = 0,
   texts: TextColumns | None = None,
   compute_dtype: str = '',
+  is_weighted: bool = False,
 ) -> Experiment:
   """The experiment of a finished run, without its data.
 
@@ -271,6 +272,7 @@ def reopened(
     num_memory: training rows that its parameters have room for.
     texts: that it saved, of its text.
     compute_dtype: that it decided on, if it was to.
+    is_weighted: whether its training rows had weights.
 
   Raises:
     InputError: a value that no run could have had, or a head that has another
@@ -284,7 +286,13 @@ def reopened(
       check_choice('compute_dtype', compute_dtype, products.DTYPES)
       decided.model.compute_dtype = compute_dtype
     model = model_of(
-      decided, features, scaler, numbers, memory=num_memory, texts=texts
+      decided,
+      features,
+      scaler,
+      numbers,
+      memory=num_memory,
+      texts=texts,
+      is_weighted=is_weighted,
     )
     dtype = decided.model.compute_dtype
     return Experiment(**_shared(config, model, all_stages(config), dtype))

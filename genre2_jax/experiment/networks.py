@@ -151,6 +151,7 @@ def model_of(
   *,
   memory: Rows | TextRows | int = 0,
   texts: TextColumns | None = None,
+  is_weighted: bool = False,
 ) -> Model:
   """The `Model` of given statistics.
 
@@ -162,6 +163,7 @@ def model_of(
     memory: training rows, for a network that looks them up; their number where
       its parameters are there already.
     texts: what makes numbers of the text in rows, if there is any.
+    is_weighted: whether rows whose number alone is given have weights.
 
   Returns:
     A `Model` whose prior, if it has one, is yet to be fitted.
@@ -226,7 +228,7 @@ def model_of(
     prior=Blank(tokenizer.num_sequences, num_train) if model.prior else None,
     texts=texts,
   )
-  held = _held(config, plain, memory)
+  held = _held(config, plain, memory, is_weighted)
   return dataclasses.replace(
     plain,
     network=_mixed(config, plain.network, _columns(config, features), held),
@@ -309,23 +311,28 @@ class _Held(NamedTuple):
   log_shares: Any = None
 
 
-def _held(config, model, memory):
+def _held(config, model, memory, is_weighted):
   """`_Held` of training rows, or of so many that are yet to be read."""
   fields = config.model
   if not (fields.neighbours or fields.marginal):
     return _Held()
+  weight = None if isinstance(memory, int) else memory.weight
   if isinstance(memory, int):
-    known = Memory.blank(model.features.example_inputs(), memory)
+    example = model.features.example_inputs()
+    known = Memory.blank(example, memory, is_weighted)
     rows = known
   else:
     z = model.scaler.standardize(memory.known_target)
     places = model.codec.index(z).astype(np.int32)
-    known = Memory(model.own_inputs(memory), places)
+    log_weight = None if weight is None else np.log(weight).astype(np.float32)
+    known = Memory(model.own_inputs(memory), places, log_weight)
     rows = known.padded(fields.candidates)
   count = model.codec.tokenizer.num_sequences
   return _Held(
     rows=rows if fields.neighbours else None,
-    log_shares=log_shares(known.places, count) if fields.marginal else None,
+    log_shares=(
+      log_shares(known.places, count, weight) if fields.marginal else None
+    ),
   )
 
 
@@ -370,16 +377,14 @@ def _form(config, model, held):
     tuple(sorted((k, x.shape) for k, x in model.example_inputs().items())),
     tuple(sorted(numbers['codec'])),
   )
-  memory = held._replace(
-    rows=held.rows and {'inputs': held.rows.inputs, 'places': held.rows.places}
-  )
+  memory = held._replace(rows=held.rows and held.rows.as_dict())
 
   def build(numbers, memory=None):
     own = columns | {'edges': numbers['edges']}
     network = _of_table(config, tokenizer, own)
     if memory is None:
       memory = blank
-    rows = memory.rows and Memory(memory.rows['inputs'], memory.rows['places'])
+    rows = memory.rows and Memory(**memory.rows)
     network = _mixed(config, network, own, memory._replace(rows=rows))
     return network, Bound.to(tokenizer, numbers['codec'])
 

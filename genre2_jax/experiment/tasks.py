@@ -17,6 +17,8 @@ from genre2_jax.data.reading import Reading
 from genre2_jax.data.subwords import TextFeatures
 from genre2_jax.data.tables import Rows, Table
 from genre2_jax.data.texts import TextRows, Texts
+from genre2_jax.data.wording import place_of
+from genre2_jax.errors import InputError
 from genre2_jax.experiment.fields import is_table
 from genre2_jax.models.model import Model
 from genre2_jax.tokenizers.joint import columns_of
@@ -43,6 +45,7 @@ def read_table(config: ConfigDict) -> Table | Texts:
       kinds=data.kinds,
       reading=data.reading,
       text_columns=text_columns,
+      weight=data.weight,
     )
   elif data.openml:
     table = tables.load_openml(
@@ -51,6 +54,12 @@ def read_table(config: ConfigDict) -> Table | Texts:
       seed=config.seed,
       kinds=data.kinds,
       text_columns=text_columns,
+      weight=data.weight,
+    )
+  elif data.weight:
+    raise InputError(
+      f'data.weight={data.weight} is a column of data.path, data.openml or '
+      'text.path: give one of them'
     )
   elif data.root:
     table = talent.load(data.root, data.name)
@@ -70,7 +79,13 @@ def _read_texts(config):
     drop_empty=text.drop_empty,
     split_column=text.split_column,
     reading=Reading.parse(config.data.reading),
+    weight=config.data.weight,
   )
+  if config.data.weight and text.source in ('movielens', 'synthetic'):
+    raise InputError(
+      f'data.weight={config.data.weight}: text.source={text.source} has no '
+      'such column; leave it out'
+    )
   if text.source == 'tfds':
     return text_sources.load_tfds(
       text.path, tuple(text.tfds_splits), choice, data_dir=text.tfds_folder
@@ -90,6 +105,7 @@ def read_rows(
   kinds: str = '',
   reading: str = '',
   frame: pd.DataFrame | None = None,
+  first_row: int = 0,
 ) -> Rows | TextRows:
   """Rows of a file for a finished run to predict.
 
@@ -100,6 +116,7 @@ def read_rows(
     kinds: `data.kinds` of the run.
     reading: `data.reading` of the run.
     frame: what `read_frame` gave of the file, or None to read it.
+    first_row: rows of the file that come before those of the frame.
 
   Raises:
     InputError: the file or its columns cannot be used.
@@ -134,9 +151,10 @@ def read_rows(
     by_hand=kinds,
     reading=reading,
     frame=frame,
+    first_row=first_row,
   )
   rows = model.with_numbers(rows)
-  features.say_unseen(rows, str(path))
+  features.say_unseen(rows, place_of(path, first_row))
   return rows
 
 

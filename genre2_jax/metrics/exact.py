@@ -139,6 +139,7 @@ def evaluate(
   std: float,
   restore: Callable | None = None,
   name: str = 'exact',
+  weight: points.Weight = None,
 ) -> list[tuple[str, str, float]]:
   """Metrics of distributions: [(estimator, metric, value)].
 
@@ -146,7 +147,7 @@ def evaluate(
   `points.evaluate`; `<name>` carries those of the distribution: crps, width90
   (z), coverage90 (share), nll (nats, of the density per z), outside (share of
   targets whose nll is that of the cell at the edge), entropy (nats) and reward,
-  −E (X − y)².
+  −E (X − y)². All are means by the rows' weights [n], if they have some.
   """
   target = np.asarray(target, np.float64)
   rows = []
@@ -157,6 +158,7 @@ def evaluate(
       target,
       std=std,
       restore=restore,
+      weight=weight,
     )
   covered = (summary.low <= target) & (target <= summary.high)
   values = {
@@ -168,7 +170,7 @@ def evaluate(
     'entropy': summary.entropy,
     'reward': -summary.squared_error,
   }
-  rows += [(name, m, float(np.mean(v))) for m, v in values.items()]
+  rows += [(name, m, float(points.mean(v, weight))) for m, v in values.items()]
   return rows
 
 

@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from genre2_jax.metrics import points
+from genre2_jax.metrics.points import Weight
+
 _CHUNK = 2**22  # Differences of samples that are looked at together.
 # Between a metric and its target, and between a column and its.
 OF = ':'
@@ -17,7 +20,11 @@ Values = list[tuple[str, str, float]]
 
 
 def energy_score(
-  samples: ArrayLike, target: ArrayLike, *, fair: bool = True
+  samples: ArrayLike,
+  target: ArrayLike,
+  *,
+  fair: bool = True,
+  weight: Weight = None,
 ) -> float:
   """mean_i ‖x_i − y‖ − ΣΣ ‖x_i − x_j‖ / (2G(G − 1)), averaged over rows.
 
@@ -30,6 +37,7 @@ def energy_score(
     samples: [n, G, k], in one unit.
     target: [n, k].
     fair: which form.
+    weight: of the rows, [n], or None.
   """
   x, y = np.asarray(samples, np.float64), np.asarray(target, np.float64)
   n, group, width = x.shape
@@ -42,7 +50,7 @@ def energy_score(
       own = x[start : start + step]
       apart = _norm(own[:, :, None] - own[:, None])
       spread[start : start + step] = apart.sum(axis=(1, 2)) / (2 * pairs)
-  return float(np.mean(distance - spread))
+  return float(points.mean(distance - spread, weight))
 
 
 def of_target(predicted: Mapping[str, np.ndarray], place: int) -> dict:

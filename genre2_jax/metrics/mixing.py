@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from genre2_jax.metrics import points
+
 
 class Distances(NamedTuple):
   """Of M distributions, means over rows.
@@ -30,7 +32,10 @@ class Distances(NamedTuple):
 
 
 def distances(
-  log_p: ArrayLike, values: ArrayLike, target: ArrayLike
+  log_p: ArrayLike,
+  values: ArrayLike,
+  target: ArrayLike,
+  weight: ArrayLike | None = None,
 ) -> Distances:
   """The `Distances` of M members on n rows.
 
@@ -40,6 +45,7 @@ def distances(
     log_p: [M, n, K], of finite numbers.
     values: [K], the numbers.
     target: [n].
+    weight: of the rows, [n], or None.
   """
   order = np.argsort(values, kind='stable')
   numbers = np.asarray(values, np.float64)[order]
@@ -49,10 +55,13 @@ def distances(
   for member in np.asarray(log_p):
     p = np.exp(np.asarray(member, np.float64)[:, order])
     p /= p.sum(axis=1, keepdims=True)
-    away.append(np.mean(np.sum(p * off, axis=1)))
+    away.append(points.mean(np.sum(p * off, axis=1), weight))
     below.append(np.cumsum(p, axis=1)[:, :-1].ravel())
   tall = np.stack(below)  # [M, n·(K − 1)]
   weights = np.tile(gaps, len(off)) / len(off)
+  if weight is not None:
+    share = np.asarray(weight, np.float64) / np.sum(weight)
+    weights = np.outer(share, gaps).ravel()
   areas = tall @ weights
   products = (tall * weights) @ tall.T
   apart = areas[:, None] + areas - 2 * products

@@ -159,6 +159,8 @@ def rows(
   stage: str,
   split: str,
   validation: tuple[Predicted, np.ndarray] | None = None,
+  weight: points.Weight = None,
+  validation_weight: points.Weight = None,
 ) -> list[tuple]:
   """Rows of results.csv for one stage and split.
 
@@ -177,6 +179,8 @@ def rows(
     stage: its name.
     split: its name.
     validation: (predicted, target_z) of other rows, to recalibrate on.
+    weight: [n], how much each row counts; None: all alike.
+    validation_weight: the same of the other rows.
   """
   targets, names = model.by_target(), model.target_names
   found: list[tuple] = []
@@ -185,30 +189,36 @@ def rows(
   if validation is not None:
     fitted_on, fitted_to = dict(members(validation[0], seeds)), validation[1]
   for seed, member in members(predicted, seeds):
-    fitted = fitted_on.get(seed)
+    others = fitted_on.get(seed), fitted_to, validation_weight
     if not names:
-      values = _of_target(member, target_z, targets[0], fitted, fitted_to)
+      values = _of_target(member, target_z, weight, targets[0], *others)
     else:
       by_name = {}
       for place, name in enumerate(names):
+        fitted, fitted_z, fitted_weight = others
         by_name[name] = _of_target(
           joint.of_target(member, place),
           target_z[:, place],
+          weight,
           targets[place],
           fitted and joint.of_target(fitted, place),
-          fitted_to[:, place],
+          fitted_z[:, place],
+          fitted_weight,
         )
       values = joint.together(by_name, names)
-      score = joint.energy_score(member['samples_z'], target_z)
+      samples = member['samples_z']
+      score = joint.energy_score(samples, target_z, weight=weight)
       values.append(('sample', 'energy', score))
     found += [(task, seed, stage, split, *value) for value in values]
   return over_seeds(found)
 
 
-def _of_target(member, target_z, target, fitted, fitted_to):
+def _of_target(
+  member, target_z, weight, target, fitted, fitted_to, fitted_weight
+):
   """[(estimator, metric, value)] of one target; `fitted`: other rows' own."""
   scaler, codec = target.scaler, target.codec
-  unit = _unit(scaler)
+  unit = _unit(scaler) | {'weight': weight}
   values = sampled.evaluate(
     member['samples_z'],
     member['greedy_z'],
@@ -219,7 +229,8 @@ def _of_target(member, target_z, target, fitted, fitted_to):
     **unit,
   )
   if 'grid_mass' in member:
-    mass = float(np.mean(member['grid_mass'], dtype=np.float64))
+    shares = np.asarray(member['grid_mass'], np.float64)
+    mass = float(points.mean(shares, weight))
     values.append(('sample', 'grid_mass', mass))
   for name in LEARNED_AND_RAIL:
     if f'{name}_z' in member:
@@ -233,8 +244,10 @@ def _of_target(member, target_z, target, fitted, fitted_to):
         member['log_p'],
         summary,
         target_z,
+        weight,
         fitted['log_p'],
         fitted_to,
+        fitted_weight,
         target,
       )
   return values
@@ -348,23 +361,25 @@ def _warn_once(text: str) -> None:
   _logger.warning('%s', text)
 
 
-def _recalibrated(log_p, summary, target_z, val_log_p, val_target, own):
+def _recalibrated(
+  log_p, summary, target_z, weight, val_log_p, val_target, val_weight, own
+):
   """Rows 'tempered' and 'conformal', fitted on validation rows."""
   grid = _grid(own.codec)
   index = own.codec.index
   fit = val_log_p, grid, val_target, index(val_target)
-  temperature = recalibration.fit_temperature(*fit)
+  temperature = recalibration.fit_temperature(*fit, weight=val_weight)
   tempered = exact.summarize(
     recalibration.temper(log_p, temperature), grid, target_z, index(target_z)
   )
   found = exact.evaluate(
-    tempered, target_z, name='tempered', **_unit(own.scaler)
+    tempered, target_z, name='tempered', weight=weight, **_unit(own.scaler)
   )
   found.append(('tempered', 'temperature', temperature))
   val = exact.summarize(*fit)
   try:
     margin = recalibration.conformal_margin(
-      val.low, val.high, val_target, exact.NOMINAL
+      val.low, val.high, val_target, exact.NOMINAL, val_weight
     )
   except InputError as error:
     _warn_once(f'no conformal interval: {error}')
@@ -373,6 +388,9 @@ def _recalibrated(log_p, summary, target_z, val_log_p, val_target, own):
   low = within(np.minimum(summary.low - margin, summary.median))
   high = within(np.maximum(summary.high + margin, summary.median))
   covered = (low <= target_z) & (target_z <= high)
-  found.append(('conformal', 'coverage90', float(covered.mean())))
-  found.append(('conformal', 'width90', float((high - low).mean())))
+  shown = {'coverage90': covered, 'width90': high - low}
+  found += [
+    ('conformal', name, float(points.mean(values, weight)))
+    for name, values in shown.items()
+  ]
   return found

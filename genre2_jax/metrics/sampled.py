@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from genre2_jax.metrics import points
+from genre2_jax.metrics.points import Weight
 
 POINT_ESTIMATORS = (
   'greedy',
@@ -23,7 +24,7 @@ POINT_ESTIMATORS = (
 CLIP_WIDENING = 1.1  # clip range, as a multiple of the train range
 
 
-def crps(samples: ArrayLike, y: ArrayLike) -> float:
+def crps(samples: ArrayLike, y: ArrayLike, weight: Weight = None) -> float:
   """Continuous ranked probability score, lower is better, in the unit of y.
 
   mean_i |x_i − y| − ΣΣ|x_i − x_j| / (2G(G−1)), averaged over rows: the fair
@@ -38,7 +39,7 @@ def crps(samples: ArrayLike, y: ArrayLike) -> float:
   if G > 1:
     # The weights sum to 0, so errors serve as well as samples, and are smaller.
     score -= errors @ np.arange(1 - G, G, 2) / (G * (G - 1))
-  return float(np.mean(score))
+  return float(points.mean(score, weight))
 
 
 def central_interval(
@@ -63,12 +64,13 @@ def central_interval(
 
 
 def coverage_curve(
-  samples: ArrayLike, y: ArrayLike, nominal: ArrayLike
+  samples: ArrayLike, y: ArrayLike, nominal: ArrayLike, weight: Weight = None
 ) -> np.ndarray:
   """Share of rows whose y lies in the closed central interval: [C] → [C]."""
   low, high = central_interval(samples, nominal)
   slack = _slack(samples, y)
-  return np.mean((low <= y + slack) & (y - slack <= high), axis=-1)
+  covered = (low <= y + slack) & (y - slack <= high)
+  return points.mean(covered, weight, axis=-1)
 
 
 def _slack(samples: ArrayLike, y: ArrayLike) -> np.ndarray:
@@ -83,7 +85,7 @@ def _slack(samples: ArrayLike, y: ArrayLike) -> np.ndarray:
 
 
 def shared_coverage_curve(
-  samples: ArrayLike, y: ArrayLike, nominal: ArrayLike
+  samples: ArrayLike, y: ArrayLike, nominal: ArrayLike, weight: Weight = None
 ) -> np.ndarray:
   """Coverage where numbers tie, as on a grid: [C] → [C], C if calibrated.
 
@@ -96,22 +98,32 @@ def shared_coverage_curve(
   inside = np.minimum(high, (1 + nominal) / 2) - np.maximum(
     low, (1 - nominal) / 2
   )
-  return np.mean(np.clip(inside / (high - low), 0, 1), axis=0)
+  return points.mean(np.clip(inside / (high - low), 0, 1), weight)
 
 
-def coverage(samples: ArrayLike, y: ArrayLike, nominal: float = 0.9) -> float:
+def coverage(
+  samples: ArrayLike,
+  y: ArrayLike,
+  nominal: float = 0.9,
+  weight: Weight = None,
+) -> float:
   """The coverage curve at one nominal coverage; a share in [0, 1]."""
-  return float(coverage_curve(samples, y, nominal))
+  return float(coverage_curve(samples, y, nominal, weight))
 
 
-def width(samples: ArrayLike, nominal: float = 0.9) -> float:
+def width(
+  samples: ArrayLike, nominal: float = 0.9, weight: Weight = None
+) -> float:
   """Mean width of the central interval, in the unit of the samples."""
   low, high = central_interval(samples, nominal)
-  return float(np.mean(high - low))
+  return float(points.mean(high - low, weight))
 
 
 def pit_histogram(
-  samples: ArrayLike, y: ArrayLike, num_bins: int = 10
+  samples: ArrayLike,
+  y: ArrayLike,
+  num_bins: int = 10,
+  weight: Weight = None,
 ) -> np.ndarray:
   """Density of the probability integral transform: [bins], 1 if calibrated.
 
@@ -121,7 +133,7 @@ def pit_histogram(
   low, high = _transforms(samples, y)
   edges = np.linspace(0, 1, num_bins + 1)
   below = np.clip((edges - low) / (high - low), 0, 1)  # [n, bins + 1]
-  return np.diff(below.mean(axis=0)) * num_bins
+  return np.diff(points.mean(below, weight)) * num_bins
 
 
 def _transforms(
@@ -175,6 +187,7 @@ def evaluate(
   high: float,
   std: float,
   restore: Callable | None = None,
+  weight: Weight = None,
 ) -> list[tuple[str, str, float]]:
   """Every metric of one policy on one split: [(estimator, metric, value)].
 
@@ -188,27 +201,39 @@ def evaluate(
   sample's, but its reward is the expected one, −mean (x − y)² over all
   samples, and it carries the distribution's metrics: crps, width90 (z),
   coverage90 (share in [0, 1]) and entropy (nats per token sequence, the mean
-  of entropy [n]).
+  of entropy [n]). All are means by the rows' weights [n], if they have some.
   """
   rows = []
   estimates = point_estimates(samples_z, greedy_z, widened(low, high))
   for name, x in estimates.items():
-    rows += points.evaluate(name, x, target_z, std=std, restore=restore)
+    rows += points.evaluate(
+      name, x, target_z, std=std, restore=restore, weight=weight
+    )
   rows.remove(next(row for row in rows if row[:2] == ('sample', 'reward')))
   errors = points.error(samples_z, np.expand_dims(target_z, -1))
   values = {
-    'reward': -np.mean(np.square(errors)),
-    'crps': crps(samples_z, target_z),
-    'coverage90': coverage(samples_z, target_z),
-    'width90': width(samples_z),
-    'entropy': np.mean(np.asarray(entropy, np.float64)),
+    'reward': -_mean_of_all(np.square(errors), weight),
+    'crps': crps(samples_z, target_z, weight),
+    'coverage90': coverage(samples_z, target_z, weight=weight),
+    'width90': width(samples_z, weight=weight),
+    'entropy': points.mean(np.asarray(entropy, np.float64), weight),
   }
   rows += [('sample', metric, float(v)) for metric, v in values.items()]
   return rows
 
 
+def _mean_of_all(values: np.ndarray, weight: Weight) -> float:
+  """The mean of values [n, G] over both axes."""
+  if weight is None:
+    return float(np.mean(values))
+  return float(points.mean(values.mean(axis=1), weight))
+
+
 def sampling_efficiency(
-  samples: ArrayLike, y: ArrayLike, ks: Sequence[int] | np.ndarray
+  samples: ArrayLike,
+  y: ArrayLike,
+  ks: Sequence[int] | np.ndarray,
+  weight: Weight = None,
 ) -> tuple[np.ndarray, np.ndarray]:
   """RMSE of the best, and of the mean, of the first k ≤ G samples.
 
@@ -221,7 +246,7 @@ def sampling_efficiency(
   mean = np.cumsum(errors, axis=1) / counts
   at_ks = np.asarray(ks) - 1
   best_rmse, mean_rmse = (
-    np.sqrt(np.mean(np.square(running[:, at_ks]), axis=0))
+    np.sqrt(points.mean(np.square(running[:, at_ks]), weight))
     for running in (best, mean)
   )
   return best_rmse, mean_rmse

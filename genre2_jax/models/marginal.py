@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genre2_jax.metrics import exact, mixing, results
+from genre2_jax.metrics import exact, mixing, points, results
 from genre2_jax.models.layers import MASKED
 from genre2_jax.policy import Inputs, Params, Policy, tables, trie
 
@@ -32,14 +32,19 @@ _MOST = 30
 _LEAST_GAIN = 0.5
 
 
-def log_shares(places: np.ndarray, count: int) -> np.ndarray:
+def log_shares(
+  places: np.ndarray, count: int, weight: np.ndarray | None = None
+) -> np.ndarray:
   """log of the share of targets at each of K numbers: float32 [K].
 
   Args:
     places: int [n], of the targets among the numbers.
     count: K.
+    weight: of the targets, [n], or None.
   """
-  shares = np.bincount(places, minlength=count) / max(len(places), 1)
+  shares = np.bincount(places, weight, minlength=count) / max(len(places), 1)
+  if weight is not None:
+    shares /= shares.sum()
   logs = np.log(shares, out=np.full(count, MASKED), where=shares > 0)
   return logs.astype(np.float32)
 
@@ -122,6 +127,7 @@ def best_weight(
   log_marginal: np.ndarray,
   values: np.ndarray,
   target: np.ndarray,
+  weight: np.ndarray | None = None,
 ) -> float:
   """The w of the least mean CRPS of (1 − w)·F + w·G: in closed form.
 
@@ -133,6 +139,7 @@ def best_weight(
     log_marginal: [K], of G.
     values: [K], the numbers.
     target: [n].
+    weight: of the rows, [n], or None.
   """
   order = np.argsort(values, kind='stable')
   numbers = np.asarray(values, np.float64)[order]
@@ -144,10 +151,10 @@ def best_weight(
   gaps = np.diff(numbers)
   F, G = (np.cumsum(x, -1)[..., :-1] for x in (f, g))
   near_f, near_g = (f * away).sum(-1), (g * away).sum(-1)
-  own = (near_f - (F * (1 - F)) @ gaps).mean()
-  other = (near_g - (G * (1 - G)) @ gaps).mean()
+  own = points.mean(near_f - (F * (1 - F)) @ gaps, weight)
+  other = points.mean(near_g - (G * (1 - G)) @ gaps, weight)
   between = (F * (1 - G) + G * (1 - F)) @ gaps
-  both = (0.5 * (near_f + near_g - between)).mean()
+  both = points.mean(0.5 * (near_f + near_g - between), weight)
   curvature = own + other - 2 * both  # ∫(F − G)² dt, at least 0.
   if curvature <= 1e-12:
     return 0.0
@@ -159,6 +166,7 @@ def chosen(
   log_marginal: np.ndarray,
   values: np.ndarray,
   target: np.ndarray,
+  weight: np.ndarray | None = None,
 ) -> tuple[np.ndarray, float]:
   """The members of a mixture, and its w, by the CRPS of n rows.
 
@@ -170,15 +178,16 @@ def chosen(
     log_marginal: [K], of G.
     values: [K], the numbers.
     target: [n].
+    weight: of the rows, [n], or None.
 
   Returns:
     (shares [S], their sum one; w).
   """
   shares = mixing.greedy(
-    mixing.distances(log_p, values, target),
+    mixing.distances(log_p, values, target, weight),
     np.ones(len(log_p)),
     most=_MOST,
     least_gain=_LEAST_GAIN / len(target),
   )
   mixture = exact.mixture(log_p, shares)
-  return shares, best_weight(mixture, log_marginal, values, target)
+  return shares, best_weight(mixture, log_marginal, values, target, weight)

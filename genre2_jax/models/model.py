@@ -155,6 +155,7 @@ class Model:
       inputs=inputs,
       target=np.asarray(z, np.float32),
       tokens=self.codec.encode(z),
+      weight=None if rows.weight is None else rows.weight.astype(np.float32),
     )
 
   def training_examples(self, rows: Rows | TextRows) -> Examples:

@@ -50,10 +50,13 @@ class Memory:
     inputs: of them, arrays [n, ...] in a dict.
     places: int32 [n], of their targets among the numbers of the trie; −1 where
       there is no row.
+    log_weight: float32 [n], of the rows' weights, which their w_i are times;
+      None: all count alike.
   """
 
   inputs: dict[str, np.ndarray]
   places: np.ndarray
+  log_weight: np.ndarray | None = None
 
   def padded(self, candidates: int) -> 'Memory':
     """With rows behind that are none, for programs of other tables as well.
@@ -67,10 +70,23 @@ class Memory:
     return Memory(
       batches.padded(self.inputs, size),
       batches.padded(self.places + 1, size) - 1,
+      batches.padded(self.log_weight, size),
     )
 
+  def as_dict(self) -> dict[str, Any]:
+    """As it lies among parameters."""
+    rows: dict[str, Any] = {'inputs': self.inputs, 'places': self.places}
+    if self.log_weight is not None:
+      rows['log_weight'] = self.log_weight
+    return rows
+
   @classmethod
-  def blank(cls, example: dict[str, np.ndarray], num_rows: int) -> 'Memory':
+  def blank(
+    cls,
+    example: dict[str, np.ndarray],
+    num_rows: int,
+    is_weighted: bool = False,
+  ) -> 'Memory':
     """Of a run whose rows are yet to be read: n rows, all zero."""
     return cls(
       {
@@ -78,6 +94,7 @@ class Memory:
         for name, x in example.items()
       },
       np.broadcast_to(np.zeros(1, np.int32), num_rows),
+      np.zeros(num_rows, np.float32) if is_weighted else None,
     )
 
 
@@ -151,7 +168,7 @@ def neighbour_policy(
     one = jax.tree.map(lambda x: x[:1], _features(inputs))
     # No file holds arrays without elements, of tables without categories.
     some = {name: x for name, x in memory.inputs.items() if x.size}
-    rows = {'inputs': some, 'places': memory.places}
+    rows = {**memory.as_dict(), 'inputs': some}
     share = {_SHARE: _whole(jnp.ones(()))} if is_own else {}
     return {
       'network': base.init(base_key, one),
@@ -166,7 +183,7 @@ def neighbour_policy(
     own, rows = _features(inputs), params[MEMORY]
     num_rows = len(rows['places'])
     if _PLACES in rows and dropout_key is None:
-      rows = {name: rows[name] for name in (_PLACES, 'places')}
+      rows = {name: x for name, x in rows.items() if name != 'inputs'}
     else:
       rows = _with_all(rows, own)
     numbers = jnp.arange(num_rows)
@@ -234,7 +251,8 @@ def _with_all(rows, own):
     for name, x in own.items()
     if name != PRIOR
   }
-  return {'inputs': empty | rows['inputs'], 'places': rows['places']}
+  kept = {name: x for name, x in rows.items() if name != _PLACES}
+  return {**kept, 'inputs': empty | rows['inputs']}
 
 
 def _features(inputs):
@@ -259,7 +277,8 @@ def _masses(
   Args:
     place: of the queries in the map, [B, D].
     place_of: rows [m, ...] -> their places in the map [m, D].
-    rows: 'inputs' or 'map' [n, ...] and 'places' among the numbers [n].
+    rows: 'inputs' or 'map' [n, ...], 'places' among the numbers [n], and their
+      'log_weight' [n] where they have one.
     numbers: of the rows, [n].
     own: number of each query among the rows, [B]; None where it is none.
     count: K.
@@ -270,6 +289,8 @@ def _masses(
     most, sums = carry
     rows, numbers = block
     log_w = -_distance(place, place_of(rows))  # [B, m]
+    if 'log_weight' in rows:
+      log_w = log_w + rows['log_weight']
     seen = (numbers >= 0) & (rows['places'] >= 0)
     if own is not None:
       seen = seen & (numbers != own[:, None])

@@ -35,6 +35,29 @@ def least_group(name: str) -> int:
   return getattr(ADVANTAGES[name], 'least_group', 1)
 
 
+def weighed(
+  name: str,
+  rewards: jax.Array,
+  greedy_rewards: jax.Array,
+  weight: jax.Array | None,
+) -> jax.Array:
+  """The advantages of an estimator of `ADVANTAGES`, of rows that may weigh.
+
+  What is compared within a row does not depend on weights; a mean over the
+  batch does.
+  """
+  if name in _OVER_BATCH and weight is not None:
+    return _OVER_BATCH[name](rewards, weight)
+  return ADVANTAGES[name](rewards, greedy_rewards)
+
+
+def _above_mean(rewards: jax.Array, weight: jax.Array) -> jax.Array:
+  """r less its mean over the batch by weights [B]."""
+  rewards = rewards - jnp.max(rewards)
+  total = jnp.maximum(jnp.sum(weight), 1e-12)
+  return rewards - jnp.sum(weight * jnp.mean(rewards, -1)) / total
+
+
 def remax(rewards: jax.Array, greedy_rewards: jax.Array) -> jax.Array:
   """A = r − r(greedy), no division (ReMax: Li et al., ICML 2024)."""
   chex.assert_rank([rewards, greedy_rewards], [2, 1])
@@ -104,3 +127,5 @@ ADVANTAGES: dict[str, Estimator] = {
   'reinforce': reinforce,
   'no_baseline': no_baseline,
 }
+# Of those that compare rows with each other: the same by the rows' weights [B].
+_OVER_BATCH: dict[str, Estimator] = {'reinforce': _above_mean}

@@ -10,22 +10,27 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from genre2_jax.objectives.means import mean
+
 
 def policy_gradient_loss(
-  log_probs: jax.Array, advantages: jax.Array
+  log_probs: jax.Array,
+  advantages: jax.Array,
+  weight: jax.Array | None = None,
 ) -> jax.Array:
   """−mean A · Σ_t log π_t (REINFORCE; ReMax, RLOO: their advantages).
 
   Args:
     log_probs: [..., T], of the tokens written.
     advantages: [...], constants to the gradient.
+    weight: of the rows, the first axis, or None.
 
   Returns:
     A scalar.
   """
   chex.assert_shape(advantages, log_probs.shape[:-1])
   advantages = jax.lax.stop_gradient(advantages)
-  return -jnp.mean(advantages * jnp.sum(log_probs, -1))
+  return -mean(advantages * jnp.sum(log_probs, -1), weight)
 
 
 def clipped_loss(
@@ -34,6 +39,7 @@ def clipped_loss(
   advantages: jax.Array,
   clip_low: float,
   clip_high: float,
+  weight: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """−mean Σ_t min(ρ_t A, clip(ρ_t, 1 − low, 1 + high) A), ρ_t = π_t / π_old,t.
 
@@ -47,6 +53,7 @@ def clipped_loss(
       the gradient.
     clip_low: how far ρ may fall below 1.
     clip_high: how far ρ may rise above 1.
+    weight: of the rows, the first axis, or None.
 
   Returns:
     (loss, share of tokens whose gradient the clip cuts off), scalars.
@@ -58,7 +65,8 @@ def clipped_loss(
   clipped = jnp.clip(ratio, 1 - clip_low, 1 + clip_high)
   gain = jnp.minimum(ratio * advantages, clipped * advantages)  # [..., T]
   cut = gain < ratio * advantages
-  return -jnp.mean(jnp.sum(gain, -1)), jnp.mean(cut.astype(jnp.float32))
+  share = mean(cut.astype(jnp.float32), weight)
+  return -mean(jnp.sum(gain, -1), weight), share
 
 
 def kl_estimate(

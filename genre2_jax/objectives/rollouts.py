@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genre2_jax.data.batches import Examples
+from genre2_jax.objectives.means import mean
 from genre2_jax.objectives.objective import Objective, StageParams
 from genre2_jax.objectives.policy_gradient import kl_estimate
 from genre2_jax.objectives.rewards import REWARDS, summed
@@ -107,10 +108,12 @@ def judge(
     len(codec.parts),
   )
   given, greedy = scores[:, :-1], scores[:, -1]
+  weight = batch.weight
   kl: jax.Array = jnp.zeros(())
   penalty: jax.Array | float = 0.0
   if reference is not None:
-    kl = jnp.mean(jnp.sum(kl_estimate(log_probs, reference, 'k1'), -1))
+    divergence = jnp.sum(kl_estimate(log_probs, reference, 'k1'), -1)
+    kl = mean(divergence, weight)
     for term in objective.at('sequence'):
       if term.in_reward:
         penalty += term.weight * jnp.sum(log_probs - reference, -1)
@@ -123,11 +126,11 @@ def judge(
     last_values = _last_values(samples.tokens, codec)
   flat = jnp.max(given, -1) == jnp.min(given, -1)
   metrics = {
-    'reward': jnp.mean(given),
-    'greedy_reward': jnp.mean(greedy),
-    'reward_std': jnp.mean(jnp.std(given, -1)),
-    'flat_groups': jnp.mean(flat.astype(jnp.float32)),
-    'entropy': jnp.mean(samples.entropy()),
+    'reward': mean(given, weight),
+    'greedy_reward': mean(greedy, weight),
+    'reward_std': mean(jnp.std(given, -1), weight),
+    'flat_groups': mean(flat.astype(jnp.float32), weight),
+    'entropy': mean(samples.entropy(), weight),
     'kl': kl,
     'clipped': jnp.zeros(()),
   }
@@ -142,6 +145,7 @@ def judge(
     best_tokens=best_tokens,
     values=critic_values,
     last_values=last_values,
+    weight=weight,
   )
   return judgement, metrics
 

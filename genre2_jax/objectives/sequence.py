@@ -12,7 +12,8 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from genre2_jax.objectives.advantages import ADVANTAGES, least_group
+from genre2_jax.objectives.advantages import ADVANTAGES, least_group, weighed
+from genre2_jax.objectives.means import mean
 from genre2_jax.objectives.policy_gradient import (
   KL_ESTIMATORS,
   clipped_loss,
@@ -53,6 +54,7 @@ class Judgement(NamedTuple):
     values: [B, G, T], the critic's, before the update, or None.
     last_values: [B, G, V], the numbers that each last token would make, or
       None.
+    weight: [B], how much each row counts, or None.
   """
 
   target: jax.Array
@@ -65,6 +67,7 @@ class Judgement(NamedTuple):
   best_tokens: jax.Array | None = None
   values: jax.Array | None = None
   last_values: jax.Array | None = None
+  weight: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,17 +97,20 @@ class PolicyGradient:
   def __call__(
     self, samples: Samples, judgement: Judgement
   ) -> tuple[jax.Array, Metrics]:
-    advantages = ADVANTAGES[self.advantage](
-      judgement.rewards, judgement.greedy_rewards
+    weight = judgement.weight
+    advantages = weighed(
+      self.advantage, judgement.rewards, judgement.greedy_rewards, weight
     )
     if judgement.num_updates == 1:
-      return policy_gradient_loss(samples.token_log_probs, advantages), {}
+      loss = policy_gradient_loss(samples.token_log_probs, advantages, weight)
+      return loss, {}
     loss, clipped = clipped_loss(
       samples.token_log_probs,
       judgement.token_log_probs,
       advantages[..., None],
       self.clip_low,
       self.clip_high,
+      weight,
     )
     return loss, {'clipped': clipped}
 
@@ -145,18 +151,26 @@ class PPO:
       generalized_advantages(judgement.rewards, old_values, self.gae_lambda)
     )
     returns = advantages + old_values
-    if self.normalize:
+    weight = judgement.weight
+    if self.normalize and weight is None:
       advantages -= jnp.mean(advantages)
       advantages /= jnp.std(advantages) + 1e-6
+    elif self.normalize and weight is not None:
+      # Of this batch, as if rows came as often as they weigh.
+      share = weight / jnp.maximum(jnp.mean(weight), 1e-12)
+      advantages -= mean(advantages, share)
+      square = mean(jnp.square(advantages), share)
+      advantages /= jnp.sqrt(square) + 1e-6
     loss, clipped = clipped_loss(
       samples.token_log_probs,
       judgement.token_log_probs,
       advantages,
       self.clip,
       self.clip,
+      weight,
     )
     errors = jnp.square(values - jax.lax.stop_gradient(returns))
-    value_loss = jnp.mean(errors) / 2
+    value_loss = mean(errors, weight) / 2
     return loss + self.value_weight * value_loss, {
       'clipped': clipped,
       'value_loss': value_loss,
@@ -206,7 +220,10 @@ class DAR:
     self, samples: Samples, judgement: Judgement
   ) -> tuple[jax.Array, Metrics]:
     credit = leave_one_out_credit(judgement.predictions, judgement.target)
-    return policy_gradient_loss(samples.token_log_probs, credit), {}
+    loss = policy_gradient_loss(
+      samples.token_log_probs, credit, judgement.weight
+    )
+    return loss, {}
 
 
 def leave_one_out_credit(
@@ -262,7 +279,9 @@ class REAL:
       jax.lax.stop_gradient(-errors), judgement.greedy_rewards
     )
     prefixes = samples.token_log_probs[..., :-1]
-    return jnp.mean(errors) + policy_gradient_loss(prefixes, advantages), {}
+    weight = judgement.weight
+    gain = policy_gradient_loss(prefixes, advantages, weight)
+    return mean(errors, weight) + gain, {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,7 +301,8 @@ class Expert:
     self, samples: Samples, judgement: Judgement
   ) -> tuple[jax.Array, Metrics]:
     index = _given(judgement.best_tokens)[..., None]
-    return -jnp.mean(jnp.take_along_axis(samples.log_probs, index, -1)), {}
+    advised = jnp.take_along_axis(samples.log_probs, index, -1)
+    return -mean(advised, judgement.weight), {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -317,7 +337,7 @@ class KL:
     divergence = kl_estimate(
       samples.token_log_probs, _given(judgement.reference), self.estimator
     )
-    return jnp.mean(jnp.sum(divergence, -1)), {}
+    return mean(jnp.sum(divergence, -1), judgement.weight), {}
 
 
 def _given(array: jax.Array | None) -> jax.Array:

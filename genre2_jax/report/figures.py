@@ -390,7 +390,8 @@ def _calibration(run: Run) -> Panels:
   said = []
   for stage in run.stages:
     curves = [
-      curve(samples, run.target_z, levels) for samples in stage.samples_z
+      curve(samples, run.target_z, levels, run.weight)
+      for samples in stage.samples_z
     ]
     drawing.seed_lines(ax, levels, curves, stage.name, color=stage.color)
     share = np.mean(curves, axis=0)[np.isclose(levels, NOMINAL)][0]
@@ -419,7 +420,7 @@ def _calibration(run: Run) -> Panels:
   for stage in run.stages:
     density = np.mean(
       [
-        sampled.pit_histogram(samples, run.target_z, num_bins)
+        sampled.pit_histogram(samples, run.target_z, num_bins, run.weight)
         for samples in stage.samples_z
       ],
       axis=0,
@@ -516,7 +517,7 @@ def _sampling_efficiency(run: Run) -> Panels:
   ks = [2**i for i in range(run.num_samples.bit_length())]
   curves = [
     [
-      sampled.sampling_efficiency(samples, run.target_z, ks)
+      sampled.sampling_efficiency(samples, run.target_z, ks, run.weight)
       for samples in stage.samples_z
     ]  # [S][best, mean][K]
     for stage in run.stages

@@ -123,6 +123,7 @@ class Run:
   )
   columns: Sequence[Mapping[str, Any]] = ()  # of columns.json
   importances: Mapping[str, Any] | None = None  # importances.json
+  weight: np.ndarray | None = None  # [n], of the rows, if they have some
 
   @property
   def last(self) -> Stage:
@@ -305,6 +306,7 @@ def load(workdir: PathLike, target: str = '') -> Run:
     references=_read_references(workdir, truth, of),
     columns=_read_columns(workdir),
     importances=_read_importances(workdir, target),
+    weight=truth.get('weight'),
   )
 
 
@@ -428,19 +430,21 @@ def _read_predictions(
     'mean': (),
     'std': (),
   }
+  if 'weight' in arrays:
+    shapes |= {'weight': (n,)}
   if 'quantiles' in arrays:
     shapes |= {'quantiles': (None,), 'normal': ()}
   if not target:
     check_shapes(path, arrays, shapes)
     return arrays
   k, place = len(info['targets']), info['targets'].index(target)
-  for name, shape in shapes.items():
-    shapes[name] = (k, *shape) if name == 'quantiles' else (*shape, k)
+  for name in shapes.keys() - {'weight'}:
+    own = shapes[name]
+    shapes[name] = (k, *own) if name == 'quantiles' else (*own, k)
   check_shapes(path, arrays, shapes)
-  return {
-    name: arrays[name][place if name == 'quantiles' else (..., place)]
-    for name in shapes
-  }
+  of = {name: (..., place) for name in shapes} | {'quantiles': (place,)}
+  of['weight'] = (...,)
+  return {name: arrays[name][of[name]] for name in shapes}
 
 
 def check_shapes(

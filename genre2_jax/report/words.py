@@ -56,7 +56,7 @@ def own_error(run: Run) -> float:
   value = run.value(run.last, best.estimator, 'rmse_unit', run.together)
   if math.isfinite(value):
     return value
-  return points.rmse(best.value, run.target)
+  return points.rmse(best.value, run.target, run.weight)
 
 
 def errors(run: Run) -> list[Error]:
@@ -117,7 +117,7 @@ def coverage(run: Run) -> float | None:
   # Ends that are the target may differ from it in float32's last bits.
   slack = 1e-6 * (float(np.ptp(run.target)) or 1.0)
   inside = (best.low - slack <= run.target) & (run.target <= best.high + slack)
-  return float(np.mean(inside))
+  return float(points.mean(inside, run.weight))
 
 
 def also(run: Run) -> str:
@@ -260,13 +260,17 @@ def facts(run: Run) -> dict[str, str]:
   seeds = f'{len(run.seeds)} ({", ".join(run.seeds)})'
   drawn_from = info.get('drawn_from', 0)
   drawn = f' (drawn from {drawn_from:,})' if drawn_from else ''
+  weighted = ''
+  if run.weight is not None:
+    column = run.config['data'].get('weight', '')
+    weighted = ', all metrics weighted' + (f' by {column}' if column else '')
   if len(run.seeds) == 1:
     seeds = f'1 (seed {run.seeds[0]})'
   found = {
     'Target': info['target'],
     'Rows': (
       f'{info["num_train"]:,} train{drawn}, {info["num_val"]:,} validation, '
-      f'{info["num_test"]:,} test'
+      f'{info["num_test"]:,} test{weighted}'
     ),
     'Objective': ', then '.join(objective(run, stage) for stage in run.stages),
     **_tokenizer(run),

@@ -131,6 +131,7 @@ def references(
         task=table.name,
         stage=name,
         split=split,
+        weight=getattr(table, split).weight,
       )
       rows += [row for row in found if row[4] == 'greedy']
   atomic.write_csv(path, results.COLUMNS, rows)

@@ -232,7 +232,12 @@ def _ends(prefix, ends):
 # -------------------------------------------------------------------- margins
 
 
-def fit_margins(predicted: Arrays, model: Model, target: np.ndarray) -> Margins:
+def fit_margins(
+  predicted: Arrays,
+  model: Model,
+  target: np.ndarray,
+  weight: np.ndarray | None = None,
+) -> Margins:
   """Of each of `COVERAGES`, in z-scores; () without a distribution or rows.
 
   None where the rows are too few for it. Of several targets one after another.
@@ -241,6 +246,7 @@ def fit_margins(predicted: Arrays, model: Model, target: np.ndarray) -> Margins:
     predicted: of validation rows.
     model: of the run.
     target: [n], in its own unit; of several [n, k].
+    weight: of the rows, [n], or None.
   """
   if not has_distribution(model) or not len(target):
     return ()
@@ -249,18 +255,19 @@ def fit_margins(predicted: Arrays, model: Model, target: np.ndarray) -> Margins:
   return tuple(
     margin
     for (member, own), x in pairs
-    for margin in _fit_margins(member, own, x)
+    for margin in _fit_margins(member, own, x, weight)
   )
 
 
-def _fit_margins(member, target, z):
+def _fit_margins(member, target, z, weight):
   """`fit_margins` of one target, z-scores [n]."""
   coverages = np.array(COVERAGES)
   levels = np.concatenate([(1 - coverages) / 2, (1 + coverages) / 2])
   low, high = np.split(_quantiles(member, target, levels), 2, axis=1)
+  known = len(z) if weight is None else recalibration.num_effective(weight)
   return tuple(
-    recalibration.conformal_margin(low[:, i], high[:, i], z, coverage)
-    if len(z) >= recalibration.rows_needed(coverage)
+    recalibration.conformal_margin(low[:, i], high[:, i], z, coverage, weight)
+    if known >= recalibration.rows_needed(coverage)
     else None
     for i, coverage in enumerate(COVERAGES)
   )

@@ -110,12 +110,21 @@ class FinishedRun:
     }
 
   def predict_blocks(
-    self, rows: Rows | TextRows, *, num_samples: int | None = None
+    self,
+    rows: Rows | TextRows,
+    *,
+    num_samples: int | None = None,
+    first: int = 0,
   ) -> Iterator[dict[str, np.ndarray]]:
     """`predict`, some thousand rows at a time, in order.
 
     What is predicted of a row, every number's probability and many samples, is
     kilobytes: whoever reduces it block by block needs the memory of one.
+
+    Args:
+      rows: of the run's columns, without targets.
+      num_samples: instead of the run's.
+      first: number of the first row, where others come before it.
     """
     mesh, params = self._loaded
     if num_samples is None:
@@ -129,7 +138,7 @@ class FinishedRun:
       )
     inputs = self.model.own_inputs(rows)
     block_size = self.experiment.block_size
-    if len(rows) <= _FEW_ROWS:
+    if first + len(rows) <= _FEW_ROWS:
       block_size = min(block_size, _FEW_ROWS)
     block_size = -(-block_size // mesh.size) * mesh.size
     step = self._rows_at_once(num_samples, block_size)
@@ -141,7 +150,7 @@ class FinishedRun:
         block_size=block_size,
         sharding=self._sharding,
         widths=self.model.widths,
-        first=start,
+        first=first + start,
       )
 
   def _block(self, inputs, rows, part):
@@ -260,6 +269,7 @@ def open_run(workdir: str | os.PathLike[str]) -> FinishedRun:
       run.get('num_memory') or run['num_train'],
       TextColumns.from_json(saved['texts']) if 'texts' in saved else None,
       saved.get('compute_dtype', ''),
+      run.get('weighted', False),  # Older runs had no weights.
     )
     if reopened.model.prior is not None:
       reopened = _with_prior(reopened, workdir / priors.FOLDER)

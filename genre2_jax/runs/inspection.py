@@ -27,6 +27,7 @@ from genre2_jax.data.tables import SPLITS, Rows, Table
 from genre2_jax.devices import processes, sharding
 from genre2_jax.experiment.experiment import Prepared
 from genre2_jax.files import atomic
+from genre2_jax.metrics import points
 from genre2_jax.runs import estimates
 from genre2_jax.training import evaluation
 
@@ -140,7 +141,7 @@ def inspect(
   places = {column.name: _places(features, column) for column in columns}
 
   def rmse(values: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(values - target))))
+    return points.rmse(values, target, rows.weight)
 
   base = rmse(predict(rows))
   importances: list[dict[str, Any]] = []

@@ -76,10 +76,18 @@ def _check_memory(experiment, memory):
   model, train = experiment.model, experiment.table.train
   places = model.codec.index(model.scaler.standardize(train.known_target))
   known = processes.fetch(memory['places'])[0]
-  if not np.array_equal(known[known >= 0], places):
+  alike = np.array_equal(known[known >= 0], places)
+  if alike and ('log_weight' in memory or train.weight is not None):
+    weights = processes.fetch(memory.get('log_weight', memory['places']))[0]
+    own = np.zeros(len(places)) if train.weight is None else train.weight
+    alike = 'log_weight' in memory and np.allclose(
+      np.exp(weights[: len(places)]), own, rtol=1e-5
+    )
+  if not alike:
     raise InputError(
       f'init_from={experiment.source.workdir} looks up training rows, and they '
-      f'are not those of {experiment.table.name}: train from scratch'
+      f'are not those of {experiment.table.name}, or weigh otherwise: train '
+      'from scratch'
     )
 
 

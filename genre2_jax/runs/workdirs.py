@@ -195,6 +195,7 @@ def write_evaluation(
   predicted: Mapping[str, np.ndarray],
   target: np.ndarray,
   scaler: targets.AnyScaler,
+  weight: np.ndarray | None = None,
 ) -> None:
   """Keeps what a stage predicted for a split, in float32.
 
@@ -202,6 +203,8 @@ def write_evaluation(
   targets all arrays have their axis, the last one.
   """
   kept = {k: v for k, v in predicted.items() if k != 'log_p'}
+  if weight is not None:
+    kept['weight'] = weight
   parts = [_scales(part) for part in targets.parts_of(scaler)]
   scales = parts[0]
   if targets.names_of(scaler):
@@ -260,6 +263,7 @@ def write_run(
       'seeds': list(experiment.seeds),
       'num_train': len(table.train),
       'num_memory': experiment.model.num_memory,
+      'weighted': table.train.weight is not None,
       'drawn_from': table.drawn_from if isinstance(table, Table) else 0,
       'num_val': len(table.val),
       'num_test': len(table.test),

@@ -73,7 +73,7 @@ def validation(
   codec: Codec,
   objective: Objective,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Means over the rows of padded blocks, without dropout.
+  """Means over the rows of padded blocks, by their weights, without dropout.
 
   An objective on whole numbers is judged by its reward; others by their loss.
   The same key at every call: what changes between epochs is the policy.
@@ -368,7 +368,10 @@ def _mean_over_rows(block, examples, numbers):
   sums, count = [], jnp.zeros((), jnp.int32)
   for part, number in zip(examples, numbers, strict=True):
     sums.append(_sums(block, part, number))
-    count += jnp.sum(number >= 0)
+    if part.weight is None:
+      count += jnp.sum(number >= 0)
+    else:
+      count += jnp.sum(jnp.where(number >= 0, part.weight, 0.0))
   return jax.tree.map(lambda *x: sum(x) / count, *sums)
 
 
@@ -379,9 +382,10 @@ def _sums(block, examples, numbers):
     rows, number = jax.tree.map(
       lambda x: jnp.asarray(x)[index], (examples, numbers)
     )
-    return jax.tree.map(
-      lambda x: jnp.where(number >= 0, x, 0.0), block((rows, number))
-    )
+    values = block((rows, number))
+    if rows.weight is not None:
+      values = jax.tree.map(lambda x: rows.weight * x, values)
+    return jax.tree.map(lambda x: jnp.where(number >= 0, x, 0.0), values)
 
   zeros = jax.tree.map(
     lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(own, 0)

@@ -308,7 +308,8 @@ class Functions(NamedTuple):
   Before their own arguments they take (the form's numbers, `Extent`).
 
   Attributes:
-    run: `(state, training rows, number of steps) -> state`.
+    run: `(state, training rows, number of steps) -> state`; behind them the
+      order of the epoch [S, rows], or it is drawn in every call.
     run_block: `(state, batches [S, K, B, ...], place of the first to take,
       number of steps) -> state`, of rows that `streaming` brings.
     validate: `(state, blocks of rows, their numbers) -> (state, metrics)`.
@@ -369,12 +370,12 @@ def open_functions(
 
     return jax.lax.fori_loop(0, num_steps, body, state)
 
-  def run(given, state, train, num_steps):
+  def run(given, state, train, num_steps, order=None):
     _, extent = given
     one_step = step_of(given)
-    keys = _shuffle_keys(state.key, state.epoch)
     which = None
     if len(buckets) > 1:
+      keys = _shuffle_keys(state.key, state.epoch)
       rows, widths = zip(*buckets, strict=True)
       # Without a seed in it: the buckets come in one order for all of them,
       # which a seed that trains alone has too.
@@ -383,9 +384,9 @@ def open_functions(
         lambda key: batches.bucketed_epoch(key, order_key, rows, batch_size),
         out_axes=(0, None),
       )(keys)  # [S, steps, B]
-    else:
-      size = len(train.target)
-      order = _order(keys, extent.num_rows, size)  # [S, size]
+    elif order is None:
+      keys = _shuffle_keys(state.key, state.epoch)
+      order = _order(keys, extent.num_rows, len(train.target))  # [S, size]
 
     def body(_, state):
       place = state.step[0] - state.epoch[0] * extent.epoch_steps
@@ -440,11 +441,46 @@ def _order(keys, num_rows, size):
   return jax.vmap(lambda key: batches.shuffled(key, size, num_rows))(keys)
 
 
-@functools.partial(jax.jit, static_argnums=3)
 def _order_of_epoch(keys, epoch, num_rows, size):
   """The order in which `run` would take the rows: int32 [S, size]."""
   epochs = jnp.full(len(keys), epoch)
   return _order(_shuffle_keys(keys, epochs), num_rows, size)
+
+
+class _Orders:
+  """The order of an epoch, drawn once: sorting many rows outlasts a dispatch.
+
+  Args:
+    num_seeds: S.
+    num_rows: of the training split.
+    size: of an order; what stands behind the rows is none.
+    like: the sharding of an array [S].
+  """
+
+  def __init__(
+    self,
+    num_seeds: int,
+    num_rows: int,
+    size: int,
+    like: jax.sharding.NamedSharding,
+  ) -> None:
+    self.example = jax.ShapeDtypeStruct(
+      (num_seeds, size), jnp.int32, sharding=like
+    )
+    self._num_rows, self._size = np.int32(num_rows), size
+    self._draw = compilation.shared(
+      ('order', num_seeds, size, like),
+      lambda: jax.jit(_order_of_epoch, static_argnums=3, out_shardings=like),
+    )
+    self._last: tuple[Hashable, jax.Array] | None = None
+
+  def of(self, keys: np.ndarray, epoch: int) -> jax.Array:
+    """Int32 [S, size], of the seeds' keys."""
+    which = epoch, keys.tobytes()
+    if self._last is None or self._last[0] != which:
+      order = self._draw(keys, epoch, self._num_rows, self._size)
+      self._last = which, order
+    return self._last[1]
 
 
 def steps_per_epoch(
@@ -553,15 +589,28 @@ def compile_stage(
     if key is None:  # As it is compiled for machines that are not there.
       fixed = functools.partial(found.run, (form.numbers, extent))
       compiled_run = lower_run(fixed, abstract, train).compile()
-      arguments: tuple[Any, ...] = ()
-    else:
-      compiled_run = compiled(found.run, train, np.int32(1))
-      arguments = (given,)
 
-    def run(state, num_steps):
-      return compiled_run(*arguments, state, train, np.int32(num_steps))
+      def run(state, num_steps):
+        return compiled_run(state, train, np.int32(num_steps))
+    else:
+      orders = _Orders(
+        len(seeds), num_rows, len(rows.target), abstract.step.sharding
+      )
+      compiled_run = compiled(found.run, train, np.int32(1), orders.example)
+
+      def run(state, num_steps):
+        keys, epoch = processes.fetch((state.key, state.epoch))
+        order = orders.of(keys, int(epoch[0]))
+        return compiled_run(given, state, train, np.int32(num_steps), order)
   else:
-    stream = _stream(examples['train'], len(seeds), batch_size, mesh, room)
+    stream = _stream(
+      examples['train'],
+      len(seeds),
+      batch_size,
+      mesh,
+      room,
+      abstract.step.sharding,
+    )
     shape = stream.example(len(seeds))
     compiled_run = compiled(found.run_block, shape, np.int32(0), np.int32(1))
 
@@ -586,12 +635,12 @@ def compile_stage(
   )
 
 
-def _stream(rows, num_seeds, batch_size, mesh, room):
+def _stream(rows, num_seeds, batch_size, mesh, room, like):
   num_rows = len(rows.target)
-  size = batches.ladder(num_rows)
+  orders = _Orders(num_seeds, num_rows, batches.ladder(num_rows), like)
   return streaming.Stream(
     rows,
-    lambda keys, epoch: _order_of_epoch(keys, epoch, num_rows, size),
+    orders.of,
     batch_size=batch_size,
     num_steps=streaming.steps_of_block(
       rows, num_seeds=num_seeds, batch_size=batch_size, room=room

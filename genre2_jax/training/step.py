@@ -124,6 +124,8 @@ def loss(
 ) -> tuple[jax.Array, Metrics]:
   """Σ weight · mean of a term over a micro-batch, and the metrics beside it.
 
+  Rows that have weights count by them in every mean (`objectives.means`).
+
   Args:
     params: what is trained.
     part: one micro-batch.
@@ -137,6 +139,7 @@ def loss(
     tell beside it).
   """
   params = merge(params, frozen)
+  weight = part.rows.weight
   losses = supervised(
     params,
     part.rows,
@@ -146,6 +149,8 @@ def loss(
     objective=objective,
     dropout_key=part.dropout_key if objective.dropout else None,
   )
+  if weight is not None:
+    losses = {name: weight * x for name, x in losses.items()}
   more: Metrics = {}
   if part.written is not None:
     assert isinstance(network, Policy)  # No other writes numbers.

@@ -354,3 +354,56 @@ def test_leaves_when_asked_to(name):
 def test_no_jax():
   code = 'import genre2_jax.baselines, sys; sys.exit("jax" in sys.modules)'
   assert subprocess.run([sys.executable, '-c', code]).returncode == 0
+
+
+def weighted_table(weight, index):
+  rng = np.random.default_rng(0)
+  numeric = rng.normal(size=(90, 3))
+  target = numeric[:, 0] ** 2 + numeric[:, 1] + rng.normal(size=90)
+  table = make_table(target[index], numeric[index])
+  if weight is None:
+    return table
+  cuts = np.cumsum([len(table.train), len(table.val)])
+  parts = zip(tables.SPLITS, np.split(weight, cuts), strict=True)
+  splits = table.train, table.val, table.test
+  train, val, test = tables.weighted(splits, dict(parts))
+  return dataclasses.replace(table, train=train, val=val, test=test)
+
+
+def test_rows_that_weigh_are_fitted_as_such(name):
+  """Train rows with a high target count: predictions are higher; or refused."""
+  everything = np.arange(90)
+  plain = weighted_table(None, everything)
+  scaler = TargetScaler.fit(plain.train.target)
+  weight = np.ones(90)
+  weight[:54] = np.where(plain.train.target > 1, 50.0, 1.0)
+  table = weighted_table(weight, everything)
+  if name in ('realmlp', 'tabm'):
+    with pytest.raises(InputError, match='takes no weights'):
+      fit_predict(name, table, scaler, seed=0)
+    return
+  found = fit_predict(name, table, scaler, seed=0, num_threads=1)['test']
+  alike = fit_predict(name, plain, scaler, seed=0, num_threads=1)['test']
+  assert found.mean() > alike.mean() + 0.1
+
+
+def test_a_line_through_rows_that_weigh_is_that_of_their_copies():
+  weight = np.arange(90) % 3 + 1.0
+  index = np.arange(90)
+  table = weighted_table(weight, index)
+  scaler = TargetScaler.fit(table.train.target)
+  copies = np.repeat(np.arange(54), weight[:54].astype(int))
+  rest = np.arange(54, 90)
+  rng = np.random.default_rng(0)
+  numeric = rng.normal(size=(90, 3))
+  target = numeric[:, 0] ** 2 + numeric[:, 1] + rng.normal(size=90)
+  index = np.concatenate([copies, rest])
+  repeated = make_table(
+    target[index], numeric[index], sizes=(len(copies), 18, 18)
+  )
+  for name in ('train_mean', 'linear'):
+    np.testing.assert_allclose(
+      fit_predict(name, table, scaler, seed=0)['test'],
+      fit_predict(name, repeated, scaler, seed=0)['test'],
+      atol=1e-9,
+    )

@@ -58,3 +58,11 @@ def test_means_are_over_targets_of_what_has_no_unit():
     ('mean', 'rmse:b', 3.0),
     ('mean', 'rmse_unit:b', 7.0),
   ]
+
+
+def test_rows_count_as_often_as_they_weigh():
+  times = np.array([2, 0, 1, 3, 1])
+  again = np.repeat(np.arange(5), times)
+  found = joint.energy_score(SAMPLES, TARGET, weight=times)
+  wanted = joint.energy_score(SAMPLES[again], TARGET[again])
+  np.testing.assert_allclose(found, wanted, rtol=1e-12)

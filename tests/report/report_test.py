@@ -531,7 +531,9 @@ def damaged_values(value, depth=0):
       [], [None], [[]], {}, {'name': 1},
     )  # fmt: skip
   if isinstance(value, dict | list):
-    for key in value if isinstance(value, dict) else range(len(value)):
+    # Of a list the ends: what is between them is alike.
+    ends = sorted({0, len(value) - 1} if value else ())
+    for key in value if isinstance(value, dict) else ends:
       for other in damaged_values(value[key], depth + 1):
         changed = value.copy()
         changed[key] = other

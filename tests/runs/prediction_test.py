@@ -9,7 +9,7 @@ import pytest
 from checks import assert_refused
 
 from genre2_jax import DecodingRegressor
-from genre2_jax.data import tables
+from genre2_jax.data import pieces, tables
 from genre2_jax.runs import estimates, prediction
 from genre2_jax.runs import finished as finished_run
 
@@ -166,6 +166,69 @@ def test_blocks_of_rows_have_the_bits_of_one_go(forecast, rows, monkeypatch):
   monkeypatch.setattr(finished_run.evaluation, 'predict', counted)
   pd.testing.assert_frame_equal(forecast(rows), whole, check_exact=True)
   assert sizes == [32, 32, 32, 24]
+
+
+@pytest.mark.parametrize('kind', ['.csv', '.csv.gz', '.tsv', '.parquet'])
+def test_a_file_in_pieces_gives_what_it_gives_at_once(
+  finished, rows, tmp_path, monkeypatch, kind
+):
+  """Bits and kept columns, in the memory of a piece, however many they are."""
+  rows = rows.assign(
+    note=[None if i < 60 else f'"{i}"' for i in range(len(rows))],
+    code=[i if i % 50 else None for i in range(len(rows))],
+  )
+  rows['code'] = rows['code'].astype('Int64')
+  source = tmp_path / f'in{kind}'
+  if kind == '.parquet':
+    rows.to_parquet(source, index=False)
+  else:
+    rows.to_csv(source, index=False, sep='\t' if kind == '.tsv' else ',')
+  outputs = [tmp_path / f'{name}{o}' for name in 'ab' for o in ('.csv', '.pq')]
+  for output in outputs[:2]:
+    prediction.predict_file(finished, source, output, ['all'])
+  sizes = []
+  plain = prediction.read_pieces
+
+  def counted(*arguments):
+    for frame in plain(*arguments):
+      sizes.append(len(frame))
+      yield frame
+
+  monkeypatch.setattr(prediction, 'read_pieces', counted)
+  monkeypatch.setattr(pieces, '_LETTERS', 900)
+  monkeypatch.setattr(pieces, '_CELLS', 210)
+  for output in outputs[2:]:
+    prediction.predict_file(finished, source, output, ['all'])
+  assert max(sizes) < 50 and sum(sizes) == 4 * len(rows)  # Each is read twice.
+  assert outputs[0].read_bytes() == outputs[2].read_bytes()
+  pd.testing.assert_frame_equal(
+    pd.read_parquet(outputs[1]), pd.read_parquet(outputs[3])
+  )
+
+
+def test_what_is_wrong_far_below_is_said_before_the_work(
+  finished, rows, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(pieces, '_LETTERS', 900)
+  source, output = tmp_path / 'in.csv', tmp_path / 'out.csv'
+  rooms = rows['rooms'].mask(rows.index == 110, 'two')
+  rows.assign(rooms=rooms).to_csv(source, index=False)
+  predicted = []
+  monkeypatch.setattr(
+    finished_run.FinishedRun,
+    'predict_blocks',
+    lambda *arguments, **options: predicted.append(1),
+  )
+  message = assert_refused(
+    lambda: prediction.predict_file(finished, source, output),
+    "column 'rooms'",
+    "'two'",
+    'after row',
+  )
+  first = int(message.split('after row ')[1].split(':')[0])
+  row = int(message.split('1 row: ')[1].split()[0])
+  assert first + row == 111
+  assert not predicted and not output.exists()
 
 
 KINDS = {

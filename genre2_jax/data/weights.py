@@ -1,0 +1,80 @@
+"""Weights of rows: how much each counts beside the others.
+
+A row of weight 2 counts as two of weight 1, one of weight 0 is left out. In a
+table their mean over the train rows is 1; equal weights are none.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from genre2_jax.data import cells, columns
+from genre2_jax.data.wording import located, say
+from genre2_jax.errors import InputError, suggestion
+
+
+def checked(where: str, values: ArrayLike) -> np.ndarray:
+  """Weights as float64 [n].
+
+  Raises:
+    InputError: one is missing, infinite or negative, or all are 0.
+  """
+  found = np.asarray(values, np.float64)
+  for what, bad in (
+    ('missing or infinite', ~np.isfinite(found)),
+    ('negative', found < 0),
+  ):
+    if bad.any():
+      raise InputError(
+        f'{where}: {what} in {located(bad)}; give every row a weight of 0 or '
+        'more'
+      )
+  if not found.any():
+    raise InputError(f'{where}: all are 0; one row at least must count')
+  return found
+
+
+def of_column(
+  where: str,
+  frame: pd.DataFrame,
+  name: str,
+  formats: cells.Formats = cells.PLAIN,
+) -> np.ndarray:
+  """The weights that a column of a frame holds: float64 [n].
+
+  Raises:
+    InputError: no such column, or what is in it are no weights.
+  """
+  if name not in frame:
+    raise InputError(
+      f'{where}: no column {name!r} to be the weight; '
+      f'{suggestion(name, list(frame))}'
+    )
+  where = f'{where}: weight {name!r}'
+  return checked(where, columns.read_as(where, frame[name], '', formats))
+
+
+def counted(where: str, weights: np.ndarray) -> np.ndarray:
+  """Whether rows count, bool [n]; says how many do not."""
+  kept = weights > 0
+  left_out = int((~kept).sum())
+  if left_out:
+    say(f'{where}: rows of weight 0 are left out: {left_out}')
+  return kept
+
+
+def normalized(
+  weights: Mapping[str, np.ndarray],
+) -> dict[str, np.ndarray | None]:
+  """Weights by split, their mean over the train rows 1; None if all are equal.
+
+  Args:
+    weights: 'train', 'val' and 'test' -> [n], checked.
+  """
+  together = np.concatenate(list(weights.values()))
+  if np.ptp(together) == 0:
+    return dict.fromkeys(weights)
+  mean = weights['train'].mean()
+  return {split: w / mean for split, w in weights.items()}
