@@ -17,7 +17,8 @@ prior/           trees that the model starts from (`baselines/priors.py`)
 weights/         of each stage, enough to predict (`weights.py`)
 checkpoints/     of each stage, to go on from (`training/checkpoints.py`)
 profile/         traces, where asked for (`profiling.py`)
-report.html      and figures/ (`report/page.py`)
+report.html      and figures/; of several targets a page of each, beside it
+                 (`report/page.py`)
 """
 
 import contextlib
