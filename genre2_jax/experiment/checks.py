@@ -65,6 +65,7 @@ def check_values(config: ConfigDict) -> None:
     raise InputError(f'model.dropout={config.model.dropout} must be below 1')
   for field, choices in (
     ('rollouts.reward', REWARDS),
+    ('rollouts.credit', ('all', 'later')),
     ('trie.beyond', ('error', 'prefix', 'samples')),
     ('model.head', ('decoder', 'trie', 'histogram', 'pointwise')),
     ('model.compute_dtype', (*products.DTYPES, 'auto')),

@@ -254,6 +254,8 @@ def get_config() -> ConfigDict:
   rollouts.reward = 'squared'  # -error^2; clipped: -min(error^2, 50), for p10,
   # ieee and exponent_first; absolute: -|error|; rank: in the group. In z-scores
   rollouts.num_updates = 1  # updates per rollout; beyond 1 the ratio is clipped
+  rollouts.credit = 'all'  # of several targets, which rewards a token is
+  # credited with: all; later: of its own number and those behind it
 
   config.trie = trie = ConfigDict()  # all numbers at once
   trie.max_nodes = 1024  # larger tries are not enumerated

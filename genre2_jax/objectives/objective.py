@@ -54,12 +54,16 @@ class Rollouts:
     temperature: of sampling; log-probabilities are taken at it too.
     reward: a name of `REWARDS`.
     num_updates: updates per rollout.
+    credit: 'all': every token is credited with the rewards of all targets;
+      'later': with those of its own number and of the ones behind it, which
+      are all that it can change.
   """
 
   group_size: int = 16
   temperature: float = 1.0
   reward: str = 'squared'
   num_updates: int = 1
+  credit: str = 'all'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -146,8 +146,23 @@ def judge(
     values=critic_values,
     last_values=last_values,
     weight=weight,
+    later=_later(predictions, penalty, batch, objective),
   )
   return judgement, metrics
+
+
+def _later(predictions, penalty, batch, objective):
+  """`Judgement.later` of numbers [B, G + 1, k], the greedy ones last."""
+  if objective.rollouts.credit == 'all' or predictions.ndim < 3:
+    return None
+  reward = REWARDS[objective.rollouts.reward]
+  own = [
+    reward(predictions[..., i], batch.target[:, None, i])
+    for i in range(predictions.shape[-1])
+  ]
+  later = jnp.cumsum(jnp.stack(own[::-1], -1), -1)[..., ::-1]
+  penalty = jnp.asarray(penalty)[..., None]
+  return later[:, :-1] - penalty, later[:, -1]
 
 
 def sequence_losses(

@@ -55,6 +55,8 @@ class Judgement(NamedTuple):
     last_values: [B, G, V], the numbers that each last token would make, or
       None.
     weight: [B], how much each row counts, or None.
+    later: (rewards [B, G, k], greedy ones [B, k]) of each number and of those
+      behind it, or None: every token is credited with all rewards.
   """
 
   target: jax.Array
@@ -68,6 +70,7 @@ class Judgement(NamedTuple):
   values: jax.Array | None = None
   last_values: jax.Array | None = None
   weight: jax.Array | None = None
+  later: tuple[jax.Array, jax.Array] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,21 +101,42 @@ class PolicyGradient:
     self, samples: Samples, judgement: Judgement
   ) -> tuple[jax.Array, Metrics]:
     weight = judgement.weight
-    advantages = weighed(
-      self.advantage, judgement.rewards, judgement.greedy_rewards, weight
-    )
+    log_probs = samples.token_log_probs
+    if judgement.later is None:
+      advantages = weighed(
+        self.advantage, judgement.rewards, judgement.greedy_rewards, weight
+      )[..., None]
+    else:
+      advantages = self._of_numbers(*judgement.later, weight, log_probs)
     if judgement.num_updates == 1:
-      loss = policy_gradient_loss(samples.token_log_probs, advantages, weight)
-      return loss, {}
+      if judgement.later is None:
+        return policy_gradient_loss(log_probs, advantages[..., 0], weight), {}
+      one_by_one = log_probs[..., None], advantages
+      return log_probs.shape[-1] * policy_gradient_loss(*one_by_one, weight), {}
     loss, clipped = clipped_loss(
-      samples.token_log_probs,
+      log_probs,
       judgement.token_log_probs,
-      advantages[..., None],
+      advantages,
       self.clip_low,
       self.clip_high,
       weight,
     )
     return loss, {'clipped': clipped}
+
+  def _of_numbers(
+    self,
+    rewards: jax.Array,
+    greedy: jax.Array,
+    weight: jax.Array | None,
+    log_probs: jax.Array,
+  ) -> jax.Array:
+    """Each token's advantage, that of its number: [B, G, T]."""
+    count = rewards.shape[-1]
+    parts = [
+      weighed(self.advantage, rewards[..., i], greedy[..., i], weight)
+      for i in range(count)
+    ]
+    return jnp.repeat(jnp.stack(parts, -1), log_probs.shape[-1] // count, -1)
 
 
 @dataclasses.dataclass(frozen=True)

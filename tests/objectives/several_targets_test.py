@@ -10,6 +10,7 @@ import pytest
 from table_policy import (
   batch_of,
   brute_force,
+  expected_gradient,
   log_probs,
   objective_of,
   random_table,
@@ -192,3 +193,39 @@ def test_what_learns_one_number_says_so():
   check(objective_of('real'))
   with pytest.raises(ValueError, match='real learns one target'):
     check(objective_of('real'), num_targets=2)
+
+
+@pytest.mark.parametrize('advantage', ['remax', 'no_baseline'])
+def test_credit_of_later_numbers_has_the_same_expected_gradient(advantage):
+  """What a number cannot change is noise, no bias."""
+  batch = jax.tree.map(lambda x: x[:1], BATCH)
+  params = {'policy': jnp.asarray(TABLE)}
+  found = [
+    expected_gradient(
+      objective_of(advantage, group_size=1, credit=credit),
+      batch,
+      params,
+      codec=CODEC,
+    )['policy']
+    for credit in ('all', 'later')
+  ]
+  assert abs(found[0]).max() > 0.01
+  np.testing.assert_allclose(found[1], found[0], atol=2e-5)
+
+
+def test_credit_of_later_numbers_is_the_sum_of_their_rewards():
+  objective = objective_of('remax', group_size=4, credit='later')
+  _, judgement, _ = roll_out(
+    {'policy': jnp.asarray(TABLE)},
+    None,
+    BATCH,
+    jax.random.split(jax.random.key(1), 3),
+    policy=table_policy(CODEC.tokenizer),
+    codec=CODEC,
+    objective=objective,
+  )
+  own = -np.square(np.asarray(judgement.predictions) - TARGETS[:, None])
+  rewards, greedy = judgement.later
+  np.testing.assert_allclose(rewards[..., 1], own[..., 1], rtol=1e-5)
+  np.testing.assert_allclose(rewards[..., 0], own.sum(axis=-1), rtol=1e-5)
+  np.testing.assert_allclose(greedy[:, 0], judgement.greedy_rewards, rtol=1e-5)
