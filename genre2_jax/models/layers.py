@@ -183,8 +183,24 @@ class Dropout(nn.Module):
       rate = parameter(self, pack.own('dropout'), constant, (), ())
     if self.rate == 0.0 or not self.has_rng('dropout'):
       return x
-    keep = jax.random.bernoulli(self.make_rng('dropout'), 1 - rate, x.shape)
+    keep = _draws(self.make_rng('dropout'), x.shape) >= _as_draw(rate)
     return jnp.where(keep, x / (1 - rate), 0)
+
+
+def _as_draw(rate: Any) -> jax.Array:
+  """What a draw of `_draws` is below with probability `rate`."""
+  return jnp.round(rate * 2**16).astype(jnp.uint32)
+
+
+def _draws(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  """Even numbers below 2^16, uint16: two of each word that is drawn.
+
+  Drawing is the most of dropout, and a rate needs no more than 16 bits.
+  """
+  *rows, width = shape
+  words = jax.random.bits(key, (*rows, -(-width // 2)))
+  halves = jax.lax.bitcast_convert_type(words, jnp.uint16)
+  return halves.reshape(*rows, -1)[..., :width]
 
 
 def encode_and_decode(

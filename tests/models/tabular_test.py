@@ -217,11 +217,15 @@ def test_encoder_and_decoder_both_drop_out():
   assert min(of(params, jax.random.key(3))) > 1e-2
 
 
-def test_dropout_zeroes_its_rate_and_keeps_the_mean():
-  x = jnp.ones((100, 100))
+@pytest.mark.parametrize('width', [100, 101])
+def test_dropout_zeroes_its_rate_and_keeps_the_mean(width):
+  x = jnp.ones((100, width))
   y = Dropout(0.2).apply({}, x, rngs={'dropout': jax.random.key(0)})
   np.testing.assert_allclose(np.unique(y), [0, 1.25])
   assert np.mean(y == 0) == pytest.approx(0.2, abs=0.02)
+  # Neighbours, of which two come from one word, are dropped apart.
+  both = np.mean((y[:, :-1] == 0) & (y[:, 1:] == 0))
+  assert both == pytest.approx(0.04, abs=0.01)
 
 
 # ----------------------------------------------------------------- encoder
