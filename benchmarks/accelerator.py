@@ -23,6 +23,7 @@ import sys
 import tempfile
 import threading
 import time
+from importlib import metadata
 from typing import Any
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -289,7 +290,18 @@ def run_part(
 
 def page(device: str, minutes: float, found: dict[str, Any]) -> str:
   """The findings as Markdown."""
-  lines = [f'# {device}', '', f'`benchmarks/accelerator.py`, {minutes:g} min.']
+  commit = subprocess.run(
+    ['git', 'rev-parse', '--short', 'HEAD'],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  ).stdout.strip()
+  lines = [
+    f'# {device}',
+    '',
+    f'`benchmarks/accelerator.py`, {minutes:g} min, commit {commit}, jax '
+    f'{metadata.version("jax")}, seed 0.',
+  ]
   for part, (rows, ending, seconds) in found.items():
     lines += ['', f'## {SAYS[part]}', '']
     names = list(dict.fromkeys(name for row in rows for name in row))

@@ -7,7 +7,9 @@
 
 fsdp: one step at the real width and reduced depth on 8 fake CPU devices, the
 parameters in eighths. compile: the memory of a device at full depth, and what
-the collectives move, for a TPU that is not there. time: steps and tokens per
+the collectives move, for a TPU that is not there; --passes=2 reads prompts and
+nodes one after the other, as was done before they went through the layers
+together. time: steps and tokens per
 second and the share of the device's peak, of all parameters and of LoRA, on the
 accelerator at hand; it refuses a CPU. Weights are drawn. Defaults are RAFT's:
 batch 16, prompts of 512 subwords, Adafactor, remat, bfloat16 compute.
@@ -61,7 +63,7 @@ def inputs_of(num_rows, length):
 
 
 def model_of(args):
-  """Gemma-2 2B of so many layers; ten numbers, each one subword."""
+  """A preset's Gemma of so many layers; ten numbers, each one subword."""
   import numpy as np
 
   from genre2_jax import tokenizers
@@ -70,7 +72,9 @@ def model_of(args):
   from genre2_jax.models.gemma.sizes import PRESETS
   from genre2_jax.tokenizers.codec import Codec
 
-  config = dataclasses.replace(PRESETS['gemma2_2b'], num_layers=args.layers)
+  config = PRESETS[getattr(args, 'preset', 'gemma2_2b')]
+  if args.layers:
+    config = dataclasses.replace(config, num_layers=args.layers)
   if getattr(args, 'small', False):
     config = dataclasses.replace(
       config, width=32, feedforward=64, head_dim=8, vocab_size=2048
@@ -84,6 +88,8 @@ def model_of(args):
     remat=True,
     lora=Lora() if args.lora else None,
   )
+  if getattr(args, 'passes', 1) == 2:
+    network = network._replace(at_once=None)
   return config, Model(network, Codec(tokenizer, -1.0, 1.0), args.length)
 
 
@@ -252,8 +258,19 @@ def compile_only(args):
     'temporary_gib_per_device': round(memory.temp_size_in_bytes / gib, 3),
     'peak_gib_per_device': round(peak / gib, 3),
     'memory_gib_per_device': round(available / gib, 3),
+    'collectives_gib_per_device': moved_gib(compiled.as_text()),
     'fits': bool(peak < available),
   }
+
+
+def moved_gib(program):
+  """{kind: GiB of results on a device, in one step} of an HLO text."""
+  from genre2_jax import ahead_of_time
+
+  found = {}
+  for part in ahead_of_time.collectives_of(program)[0]:
+    found[part.kind] = found.get(part.kind, 0) + part.size
+  return {kind: round(size / 2**30, 3) for kind, size in found.items()}
 
 
 def measure(args):
@@ -303,7 +320,9 @@ def timings(args):
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--mode', choices=('fsdp', 'compile', 'time'))
-  parser.add_argument('--layers', type=int, default=0, help='0: 26, fsdp 2')
+  parser.add_argument('--preset', default='gemma2_2b')
+  parser.add_argument('--passes', type=int, choices=(1, 2), default=1)
+  parser.add_argument('--layers', type=int, default=0, help='0: all, fsdp 2')
   parser.add_argument('--batch', type=int, default=16)
   parser.add_argument('--length', type=int, default=0, help='0: 512, fsdp 64')
   parser.add_argument('--accumulation', type=int, default=1)
@@ -313,7 +332,7 @@ def main():
   parser.add_argument('--steps', type=int, default=20, help='time: so many')
   args = parser.parse_args()
   small = args.mode == 'fsdp'
-  args.layers = args.layers or (2 if small else 26)
+  args.layers = args.layers or (2 if small else 0)
   args.length = args.length or (64 if small else 512)
   if small:
     os.environ['JAX_PLATFORMS'] = 'cpu'
@@ -325,8 +344,11 @@ def main():
   found = modes[args.mode](args)
   sizes = {
     name: getattr(args, name)
-    for name in ('layers', 'batch', 'length', 'accumulation', 'param_dtype')
-  }
+    for name in (
+      'preset', 'passes', 'layers', 'batch', 'length', 'accumulation',
+      'param_dtype',
+    )
+  }  # fmt: skip
   seconds = round(time.perf_counter() - began, 1)
   print(json.dumps(sizes | found | {'total_seconds': seconds}, indent=2))
 

@@ -26,7 +26,7 @@ frozen sentence encoder, all-MiniLM-L6-v2 or any other of BERT's family:
 
 Weights: the Hugging Face hub (google/gemma-2-2b asks for its licence first),
 or any folder of a Gemma 2 or 3: --config.language_model.pretrained=FOLDER. Of a
-Gemma 3 270M CPU cores train low-rank updates, at a peak of 5.2 GB:
+Gemma 3 270M CPU cores train low-rank updates, at a peak of 3.2 GB:
 
     --config.language_model.lora.rank=16 --config.finetune.learning_rate=5e-4 \
       --config.language_model.param_dtype=bfloat16 --config.optimizer.name=adamw

@@ -356,7 +356,10 @@ def _mixed(run, trained):
   log_g = processes.fetch(trained.frozen[marginal.MARGINAL]['log_p'])[0]
   values, _ = model.codec.grid()
   val = run.experiment.table.val
-  known = values, model.scaler.standardize(val.target), val.weight
+  kept = np.isfinite(val.target)
+  weight = None if val.weight is None else val.weight[kept]
+  known = values, model.scaler.standardize(val.target[kept]), weight
+  log_p, log_g = log_p[:, kept], log_g[: len(values)]
   share = None
   if marginal.SHARE in old:
     share, weight = marginal.chosen(log_p, log_g, *known)

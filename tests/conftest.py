@@ -21,10 +21,17 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 @pytest.hookimpl(tryfirst=True)  # Before pytest-xdist looks at the marks.
 def pytest_collection_modifyitems(items):
-  """The run that many tests share is made once, by the worker that has them."""
+  """One worker has all tests of a file: its fixtures, its compiled programs.
+
+  The run that tests of several files share is made once, by the worker that
+  has all of these.
+  """
+  sharing = {item.path for item in items if 'finished' in item.fixturenames}
   for item in items:
-    if 'finished' in item.fixturenames:
+    if item.path in sharing:
       item.add_marker(pytest.mark.xdist_group('finished'))
+    elif item.get_closest_marker('xdist_group') is None:
+      item.add_marker(pytest.mark.xdist_group(str(item.path)))
 
 
 @pytest.fixture(scope='session', autouse=True)

@@ -179,7 +179,7 @@ def test_the_estimators_of_results_are_these(finished):
   # Points of the tempered distribution have its name before their own.
   found = {re.sub(r'^tempered_.*', 'tempered', name) for name in found}
   assert found <= named
-  others = {'learned_mean', 'rail', 'rail_normalized'}
+  others = {'learned_mean', 'rail', 'rail_normalized', 'non_finite'}
   assert named - found == others
   assert set(sampled.POINT_ESTIMATORS) <= named
 

@@ -13,7 +13,7 @@ from configs import base
 from genre2_jax import DecodingRegressor, train
 from genre2_jax.data import tables
 from genre2_jax.errors import InterruptedRunError
-from genre2_jax.experiment import experiment
+from genre2_jax.experiment import experiment, packs, recipes
 from genre2_jax.metrics import mixing, results
 from genre2_jax.models import marginal
 from genre2_jax.runs import estimates, finished
@@ -199,6 +199,16 @@ def test_shares_say_whose_samples_are_taken():
 def test_members_that_cannot_be_are_refused(data_file, fields, said):
   config = config_of(data_file, **fields)
   assert_refused(lambda: experiment.resolve(config), said)
+
+
+def test_members_behind_a_frozen_encoder_may_differ():
+  """Their network reads its vectors as a table; a trained one is no table."""
+  config = recipes.get_config('stsb', 'encoder_crps')
+  config.model.head = 'trie'
+  config.pack.dropout = (0.5, 2.0)
+  packs.check_pack(config)
+  config.language_model.frozen = False
+  assert_refused(lambda: packs.check_pack(config), 'pack.dropout')
 
 
 def test_what_was_run_says_how_its_members_differ(run):

@@ -167,6 +167,7 @@ def test_what_it_leaves_is_the_model_that_it_measured(config, tmp_path):
   assert_loss_is_everyones(config, folder, found)
 
 
+@pytest.mark.slow
 def test_a_gemma3_is_pretrained_as_well(config, tmp_path):
   config = config | {'family': 'gemma3', 'epochs': 1}
   found = pretrain_text.pretrain(config, tmp_path, verbose=0)

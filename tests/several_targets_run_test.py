@@ -258,6 +258,10 @@ def test_talent_folders_may_have_several_targets(folder):
     ),
     ({'eval.rail_numbers': 5}, ('eval.rail_numbers=5', '2 targets')),
     ({'model.neighbours': 4}, ('model.neighbours=4', '2 targets')),
+    (
+      {'tokenizer.non_finite': 'tokens'},
+      ('tokenizer.non_finite=tokens', 'there are 2 targets', 'set refuse'),
+    ),
     ({'data.target': 'height,wight'}, ("no column 'wight'", 'weight')),
   ],
 )
@@ -320,6 +324,9 @@ def test_an_estimator_is_fitted_as_the_page_shows(
   writes_one = DecodingRegressor()
   assert not writes_one.__sklearn_tags__().target_tags.multi_output
   assert_refused(lambda: writes_one.fit(X, Y), '2 targets', 'take a decoder')
+  Y.iloc[3, 1] = np.nan
+  with_tokens = DecodingRegressor(objective='joint', non_finite='tokens')
+  assert_refused(lambda: with_tokens.fit(X, Y), 'non_finite', '2 targets')
 
 
 @pytest.mark.parametrize('name', ['linear', 'random_forest_residuals'])

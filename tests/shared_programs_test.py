@@ -62,7 +62,9 @@ def config_of(recipe, **fields):
   return config
 
 
-@pytest.mark.parametrize('recipe', ['crps', 'best'])
+@pytest.mark.parametrize(
+  'recipe', ['crps', pytest.param('best', marks=pytest.mark.slow)]
+)
 def test_the_second_fit_of_a_like_table_compiles_nothing(recipe, tmp_path):
   counts = []
   for place, num_rows in enumerate((77, 79)):
@@ -103,7 +105,15 @@ def lowered(recipe, data):
 
 
 @pytest.mark.parametrize(
-  'recipe', ['remax', 'crps', 'best', 'riemann', 'pointwise', 'expert']
+  'recipe',
+  [
+    pytest.param('remax', marks=pytest.mark.slow),  # `expert` has it, too.
+    'crps',
+    'best',
+    'riemann',
+    'pointwise',
+    'expert',
+  ],
 )
 def test_no_number_of_the_data_is_in_a_program(recipe):
   """So processes find each other's in the persistent cache."""

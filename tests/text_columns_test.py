@@ -15,7 +15,7 @@ from genre2_jax import DecodingRegressor, train
 from genre2_jax.data import columns, doubts, tables
 from genre2_jax.data.features import Features
 from genre2_jax.data.wording import DataWarning
-from genre2_jax.models import text_columns
+from genre2_jax.models import pairs, text_columns
 from genre2_jax.models.text_columns import TextColumns
 from genre2_jax.runs import finished, prediction
 
@@ -222,12 +222,12 @@ def test_a_column_of_texts_that_nobody_named_is_noticed(home):
 def test_pairs_have_all_that_two_vectors_say():
   draw = np.random.default_rng(0)
   u, v = draw.normal(size=(2, 5, 4))
-  found = text_columns.pair_numbers(u, v)
+  found = pairs.features(u, v)
   assert found.shape == (5, 17)
-  swapped = text_columns.pair_numbers(v, u)
+  swapped = pairs.features(v, u)
   np.testing.assert_allclose(swapped[:, 8:], found[:, 8:])
   np.testing.assert_array_equal(swapped[:, :4], found[:, 4:8])
-  same = text_columns.pair_numbers(u, 3 * u)
+  same = pairs.features(u, 3 * u)
   np.testing.assert_allclose(same[:, -1], 1)
   assert np.abs(found[:, -1]).max() < 1
 

@@ -135,6 +135,23 @@ def test_other_numbers_take_a_step(make, fields):
   assert_steps(experiment.resolve(make('stsb', 'remax', fields=fields)))
 
 
+def test_the_field_says_in_what_blocks_prompts_are_read(make):
+  """Prompts of one block and fewer are read whole."""
+  for block, is_whole in ((0, True), (8, False), (512, True)):
+    fields = {'language_model.attention_block': block}
+    model, table = build(experiment.resolve(make('stsb', 'raft', fields)))
+    params = jax.eval_shape(
+      lambda model=model: model.network.init(
+        jax.random.key(0), model.example_inputs()
+      )
+    )
+    inputs = model.inputs(table.train)
+    width = inputs['tokens'].shape[1]
+    program = str(jax.make_jaxpr(model.network.encode)(params, inputs))
+    assert width > 8
+    assert (f',{width},{width}]' in program) == is_whole
+
+
 def assert_steps(config):
   """Its last stage takes a step; returns the model."""
   model, table = build(config)

@@ -106,11 +106,12 @@ def abstract_mesh(sizes):
 
 def one_target(codec, scaler, **more):
   """What metrics and estimates ask of a `Model` of one target."""
-  own = types.SimpleNamespace(codec=codec, scaler=scaler)
+  own = types.SimpleNamespace(codec=codec, scaler=scaler, grid=codec.grid())
   return types.SimpleNamespace(
     codec=codec,
     scaler=scaler,
     target_names=(),
     by_target=lambda: [own],
+    features=None,
     **more,
   )

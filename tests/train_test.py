@@ -24,6 +24,7 @@ from genre2_jax.errors import InputError, NonFiniteError
 from genre2_jax.experiment import experiment, tasks
 from genre2_jax.files import metrics_log
 from genre2_jax.report import page
+from genre2_jax.runs import baselines
 
 POINTS = (
   'greedy', 'sample', 'mean', 'median', 'clipped_mean', 'clipped_median',
@@ -145,6 +146,17 @@ def test_two_baselines_stand_beside_a_run(finished, make_config):
     trees = found['histogram_trees', split, 'greedy', 'rmse']
     assert trees == pytest.approx(np.sqrt(np.mean(z**2)), rel=1e-5)
   assert {key[2] for key in found} == {'greedy'}
+
+
+def test_no_trees_stand_beside_what_they_take_minutes_for(
+  make_config, tmp_path, monkeypatch
+):
+  built = experiment.build(make_config({'report': True}))
+  for name in ('_MOST_COLUMNS', '_MOST_CELLS'):
+    with monkeypatch.context() as patch:
+      patch.setattr(baselines, name, 3)
+      rows = baselines.references(built, tmp_path / name, ())
+    assert {row[2] for row in rows} == {'train_mean'}
 
 
 def test_a_baseline_may_predict_a_distribution(

@@ -269,8 +269,10 @@ def texts_of(cells: np.ndarray) -> Texts:
     others[others] = ~pd.isna(cells[others])
   codes, distinct = pd.factorize(cells[is_text])
   stripped = np.empty(len(distinct), object)
-  stripped[:] = [text.strip() for text in distinct]
-  present = np.array([text not in MISSING for text in stripped], bool)
+  stripped[:] = list(map(str.strip, distinct))
+  present = np.ones(len(stripped), bool)
+  if not MISSING.isdisjoint(stripped):
+    present[:] = [text not in MISSING for text in stripped]
   where, errors = is_text, dict[str, int]()
   if not present.all():
     counts = np.bincount(codes, minlength=len(stripped))

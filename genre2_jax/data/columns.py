@@ -206,18 +206,21 @@ def plan(
 
 
 def read(
-  frame: pd.DataFrame,
+  parts: dict[str, pd.Series],
   kinds: Mapping[str, str],
   formats: Formats = PLAIN,
   *,
+  num_rows: int,
   where: str,
 ) -> tuple[list[Column], np.ndarray, np.ndarray]:
   """`plan`, and `arrays` of it: each column is looked at once, then let go.
 
   Args:
-    frame: names are unique and text; left without the columns that were read.
+    parts: {name: column [n]}, left without those that were read: text takes
+      many times the room of its numbers.
     kinds: of columns that the user chose.
     formats: of text.
+    num_rows: n.
     where: begins every message.
 
   Returns:
@@ -226,21 +229,21 @@ def read(
   Raises:
     InputError: as `plan` and `arrays`.
   """
-  n, columns, said = len(frame), [], []
+  columns, said = [], []
   found: dict[str, np.ndarray] = {}
-  for name in list(frame):
+  for name in list(parts):
     kind = kinds.get(name, '')
     if kind in ('ignore', TEXT):
       columns.append(Column(name, False, kind))
       continue
-    seen = Cells(frame.pop(name))
+    seen = Cells(parts.pop(name))
     column = column_of(name, seen, kind, formats, where=where)
     columns.append(column)
     said += _doubts(column, seen, kind, formats)
     by_hand = name in kinds
     found[name] = _content(column, seen, formats, where, by_hand=by_hand)
   _say_some(where, said)
-  return columns, *_joined(columns, found, n)
+  return columns, *_joined(columns, found, num_rows)
 
 
 def _doubts(

@@ -126,11 +126,13 @@ def table(
   reading: HowRead,
   val_is_new: bool,
   weights: Mapping[str, np.ndarray] | None = None,
+  non_finite: bool = False,
 ) -> tables.Table:
   """A table of the parts 'train' and 'val', without test rows.
 
   val_is_new: whether the columns were planned without the validation rows.
   weights: of the same parts, [n], or None.
+  non_finite: whether targets may be NaN or infinite.
   """
   splits = {}
   for split, (frame, y) in parts.items():
@@ -152,6 +154,7 @@ def table(
     kinds=[column.kind for column in (*numeric, *categories)],
     text_names=columns.text_names(planned),
     weights=weights and {**weights, 'test': weights['val']},
+    non_finite=non_finite,
   )
   return dataclasses.replace(made, test=made.val.part(slice(0)))
 

@@ -69,6 +69,7 @@ class TextFeatures:
     num_buckets: int = 1,
     embedded: int = 0,
     cache: str = '',
+    **own: Any,
   ) -> Self:
     """Features of a set's prompts; widths hold those of all its splits.
 
@@ -80,6 +81,7 @@ class TextFeatures:
       num_buckets: widths at most, those that pad the training rows least.
       embedded: subwords that the language model embeds; 0: all.
       cache: folder of tokenised texts.
+      **own: fields that `TextFeatures` does not have.
 
     Raises:
       InputError: no such tokenizer, or prompts longer than max_length.
@@ -92,6 +94,7 @@ class TextFeatures:
       truncate=truncate,
       embedded=embedded,
       cache=cache,
+      **own,
     )
     lengths = {
       split: np.diff(features.encode(getattr(texts, split).text)[1])
@@ -339,6 +342,105 @@ class SentenceFeatures(TextFeatures):
       sentence_ids(self.tokenizer, part, self.max_length) for part in parts
     ]
     return [ids for ids, _ in read], sum(cut for _, cut in read)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JudgeFeatures(TextFeatures):
+  """How prompts, and what a judge writes behind them, become subword ids.
+
+  Attributes:
+    rationale: the template of what is written.
+    end: the subword that ends it.
+    budget: W, subwords of it at most, without the end.
+  """
+
+  rationale: str = ''
+  end: str = ''
+  budget: int = 1
+
+  @property
+  def end_id(self) -> int:
+    """Of the subword that ends a text. Raises InputError without one."""
+    return id_of(self.tokenizer, self.end)
+
+  def fits(self, table: object) -> bool:
+    """Whether a task has texts of the same templates."""
+    return (
+      super().fits(table) and getattr(table, 'rationale', '') == self.rationale
+    )
+
+  def example_inputs(self) -> dict[str, np.ndarray]:
+    """Inputs of one row, for shapes."""
+    return super().example_inputs() | {
+      'text': np.zeros((1, self.budget), np.int32),
+      'text_length': np.zeros(1, np.int32),
+    }
+
+  def transform(self, rows: TextRows) -> dict[str, np.ndarray]:
+    """`TextFeatures.transform`, and what is written where it is known.
+
+    'text': int32 [n, W], right-padded, and 'text_length': int32 [n]; longer
+    ones lose their end.
+    """
+    inputs = super().transform(rows)
+    if rows.rationale is None:
+      return inputs
+    ids = self._written(rows.rationale)
+    text = np.full((len(ids), self.budget), PADDING, np.int32)
+    for row, own in enumerate(ids):
+      text[row, : len(own)] = own[: self.budget]
+    length = np.array([min(len(own), self.budget) for own in ids], np.int32)
+    return inputs | {'text': text, 'text_length': length}
+
+  def decode(self, tokens: np.ndarray) -> list[str]:
+    """Texts of subword ids [n, W], of which negative ones are none."""
+    tokenizer = load_tokenizer(self.tokenizer)
+    return [tokenizer.decode(row[row >= 0].tolist()) for row in tokens]
+
+  @classmethod
+  def from_json(cls, data: Mapping[str, Any]) -> Self:
+    """Inverse of `to_json`.
+
+    Raises:
+      InputError: anything else, or a tokenizer that has changed since.
+    """
+    kinds = {'rationale': str, 'end': str, 'budget': int}
+    if any(type(data.get(name)) is not kind for name, kind in kinds.items()):
+      raise InputError(
+        f'saved JudgeFeatures: {", ".join(kinds)} are needed; save it again'
+      )
+    rest = {name: x for name, x in data.items() if name not in kinds}
+    own = {name: data[name] for name in kinds}
+    return dataclasses.replace(super().from_json(rest), **own)
+
+  def _written(self, texts):
+    """[subword ids of each text], none of which has the end in it."""
+    tokenizer = load_tokenizer(self.tokenizer)
+    encoded = tokenizer(
+      list(texts), add_special_tokens=False, return_attention_mask=False,
+      verbose=False,
+    )['input_ids']  # fmt: skip
+    bad = np.array([self.end_id in ids for ids in encoded], bool)
+    if bad.any():
+      raise InputError(
+        f'text.rationale has {self.end!r}, which ends a text, in '
+        f'{tables.located(bad)}: set text.end to a subword that none has'
+      )
+    over = np.array(
+      [max(ids, default=0) >= (self.embedded or np.inf) for ids in encoded]
+    )
+    if over.any():
+      raise InputError(
+        f'{self.tokenizer}: the rationale in {tables.located(over)}, has a '
+        'subword that the language model does not embed; remove it'
+      )
+    cut = sum(len(ids) > self.budget for ids in encoded)
+    if cut:
+      say(
+        f'{cut} of {len(encoded)} rationales are longer than text.budget='
+        f'{self.budget} subwords: their ends are left out'
+      )
+    return encoded
 
 
 def _lengths(parts):

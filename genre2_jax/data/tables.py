@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -91,6 +92,23 @@ class Rows:
       weight=None if self.weight is None else self.weight[index],
     )
 
+  @classmethod
+  def joined(cls, parts: Sequence['Rows']) -> 'Rows':
+    """Rows of one table, one part after the other."""
+
+    def together(name: str) -> Any:
+      found = [getattr(part, name) for part in parts]
+      return None if found[0] is None else np.concatenate(found)
+
+    return dataclasses.replace(
+      parts[0],
+      numeric=together('numeric'),
+      categories=together('categories'),
+      target=together('target'),
+      text=together('text'),
+      weight=together('weight'),
+    )
+
   def cells(self) -> Iterator[bytes]:
     """Every cell, to tell data from other data."""
     own = self.numeric[:, : self.numeric.shape[1] - self.num_embedded]
@@ -136,6 +154,7 @@ def build(
   text_names: Sequence[str] = (),
   target_names: Sequence[str] = (),
   weights: Mapping[str, np.ndarray] | None = None,
+  non_finite: bool = False,
 ) -> Table:
   """Checked table from raw arrays: every loader ends here.
 
@@ -144,6 +163,7 @@ def build(
   `text_names` behind them the text [n, T].
   target_names: of k targets; without, those of several count from y_0.
   weights: for each of `SPLITS` [n], as `weights.checked` gives them.
+  non_finite: whether targets may be NaN or infinite.
   Raises InputError for a table that cannot be trained on.
   """
   names = (*numeric_names, *category_names, *text_names)
@@ -152,7 +172,8 @@ def build(
   refuse_duplicates(name, names)
   widths = len(numeric_names), len(category_names)
   train, val, test = (
-    _rows(f'{name}: {split}', splits[split], widths) for split in SPLITS
+    _rows(f'{name}: {split}', splits[split], widths, non_finite)
+    for split in SPLITS
   )
   shapes = {rows.known_target.shape[1:] for rows in (train, val, test)}
   if len(shapes) > 1:
@@ -188,6 +209,7 @@ def read_file(
   reading: Reading | Mapping | str | None = None,
   text_columns: Sequence[str] = (),
   weight: str = '',
+  non_finite: bool = False,
 ) -> Table:
   """Table from a CSV, TSV, JSONL (all may be gzipped), Parquet or .xlsx file.
 
@@ -204,6 +226,7 @@ def read_file(
     reading: how the file is written, as 'separator=; decimal=,'.
     text_columns: names of columns of free text.
     weight: name of the column of weights, which is no feature; '': none.
+    non_finite: whether targets may be missing, which is NaN, or infinite.
 
   Raises InputError.
   """
@@ -220,6 +243,7 @@ def read_file(
     kinds=columns.with_texts(kinds, text_columns),
     formats=reading,
     weight=weight,
+    non_finite=non_finite,
   )
 
 
@@ -251,6 +275,7 @@ def load_openml(
   kinds: Mapping[str, str] | str | None = None,
   text_columns: Sequence[str] = (),
   weight: str = '',
+  non_finite: bool = False,
 ) -> Table:
   """Table from OpenML by name or number; '' takes its default target.
 
@@ -290,8 +315,16 @@ def load_openml(
   found = {bunch.target.name: bunch.target} if is_one else dict(bunch.target)
   frame = bunch.data.assign(**found)
   kinds = columns.with_texts(columns.parse_kinds(kinds), text_columns)
-  own = bunch.target.name if is_one else target
-  return _from_frame(frame, name, own, seed, where, kinds=kinds, weight=weight)
+  return _from_frame(
+    frame,
+    name,
+    bunch.target.name if is_one else target,
+    seed,
+    where,
+    kinds=kinds,
+    weight=weight,
+    non_finite=non_finite,
+  )
 
 
 def cut(table: Table, max_train_rows: int, seed: int) -> Table:
@@ -458,6 +491,7 @@ def target_column(
   column: pd.Series,
   formats: cells.Formats = cells.PLAIN,
   kind: str = '',
+  non_finite: bool = False,
 ) -> np.ndarray:
   """A target as float64 [n].
 
@@ -466,6 +500,7 @@ def target_column(
     column: of any dtype.
     formats: of text.
     kind: by hand, 'number' or 'date'.
+    non_finite: whether missing and infinite ones are let through.
 
   Raises InputError unless all are finite, and different where they differ.
   """
@@ -477,7 +512,7 @@ def target_column(
   else:
     values = columns.read_as(where, column, '', formats)
   refuse_lost(where, column, values)
-  return _target(where, values)
+  return _target(where, values, non_finite)
 
 
 def refuse_lost(where: str, column: pd.Series, values: np.ndarray) -> None:
@@ -502,6 +537,7 @@ def _rows(
   where: str,
   arrays: Sequence[np.ndarray | None],
   widths: tuple[int, int],
+  non_finite: bool = False,
 ) -> Rows:
   """Checked rows of (numeric, categories, target); None where there is none."""
   numeric, categories, target, *text = arrays
@@ -532,12 +568,16 @@ def _rows(
   return Rows(
     numeric=numbers(f'{where}: numeric features', numeric),
     categories=labels(categories),
-    target=None if target is None else _target(f'{where}: target', target),
+    target=None
+    if target is None
+    else _target(f'{where}: target', target, non_finite),
     text=text[0] if text else None,
   )
 
 
-def _target(where: str, target: np.ndarray) -> np.ndarray:
+def _target(
+  where: str, target: np.ndarray, non_finite: bool = False
+) -> np.ndarray:
   if np.ma.is_masked(target):
     raise InputError(
       f'{where}: masked in {located(np.ma.getmaskarray(target).ravel())}; '
@@ -552,9 +592,12 @@ def _target(where: str, target: np.ndarray) -> np.ndarray:
   target = numbers(where, target)
   bad = ~np.isfinite(target)
   bad = bad if bad.ndim == 1 else bad.any(axis=1)
-  if bad.any():
+  if bad.all():
+    raise InputError(f'{where}: no row has a finite number; one at least must')
+  if bad.any() and not non_finite:
     raise InputError(
-      f'{where}: missing or infinite in {located(bad)}; remove these rows'
+      f'{where}: missing or infinite in {located(bad)}; remove these rows, or '
+      'set tokenizer.non_finite=tokens'
     )
   return target
 
@@ -569,6 +612,7 @@ def _from_frame(
   kinds: Mapping[str, str] | None = None,
   formats: cells.Formats = cells.PLAIN,
   weight: str = '',
+  non_finite: bool = False,
 ) -> Table:
   frame, kinds = frame.rename(columns=str), dict(kinds or {})
   names = columns.target_names(target, list(frame))
@@ -589,16 +633,21 @@ def _from_frame(
   ys = []
   for own in names:
     column, kind = frame.pop(own), kinds.pop(own, '')
-    ys.append(target_column(f'{where}: target {own!r}', column, formats, kind))
+    of = f'{where}: target {own!r}'
+    ys.append(target_column(of, column, formats, kind, non_finite))
     if not kind:
-      columns.say_of_target(where, own, ys[-1])
+      columns.say_of_target(where, own, ys[-1][np.isfinite(ys[-1])])
   y = ys[0] if len(ys) == 1 else np.stack(ys, axis=1)
-  n = len(frame)
-  plan, n_array, c_array = columns.read(frame, kinds, formats, where=where)
+  # A frame would look for each column among all others to let it go.
+  parts = {str(name): column for name, column in frame.items()}
+  del frame
+  plan, n_array, c_array = columns.read(
+    parts, kinds, formats, num_rows=len(y), where=where
+  )
   numeric = columns.numeric_columns(plan)
   categories = columns.category_columns(plan)
-  texts = columns.texts(frame, plan)
-  splits = split_rows(n, seed, where)
+  texts = columns.texts(pd.DataFrame(parts), plan)
+  splits = split_rows(len(y), seed, where)
   return build(
     name,
     {
@@ -619,6 +668,7 @@ def _from_frame(
     weights=None
     if row_weights is None
     else {split: row_weights[index] for split, index in splits.items()},
+    non_finite=non_finite,
   )
 
 

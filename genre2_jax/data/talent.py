@@ -26,7 +26,9 @@ from genre2_jax.data.reading import path_of
 from genre2_jax.errors import InputError, suggestion
 
 
-def load(root: str | os.PathLike, name: str) -> tables.Table:
+def load(
+  root: str | os.PathLike, name: str, *, non_finite: bool = False
+) -> tables.Table:
   """Table from the folder `name` under `root`. Raises InputError."""
   folder = _folder(path_of(root), name)
   info = _info(folder / 'info.json')
@@ -46,6 +48,7 @@ def load(root: str | os.PathLike, name: str) -> tables.Table:
     category_names=_names(info.get('cat_features'), arrays['C'], 'C'),
     target_name='y' if len(listed) > 1 else str((listed or [target])[0]),
     target_names=[str(own) for own in listed],
+    non_finite=non_finite,
   )
 
 

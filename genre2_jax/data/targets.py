@@ -109,8 +109,13 @@ class QuantileScaler:
     return self.low, self.high
 
   def standardize(self, y: npt.ArrayLike) -> np.ndarray:
-    """z of targets y [...]."""
+    """z of targets y [...]; of what is not finite itself."""
     y = np.asarray(y, np.float64)
+    finite = np.isfinite(y)
+    if not finite.all():
+      z = y.copy()
+      z[finite] = self.standardize(y[finite])
+      return z
     edges = np.array(self.quantiles)
     rank = mid_ranks(y, edges)
     if not self.is_constant:

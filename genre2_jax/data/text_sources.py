@@ -96,12 +96,22 @@ def load_tfds(
 
 
 def load_movielens(
-  folder: str | pathlib.Path, choice: texts.Choice
+  folder: str | pathlib.Path, choice: texts.Choice, history: int = 0
 ) -> texts.Texts:
   """MovieLens-1M from its folder of ratings.dat, movies.dat and users.dat.
 
   Columns: user, movie, rating, timestamp, title, genres, gender, age and
-  occupation in words, zip. Raises InputError.
+  occupation in words, zip; with a history, 'history': what the viewer rated
+  before that moment, the last so many, oldest first. Ratings of validation and
+  test rows are in nobody's history: they are what is asked for.
+
+  Args:
+    folder: of the three files.
+    choice: which rows and columns.
+    history: films in a history at most; 0: there is no such column.
+
+  Raises:
+    InputError: files that are not there or damaged, or no such column.
   """
   folder = path_of(folder)
   read = {
@@ -119,7 +129,40 @@ def load_movielens(
   frame = read['ratings.dat']
   for other, key in ((movies, 'movie'), (users, 'user')):
     frame = frame.merge(other, on=key, how='left', validate='many_to_one')
-  return texts.build('movielens_1m', str(folder), {'train': frame}, choice)
+  frames = {'train': frame}
+  if history:
+    # Which rows are asked for must be known first.
+    split = texts.split_at_random(len(frame), choice, str(folder))
+    frame['history'] = _histories(frame, split['train'], history)
+    frames = {name: frame.iloc[index] for name, index in split.items()}
+  return texts.build('movielens_1m', str(folder), frames, choice)
+
+
+def _histories(frame: pd.DataFrame, train: np.ndarray, most: int) -> np.ndarray:
+  """What the viewer of each rating had rated before it, as text: [n] object.
+
+  Args:
+    frame: ratings with their titles.
+    train: numbers of the rows that may be told.
+    most: films at most.
+  """
+  known = np.zeros(len(frame), bool)
+  known[train] = True
+  time = frame['timestamp'].astype(np.int64).to_numpy()
+  # Of one moment in the order of the file.
+  order = np.argsort(time, kind='stable')
+  said = (frame['title'] + ': ' + frame['rating']).to_numpy(object)
+  found = np.empty(len(frame), object)
+  users = frame['user'].to_numpy(object)[order]
+  for rows in pd.Series(order).groupby(users, sort=False):
+    own = rows[1].to_numpy()
+    told = own[known[own]]
+    # At the same moment is not before.
+    ends = np.searchsorted(time[told], time[own], side='left')
+    for row, end in zip(own, ends, strict=True):
+      films = said[told[max(0, end - most) : end]]
+      found[row] = '; '.join(films) or 'nothing'
+  return found
 
 
 def synthetic(choice: texts.Choice) -> texts.Texts:

@@ -33,12 +33,15 @@ class TextRows:
   text: [n] object: str, the prompts.
   target: [n] float64, finite; None for rows to predict.
   second: [n] object: str, of pairs; None where a text stands alone.
+  rationale: [n] object: str, what is written before the target, '' where
+    nothing is; None of rows to predict and of tasks without.
   weight: [n] float64, of mean 1 over the train rows; None: all count alike.
   """
 
   text: np.ndarray
   target: np.ndarray | None
   second: np.ndarray | None = None
+  rationale: np.ndarray | None = None
   weight: np.ndarray | None = None
 
   def __len__(self) -> int:
@@ -54,8 +57,9 @@ class TextRows:
     """Every cell, to tell data from other data."""
     yield self.known_target.tobytes()
     yield repr(self.text.tolist()).encode()
-    if self.second is not None:
-      yield repr(self.second.tolist()).encode()
+    for more in (self.second, self.rationale):
+      if more is not None:
+        yield repr(more.tolist()).encode()
     if self.weight is not None:
       yield self.weight.tobytes()
 
@@ -66,6 +70,7 @@ class Texts:
 
   prompt: the template that made the rows' texts of columns.
   second: the same of the second texts of pairs, or ''.
+  rationale: the same of what is written before the target, or ''.
   """
 
   name: str
@@ -75,6 +80,7 @@ class Texts:
   val: TextRows
   test: TextRows
   second: str = ''
+  rationale: str = ''
 
   @property
   def prompts(self) -> tuple[str, ...]:
@@ -94,7 +100,9 @@ class Choice:
   split_column: of a single file; '' or absent: rows are split at random.
   reading: how files are written, where that is not plain.
   second: template of a second text, or ''.
+  rationale: template of the text that is written before the target, or ''.
   weight: name of the column of weights, or ''.
+  non_finite: whether targets may be missing, which is NaN, or infinite.
   """
 
   prompt: str
@@ -105,7 +113,9 @@ class Choice:
   split_column: str = 'split'
   reading: Reading = dataclasses.field(default_factory=Reading)
   second: str = ''
+  rationale: str = ''
   weight: str = ''
+  non_finite: bool = False
 
 
 def read(path: str | os.PathLike, choice: Choice) -> Texts:
@@ -182,7 +192,7 @@ def build(
     frame, y = parts['train']
     parts = {
       split: (frame.iloc[index], y[index])
-      for split, index in _split(len(frame), choice, where).items()
+      for split, index in split_at_random(len(frame), choice, where).items()
     }
   if 'test' not in parts:
     parts['test'] = parts.pop('val')
@@ -200,7 +210,9 @@ def build(
     if 0 < most < len(frame):
       index = np.sort(draw.permutation(len(frame))[:most])
       frame, y = frame.iloc[index], y[index]
-    rows[split] = _rendered(frame, choice.prompt, choice.second, y)
+    rows[split] = _rendered(
+      frame, choice.prompt, choice.second, y, choice.rationale
+    )
     if choice.weight:
       weights[split] = weights_.of_column(
         where, frame, choice.weight, choice.reading
@@ -215,6 +227,7 @@ def build(
     name=name,
     prompt=choice.prompt,
     second=choice.second,
+    rationale=choice.rationale,
     target_name=choice.target,
     **rows,
   )
@@ -249,12 +262,17 @@ def read_rows(
 
 
 def _rendered(
-  frame: pd.DataFrame, prompt: str, second: str, target: np.ndarray | None
+  frame: pd.DataFrame,
+  prompt: str,
+  second: str,
+  target: np.ndarray | None,
+  rationale: str = '',
 ) -> TextRows:
   return TextRows(
     text=render(frame, prompt),
     target=target,
     second=render(frame, second) if second else None,
+    rationale=render(frame, rationale) if rationale else None,
   )
 
 
@@ -284,7 +302,7 @@ def as_rows(rows: TextRows) -> tables.Rows:
   )
 
 
-def fields_of(prompt: str) -> tuple[str, ...]:
+def fields_of(prompt: str, name: str = 'text.prompt') -> tuple[str, ...]:
   """Columns that a template names, each once.
 
   Raises InputError: a lone brace, or no column at all.
@@ -292,8 +310,7 @@ def fields_of(prompt: str) -> tuple[str, ...]:
   fields = dict.fromkeys(field for _, field in _pieces(prompt) if field)
   if not fields:
     raise InputError(
-      f'text.prompt={prompt!r} names no column: write {{column}} where its '
-      'text goes'
+      f'{name}={prompt!r} names no column: write {{column}} where its text goes'
     )
   return tuple(fields)
 
@@ -324,6 +341,7 @@ def describe(texts: Texts) -> str:
     for split, rows in zip(tables.SPLITS, splits, strict=True)
   )
   target = splits[0].known_target
+  target = target[np.isfinite(target)]
   first = splits[0].text[0]
   if splits[0].second is not None:
     first = f'{first} | {splits[0].second[0]}'
@@ -362,6 +380,12 @@ def _checked(
 ) -> tuple[pd.DataFrame, np.ndarray]:
   """A frame and its targets; empty texts refused, or left out."""
   if choice.target not in frame:
+    several = [name.strip() for name in choice.target.split(',')]
+    if len(several) > 1 and set(several) <= set(frame):
+      raise InputError(
+        f'text.target={choice.target}: of a text one number is written, and '
+        f'there are {len(several)} targets: name one'
+      )
     raise tables.no_column(where, choice.target, list(frame))
   prompts = list(filter(None, (choice.prompt, choice.second)))
   for prompt in prompts:
@@ -370,6 +394,8 @@ def _checked(
       raise InputError(
         f'text.prompt shows the target, {{{choice.target}}}: take it out'
       )
+  if choice.rationale:  # That may be empty.
+    _check_columns(frame, choice.rationale, where, 'text.rationale')
   bad = _is_empty(frame, ''.join(prompts))
   if bad.any():
     if not choice.drop_empty:
@@ -384,17 +410,22 @@ def _checked(
     found = weights_.of_column(where, frame, choice.weight, choice.reading)
     frame = frame[weights_.counted(where, found)]
   y = tables.target_column(
-    f'{where}: target {choice.target!r}', frame[choice.target], choice.reading
+    f'{where}: target {choice.target!r}',
+    frame[choice.target],
+    choice.reading,
+    non_finite=choice.non_finite,
   )
   return frame, y
 
 
-def _check_columns(frame: pd.DataFrame, prompt: str, where: str) -> None:
+def _check_columns(
+  frame: pd.DataFrame, prompt: str, where: str, field: str = 'text.prompt'
+) -> None:
   fields = fields_of(prompt)
   absent = [field for field in fields if field not in frame]
   if absent:
     raise InputError(
-      f'{where}: no column {absent[0]!r}, which text.prompt names; '
+      f'{where}: no column {absent[0]!r}, which {field} names; '
       f'{suggestion(absent[0], list(frame))}'
       f'{header_hint(list(frame))}'
     )
@@ -411,8 +442,10 @@ def _is_empty(frame: pd.DataFrame, prompt: str) -> np.ndarray:
   return bad
 
 
-def _split(n: int, choice: Choice, where: str) -> dict[str, np.ndarray]:
-  """Row indices per split of rows that come in one piece."""
+def split_at_random(
+  n: int, choice: Choice, where: str
+) -> dict[str, np.ndarray]:
+  """Row numbers of each split, of n rows that come in one piece."""
   sizes = list(choice.max_rows)
   if not all(sizes) or sum(sizes) > n:
     return tables.split_rows(n, choice.seed, where)

@@ -203,10 +203,46 @@ def constrained(network: Network, mesh: Mesh) -> Network:
       )
       return rows(logits, 'batch', 'group'), cache
 
+  at_once = network.at_once
+
+  def read_and_decode(
+    params, inputs, tokens, positions, visible, dropout_key=None
+  ):
+    assert at_once is not None
+    with layout(len(tokens)):
+      inputs, tokens = rows((inputs, tokens), 'batch')
+      logits = at_once(params, inputs, tokens, positions, visible, dropout_key)
+      return rows(logits, 'batch')
+
   # Nodes that all rows share would be whole on every device.
   return network._replace(
-    encode=per_row(network.encode), decode=decode, shares_nodes=False
+    encode=per_row(network.encode),
+    decode=decode,
+    at_once=at_once and read_and_decode,
+    shares_nodes=False,
+    writer=network.writer and _constrained_writer(network.writer, layout, rows),
   )
+
+
+def _constrained_writer(writer, layout, rows):
+  """`constrained` of a `Writer`: its rows are decodings too."""
+
+  def write(params, context, keys, is_greedy, temperature):
+    with layout(*keys.shape):
+      written = writer.write(
+        params, context, rows(keys, 'batch', 'group'), is_greedy, temperature
+      )
+      return rows(written, 'batch', 'group')
+
+  def score(params, context, text, numbers, temperature=1.0, dropout_key=None):
+    with layout(*numbers.shape[:2]):
+      text, numbers = rows((text, numbers), 'batch', 'group')
+      scored = writer.score(
+        params, context, text, numbers, temperature, dropout_key
+      )
+      return rows(scored, 'batch', 'group')
+
+  return writer._replace(write=write, score=score)
 
 
 def abstract_params(boxed_params: Any, mesh: Mesh, *leading: str) -> Any:

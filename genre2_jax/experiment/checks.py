@@ -34,7 +34,7 @@ def check_values(config: ConfigDict) -> None:
     'eval.num_samples', 'eval.temperature', 'eval.batch_size',
     'eval.num_conditionals',
     'checkpoint.keep', 'optimizer.accumulation', 'text.max_length',
-    'text.buckets', 'device_share',
+    'text.buckets', 'text.budget', 'device_share',
   )  # fmt: skip
   not_negative = (
     'seed', 'max_seconds', 'data.max_train_rows', 'data.text_components',
@@ -45,6 +45,7 @@ def check_values(config: ConfigDict) -> None:
     'finetune.patience', 'optimizer.warmup_steps', 'optimizer.weight_decay',
     'optimizer.max_grad_norm', 'checkpoint.every_seconds',
     'steps_per_dispatch', 'baseline.trials', 'eval.rail_numbers',
+    'language_model.attention_block',
   )  # fmt: skip
   for field in positive:
     if not value_of(config, field) > 0:
@@ -74,6 +75,7 @@ def check_values(config: ConfigDict) -> None:
     ('model.prior', ('', *priors.NAMES)),
     ('baseline.name', ('', *BASELINES)),
     ('data.transform', targets.TRANSFORMS),
+    ('tokenizer.non_finite', ('refuse', 'tokens')),
     ('text.source', ('files', 'tfds', 'movielens', 'synthetic')),
     ('text.truncate', subwords.TRUNCATE),
     ('language_model.name', ('', *language_model.NAMES)),
@@ -105,12 +107,38 @@ def check_values(config: ConfigDict) -> None:
       f'number, baseline.name={config.baseline.name} is a distribution: leave '
       'it 0'
     )
+  _check_non_finite(config)
   profiling.parse_steps(config.profile.steps)
   parse_kinds(config.data.kinds)
   Reading.parse(config.data.reading)
 
   _check_text_columns(config.data)
   _check_text(config)
+
+
+def _check_non_finite(config):
+  """Raises InputError where what is no number would have no probability."""
+  if config.tokenizer.non_finite == 'refuse':
+    return
+  baseline = config.baseline.name
+  for field, wanted, is_wrong in (
+    ('model.head', "other than 'pointwise'", config.model.head == 'pointwise'),
+    ('model.prior', "''", bool(config.model.prior)),
+    ('language_model.head', "''", bool(config.language_model.head)),
+    (
+      'language_model.vocabulary',
+      "'numbers'",
+      config.language_model.vocabulary != 'numbers',
+    ),
+    ('eval.rail_numbers', '0', bool(config.eval.rail_numbers)),
+    ('baseline.name', "a baseline of one number, or ''",
+     baseline in distributions.NAMES),
+  ):  # fmt: skip
+    if is_wrong:
+      raise InputError(
+        f'tokenizer.non_finite=tokens: {field}={value_of(config, field)!r} '
+        f'says nothing of what is no number; set it to {wanted}'
+      )
 
 
 def _check_text_columns(data):
@@ -136,6 +164,8 @@ def _check_text(config):
       'text.second is for language_model.name=bert, which reads pairs: write '
       'both texts into text.prompt'
     )
+  if text.rationale:
+    _check_judge(config)
   if not language.name:
     if text.prompt or text.path or language.pretrained:
       raise InputError(
@@ -183,6 +213,23 @@ def _check_text(config):
       f'language_model.{drawn[0]} is for weights that are drawn: leave it 0 '
       'with language_model.pretrained'
     )
+
+
+def _check_judge(config):
+  """Raises InputError of what does not go with text before the number."""
+  texts.fields_of(config.text.rationale, 'text.rationale')
+  wanted: tuple[tuple[str, tuple], ...] = (
+    ('language_model.name', ('gemma', 'gemma2')),
+    ('language_model.head', ('',)),
+    ('eval.rail_numbers', (0,)),
+    ('baseline.name', ('',)),
+  )
+  for field, values in wanted:
+    if value_of(config, field) not in values:
+      raise InputError(
+        f'text.rationale is written by a language model, and then a number: '
+        f'set {field}={values[0]!r}'
+      )
 
 
 def _check_bert(language):

@@ -102,7 +102,15 @@ def get_config() -> ConfigDict:
   # train, validation and test; a set's name in TFDS; MovieLens's folder
   text.prompt = ''  # template, as in 'Review: {review_body} Stars: '
   text.second = ''  # bert: template of a second text, read as a pair with it
+  text.rationale = ''  # template of free text that a gemma writes before the
+  # number: a judge; rows to predict need none
+  text.budget = 128  # subwords of that text at most; more lose their end
+  text.end = '<end_of_turn>'  # the subword that ends it
   text.target = ''  # target column
+  text.history = (
+    0  # movielens: films of the column 'history' at most, those that
+  )
+  # the viewer rated last before; 0: there is no such column
   text.split_column = 'split'  # of one file: train, validation, test
   text.max_rows = (0, 0, 0)  # of train, val and test; 0: all
   text.drop_empty = False  # leaves rows with an empty text out
@@ -137,6 +145,8 @@ def get_config() -> ConfigDict:
   language.head_activation = 'sigmoid'  # mlp: of its units, the paper's; relu
   language.special_token = '<unused0>'  # a subword that texts don't have
   language.attention = 'causal'  # within the prompt; bidirectional
+  language.attention_block = 512  # prompts that are padded to more are read in
+  # blocks of so many subwords: memory is linear in their length; 0: never
   language.vocabulary = 'numbers'  # softmax over the grammar; all: over all
   # subwords, so that numbers have a share of it (RAIL as published)
   language.new_tokens = ''  # zero, first, average: strings that are no single
@@ -170,6 +180,10 @@ def get_config() -> ConfigDict:
   # numbers that they are, else 1, 2, 3, ...
   tokenizer.integer_digits = 1  # decimal: before the point
   tokenizer.fraction_digits = 1  # decimal: after it
+
+  tokenizer.non_finite = 'refuse'  # targets that are NaN (or missing) or
+  # infinite; tokens: NaN, +inf and -inf have tokens of their own, whose
+  # probabilities are predicted beside the distribution of the numbers
 
   config.model = model = ConfigDict()
   model.head = 'decoder'  # writes digits; trie: writes them too, the logits of

@@ -354,8 +354,9 @@ def _is_enumerable(config, model):
   tokenizer = model.codec.parts[0].tokenizer
   return (
     not isinstance(model.network, Pointwise)
+    and model.network.writer is None
     and trie.num_nodes(tokenizer) <= config.trie.max_nodes
-    and bool(np.isfinite(model.codec.values()).all())
+    and bool(np.isfinite(model.codec.finite.values()).all())
   )
 
 

@@ -13,7 +13,11 @@ from genre2_jax import tokenizers
 from genre2_jax.baselines import priors
 from genre2_jax.data import targets
 from genre2_jax.data.features import Features
-from genre2_jax.data.subwords import SentenceFeatures, TextFeatures
+from genre2_jax.data.subwords import (
+  JudgeFeatures,
+  SentenceFeatures,
+  TextFeatures,
+)
 from genre2_jax.data.tables import Rows, Table
 from genre2_jax.data.targets import AnyScaler
 from genre2_jax.data.texts import TextRows, Texts
@@ -100,7 +104,11 @@ def build_model(
       language.pretrained, language.preset, language.sizes
     )
     language_model.check_tokenizer(name, sizes)
-    features = TextFeatures.fit(
+    kind, own = TextFeatures, {}
+    if text.rationale:
+      kind = JudgeFeatures
+      own = {name: text[name] for name in ('rationale', 'end', 'budget')}
+    features = kind.fit(
       table,
       name,
       max_length=text.max_length,
@@ -108,6 +116,7 @@ def build_model(
       num_buckets=text.buckets,
       embedded=sizes.vocab_size,
       cache=text.cache,
+      **own,
     )
   else:
     features = Features.fit(
@@ -120,6 +129,10 @@ def build_model(
     )
   target = table.train.known_target
   names = table.target_names if isinstance(table, Table) else ()
+  if names:
+    check_several(config, len(names))
+  else:
+    target = target[np.isfinite(target)]
   scaler = targets.fit_all(config.data.transform, target, names)
   tokenizer = of_parts([build_tokenizer(config)] * max(1, len(names)))
   tokenizer = tokenizer.fitted(scaler.standardize(target))
@@ -139,6 +152,8 @@ def features_from_json(data: Mapping[str, Any]) -> Features | TextFeatures:
   """The features that `to_json` of either kind wrote."""
   if 'second' in data:
     return SentenceFeatures.from_json(data)
+  if 'rationale' in data:
+    return JudgeFeatures.from_json(data)
   kind = TextFeatures if 'prompt' in data else Features
   return kind.from_json(data)
 
@@ -251,6 +266,11 @@ def check_several(config: ConfigDict, num_targets: int) -> None:
     ('model.marginal=True', model.marginal, 'set False'),
     (f'model.prior={model.prior}', model.prior, 'leave it empty'),
     (f'eval.rail_numbers={numbers}', numbers, 'set 0'),
+    (
+      'tokenizer.non_finite=tokens',
+      config.tokenizer.non_finite == 'tokens',
+      'set refuse',
+    ),
   ):
     if is_used:
       raise InputError(f'{said} is of one number, and {several}: {advice}')
@@ -274,12 +294,15 @@ def build_tokenizer(config: ConfigDict) -> Tokenizer:
   """The tokenizer that `config.tokenizer` describes, not fitted to targets."""
   fields = config.tokenizer
   options = tokenizers.OPTIONS.get(fields.name, ())
-  return tokenizers.build(
+  found = tokenizers.build(
     fields.name,
     base=fields.base,
     digits=fields.digits,
     **{name: fields[name] for name in options if name in fields},
   )
+  if fields.non_finite == 'tokens':
+    return tokenizers.NonFinite(found)
+  return found
 
 
 def faster_dtype(fields: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from genre2_jax.errors import InputError
+from genre2_jax.experiment.fields import is_table
 from genre2_jax.models.pack import Pack
 
 # Their least and greatest factor.
@@ -43,12 +44,12 @@ def check_pack(config: ConfigDict) -> None:
       'stay below 1'
     )
   has_scale = model.feature_scale or model.numeric_embedding == 'periodic'
-  is_table = not config.language_model.name
+  reads_table = is_table(config)
   for name, is_there, needs in (
-    ('dropout', is_table and model.head != 'decoder', 'another model.head'),
+    ('dropout', reads_table and model.head != 'decoder', 'another model.head'),
     (
       'embedding_scale',
-      is_table and has_scale,
+      reads_table and has_scale,
       'model.feature_scale or model.numeric_embedding=periodic',
     ),
     ('weight_decay', config.optimizer.name == 'adamw', 'optimizer.name=adamw'),

@@ -605,18 +605,24 @@ STSB = Family(
 )
 
 MOVIELENS = Family(
-  says="Ratings of films by Gemma-2 2B, from viewer and film alone: not RAFT's "
-  'task, which tells what the viewer rated before.',
+  says='Ratings of films by Gemma-2 2B, from film and viewer, and what the '
+  'viewer rated before.',
   fields=_GEMMA
   | {
     'text.source': 'movielens',
-    'text.prompt': 'A viewer ({gender}, {age} years, {occupation}) rates the '
-    'film "{title}" ({genres}) from 1 to 5 stars.\nStars: ',
+    'text.prompt': 'Films that a viewer ({gender}, {age} years, {occupation}) '
+    'rated from 1 to 5 stars, the last at the end: {history}.\nNow the viewer '
+    'rates "{title}" ({genres}).\nStars: ',
+    'text.history': 10,
     'text.target': 'rating',
     'text.max_rows': (797_758, 10_145, 10_145),
-    'text.max_length': 128,
+    'text.max_length': 384,
+    'text.truncate': 'start',  # The oldest ratings, the question comes last.
     'tokenizer.strings': '1..5',
     'finetune.epochs': 1,
+    'optimizer.name': 'adamw',
+    'optimizer.schedule': 'cosine',
+    'optimizer.warmup_steps': 500,
   },
   recipes=_OF_RAFT,
   default='raft',
@@ -711,6 +717,62 @@ CODE_METRICS = Family(
   default='ce',
 )
 
+
+def _of_judge(says: str, *terms: Term) -> Recipe:
+  """Cross-entropy on text and number, then these on its own."""
+  changes = {'stages': ('pretrain', 'finetune'), 'finetune.objective': terms}
+  return Recipe(says, changes)
+
+
+# Weights of the dense expert and of the KL are ours: the paper has none for it.
+_EXPERT: Term = ('expert', 0.1, {})
+_KL: Term = ('kl', 0.01, {})
+
+JUDGE = Family(
+  says='A judge that writes free text, then a score: a Gemma 3 270M, or more.',
+  fields={
+    **_GEMMA,
+    'language_model.pretrained': 'google/gemma-3-270m',
+    'language_model.vocabulary': 'numbers',
+    'text.prompt': '{prompt}',
+    'text.rationale': '{rationale}',
+    'text.target': 'score',
+    'text.max_length': 2048,
+    'tokenizer.name': 'decimal',
+    'tokenizer.integer_digits': 1,
+    'tokenizer.fraction_digits': 1,
+    'model.dropout': 0.0,
+    'optimizer.name': 'adamw',
+    'optimizer.warmup_steps': 20,
+    'pretrain.learning_rate': 2e-5,
+    'finetune.learning_rate': 2e-6,
+    'finetune.dropout': False,
+    'rollouts.group_size': 4,
+    'eval.num_samples': 8,
+  },
+  recipes={
+    'ce': Recipe(
+      'Cross-entropy on the whole: text, its end and the score.',
+      {'stages': ('pretrain',)},
+    ),
+    'remax': _of_judge(
+      "ReMax on text and score with the score's reward, near the start.",
+      ('remax', 1.0, {}),
+      _KL,
+    ),
+    'genre2': _of_judge(
+      'ReMax, the dense expert on the score after a text of its own, KL.',
+      ('remax', 1.0, {}),
+      _EXPERT,
+      _KL,
+    ),
+    'rloo': _of_judge(
+      'RLOO on text and score, near the start.', ('rloo', 1.0, {}), _KL
+    ),
+  },
+  default='genre2',
+)
+
 FAMILIES: Mapping[str, Family] = {
   'talent': TALENT,
   'stsb': STSB,
@@ -718,4 +780,5 @@ FAMILIES: Mapping[str, Family] = {
   'amazon': AMAZON,
   'synthetic': SYNTHETIC,
   'code_metrics': CODE_METRICS,
+  'judge': JUDGE,
 }

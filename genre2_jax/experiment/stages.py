@@ -129,6 +129,13 @@ def _terms(section, parts, config):
 def _check_head(field, objective, config):
   """Raises InputError unless an objective is one for the network's head."""
   names = [term.name for term in objective.terms]
+  if config.text.rationale:
+    for term in objective.terms:
+      if term.level == 'grid' or 'critic' in term.requires.rollout:
+        raise InputError(
+          f'{field}: {term.name} does not go with text.rationale, after which '
+          'numbers differ: take objectives of tokens or of sampled numbers'
+        )
   levels, head = {term.level for term in objective.terms}, head_of(config)
   if (levels == {'point'}) == (head == 'pointwise') and (
     'point' not in levels or len(levels) == 1
@@ -149,6 +156,16 @@ def _enumeration(section, config):
   """How the grid level sees the tokenizer's numbers, within trie.max_nodes."""
   tokenizer, fields = build_tokenizer(config), config.trie
   nodes = trie.num_nodes(tokenizer)
+  terms = [build_term(*part) for part in config[section].objective]
+  if tokenizer.num_special and any(
+    term.subset or (term.enumerates and nodes > fields.max_nodes)
+    for term in terms
+  ):
+    raise InputError(
+      f'{section}.objective looks at a part of the numbers, and tokenizer.'
+      f'non_finite=tokens takes all of the {nodes} nodes: raise trie.max_nodes='
+      f'{fields.max_nodes}, take fewer digits, and no subset'
+    )
   if nodes <= fields.max_nodes:
     return Enumeration(depth=tokenizer.num_tokens)
   parts = [build_term(*part) for part in config[section].objective]

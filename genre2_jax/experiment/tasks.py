@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
@@ -18,7 +19,7 @@ from genre2_jax.data.subwords import TextFeatures
 from genre2_jax.data.tables import Rows, Table
 from genre2_jax.data.texts import TextRows, Texts
 from genre2_jax.data.wording import place_of
-from genre2_jax.errors import InputError
+from genre2_jax.errors import InputError, shortened
 from genre2_jax.experiment.fields import is_table
 from genre2_jax.models.model import Model
 from genre2_jax.tokenizers.joint import columns_of
@@ -36,6 +37,7 @@ def read_table(config: ConfigDict) -> Table | Texts:
     found = _read_texts(config)
     return texts.as_table(found) if is_table(config) else found
   data = config.data
+  non_finite = config.tokenizer.non_finite == 'tokens'
   text_columns = columns.parse_names('data.text_columns', data.text_columns)
   if data.path:
     table = tables.read_file(
@@ -46,6 +48,7 @@ def read_table(config: ConfigDict) -> Table | Texts:
       reading=data.reading,
       text_columns=text_columns,
       weight=data.weight,
+      non_finite=non_finite,
     )
   elif data.openml:
     table = tables.load_openml(
@@ -55,6 +58,7 @@ def read_table(config: ConfigDict) -> Table | Texts:
       kinds=data.kinds,
       text_columns=text_columns,
       weight=data.weight,
+      non_finite=non_finite,
     )
   elif data.weight:
     raise InputError(
@@ -62,7 +66,7 @@ def read_table(config: ConfigDict) -> Table | Texts:
       'text.path: give one of them'
     )
   elif data.root:
-    table = talent.load(data.root, data.name)
+    table = talent.load(data.root, data.name, non_finite=non_finite)
   else:
     table = tables.load_sklearn(data.name, seed=config.seed, kinds=data.kinds)
   return table
@@ -73,6 +77,7 @@ def _read_texts(config):
   choice = texts.Choice(
     prompt=text.prompt,
     second=text.second,
+    rationale=text.rationale,
     target=text.target,
     seed=config.seed,
     max_rows=tuple(text.max_rows),
@@ -80,6 +85,7 @@ def _read_texts(config):
     split_column=text.split_column,
     reading=Reading.parse(config.data.reading),
     weight=config.data.weight,
+    non_finite=config.tokenizer.non_finite == 'tokens',
   )
   if config.data.weight and text.source in ('movielens', 'synthetic'):
     raise InputError(
@@ -91,7 +97,7 @@ def _read_texts(config):
       text.path, tuple(text.tfds_splits), choice, data_dir=text.tfds_folder
     )
   if text.source == 'movielens':
-    return text_sources.load_movielens(text.path, choice)
+    return text_sources.load_movielens(text.path, choice, text.history)
   if text.source == 'synthetic':
     return text_sources.synthetic(choice)
   return texts.read(text.path, choice)
@@ -165,6 +171,9 @@ def describe(table: Table | Texts, model: Model) -> str:
     lines.append(texts.describe(table))
     widths = ', '.join(map(str, model.widths))
     lines.append(f'padded to {widths} subwords')
+    if table.train.rationale is not None:
+      rationale = shortened(repr(table.train.rationale[0]), 200)
+      lines.append(f'first rationale: {rationale}')
   else:
     lines.append(tables.describe(table))
   if isinstance(model.features, Features):
@@ -186,6 +195,7 @@ def _out_of_reach(target, tokenizer):
   if tokenizer.domain != 'natural':
     return []
   least, most = tokenizer.range
+  target = target[np.isfinite(target)]
   count = int(((target < least) | (target > most)).sum())
   if not count:
     return []

@@ -6,7 +6,8 @@ enough. Estimators are named: 'greedy', 'sample', 'mean', ... are of samples,
 temperature and 'conformal' of its interval with a margin, both fitted on
 validation rows, 'learned_mean' of RAFT's trained numbers, 'rail' and
 'rail_normalized' of evenly spaced numbers. 'sample' also has the grid_mass of a
-policy whose softmax has more than numbers.
+policy whose softmax has more than numbers, and the text_length of one that
+writes free text first, in subwords.
 """
 
 import functools
@@ -18,7 +19,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from genre2_jax.errors import InputError
-from genre2_jax.metrics import exact, joint, points, recalibration, sampled
+from genre2_jax.metrics import (
+  exact,
+  joint,
+  kinds,
+  points,
+  recalibration,
+  sampled,
+)
 
 # Of results.csv.
 COLUMNS = ('task', 'seed', 'stage', 'split', 'estimator', 'metric', 'value')
@@ -71,15 +79,22 @@ class Model(Protocol):
 
 # What a seed's weight in the ensemble is.
 SHARE = 'share'
+# P(NaN), P(+inf) and P(−inf), [S, n, 3], beside what is predicted of numbers.
+NON_FINITE = 'non_finite'
 # Numbers that a model gives by itself, where it has them: `<name>_z` [S, n].
 LEARNED_AND_RAIL = ('learned_mean', 'rail', 'rail_normalized')
+
+
+# Free texts of the greedy and the first sampled number, `<name>_text`.
+TEXTS = ('greedy', 'sample')
 
 
 def pooled(predicted: Predicted) -> dict[str, np.ndarray]:
   """The ensemble of S seeds: their samples in one pool, the others' mean.
 
   Samples alternate between the seeds, so that the first k are fair. Exact
-  distributions are mixed. Seeds have equal weights, or those of their share.
+  distributions are mixed; free texts are the first seed's. Seeds have equal
+  weights, or those of their share.
 
   Args:
     predicted: samples_z [S, n, G] and log_p [S, n, K], those that are known,
@@ -91,11 +106,17 @@ def pooled(predicted: Predicted) -> dict[str, np.ndarray]:
     where seeds have other shares.
   """
   weights = _weights(predicted)
+  texts = {
+    name: values
+    for name, values in predicted.items()
+    if name.removesuffix('_text') in TEXTS
+  }
   member = {
     name: np.average(values, axis=0, weights=weights)
     for name, values in predicted.items()
-    if name not in ('samples_z', 'log_p', SHARE)
+    if name not in ('samples_z', 'log_p', SHARE, *texts)
   }
+  member |= {name: values[0] for name, values in texts.items()}
   if 'samples_z' in predicted:
     samples = predicted['samples_z']  # [S, n, G], of k targets [S, n, G, k].
     num_seeds, _, group = samples.shape[:3]
@@ -166,7 +187,8 @@ def rows(
 
   Each seed by itself; of several seeds their 'mean' and 'std' (ddof 1), and
   the 'ensemble' that pools them. Of several targets the means over them, each
-  by name, and 'energy' of the joint samples (`joint.together`). Too few
+  by name, and 'energy' of the joint samples (`joint.together`). Rows whose
+  target is no number count for 'non_finite' alone (`kinds.py`). Too few
   validation rows for an interval of nine in ten: no rows 'conformal', and one
   warning.
 
@@ -183,6 +205,18 @@ def rows(
     validation_weight: the same of the other rows.
   """
   targets, names = model.by_target(), model.target_names
+  of_kinds: dict[int | str, list] = {}
+  if NON_FINITE in predicted:
+    for seed, member in members(predicted, seeds):
+      of_kinds[seed] = kinds.evaluate(member[NON_FINITE], target_z, weight)
+  if not names:  # Several targets are numbers in every row.
+    kept = np.isfinite(target_z)
+    predicted, target_z, weight = _rows_of(kept, predicted, target_z, weight)
+    if validation is not None:
+      kept = np.isfinite(validation[1])
+      *validation, validation_weight = _rows_of(
+        kept, *validation, validation_weight
+      )
   found: list[tuple] = []
   fitted_on: dict[int | str, dict[str, np.ndarray]] = {}
   fitted_to = target_z[:0]
@@ -192,6 +226,7 @@ def rows(
     others = fitted_on.get(seed), fitted_to, validation_weight
     if not names:
       values = _of_target(member, target_z, weight, targets[0], *others)
+      values += of_kinds.get(seed, [])
     else:
       by_name = {}
       for place, name in enumerate(names):
@@ -232,6 +267,10 @@ def _of_target(
     shares = np.asarray(member['grid_mass'], np.float64)
     mass = float(points.mean(shares, weight))
     values.append(('sample', 'grid_mass', mass))
+  if 'text_length' in member:
+    lengths = member['text_length'].astype(np.float64)
+    length = float(points.mean(lengths, weight))
+    values.append(('sample', 'text_length', length))
   for name in LEARNED_AND_RAIL:
     if f'{name}_z' in member:
       values += points.evaluate(name, member[f'{name}_z'], target_z, **unit)
@@ -288,6 +327,8 @@ _SUMMARY = (
   *(('exact', m) for m in ('reward', 'crps', 'nll', 'coverage90', 'width90')),
   ('sample', 'energy'),
   ('sample', 'grid_mass'),
+  ('sample', 'text_length'),
+  *(('non_finite', m) for m in ('share', 'predicted', 'brier', 'log_loss')),
 )
 
 
@@ -336,6 +377,14 @@ def summary(
       for name, *cells in table
     ]
   )
+
+
+def _rows_of(kept, predicted, target_z, weight):
+  """Arrays of some rows [n], those of predictions [S, n, ...]."""
+  if kept.all():
+    return predicted, target_z, weight
+  predicted = {name: x[:, kept] for name, x in predicted.items()}
+  return predicted, target_z[kept], None if weight is None else weight[kept]
 
 
 def _shown(value):

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from genre2_jax.data import subwords
-from genre2_jax.data.subwords import TextFeatures
+from genre2_jax.data.subwords import JudgeFeatures, TextFeatures
 from genre2_jax.devices import sharding
 from genre2_jax.errors import InputError
 from genre2_jax.models import pretrained, sentence
 from genre2_jax.models.bert import is_sentence_encoder, read_params
 from genre2_jax.models.gemma.head import gemma_head
+from genre2_jax.models.gemma.judge import gemma_judge
 from genre2_jax.models.gemma.layers import Lora
 from genre2_jax.models.gemma.policy import gemma_policy
 from genre2_jax.models.gemma.sizes import PRESETS as SIZES
@@ -55,7 +56,7 @@ def build(
 
   Args:
     number_tokenizer: the number vocabulary.
-    features: `TextFeatures`.
+    features: `TextFeatures`; `JudgeFeatures` to write free text first.
     name: of `NAMES`.
     pretrained: a checkpoint's folder or hub name, whose sizes count; or ''.
     preset: of `PRESETS`, without a checkpoint.
@@ -72,7 +73,7 @@ def build(
     decoder: width, layers, heads, ... of T5Gemma's number decoder, and the
       rate of dropout.
     tokenizer: of subwords; `features` has it.
-    **numerics: compute_dtype, param_dtype and remat.
+    **numerics: compute_dtype, param_dtype, remat and attention_block.
 
   Returns:
     A `Policy`, or a `Pointwise`.
@@ -83,6 +84,8 @@ def build(
   config = config_of(pretrained, preset, sizes)
   check_tokenizer(features.tokenizer, config)
   longest = features.widths[-1] + number_tokenizer.num_tokens - 1
+  if isinstance(features, JudgeFeatures):
+    longest += features.budget + 1
   if longest > config.max_length:
     raise InputError(
       f'prompts and numbers have up to {longest} subwords, the language model '
@@ -122,7 +125,11 @@ def build(
       number_tokenizer.token_names,
       config.vocab_size if new_tokens else None,
     )
-    return gemma_policy(
+    policy: Any = gemma_policy
+    if isinstance(features, JudgeFeatures):
+      policy = gemma_judge
+      numerics |= {'end': features.end_id, 'budget': features.budget}
+    return policy(
       number_tokenizer,
       config,
       number_tokens=ids,

@@ -126,6 +126,25 @@ def by_rows(x: jax.Array, last: str | None = None) -> jax.Array:
   return nn.with_logical_constraint(x, (*names, last))
 
 
+def rows_of(table: jax.Array, index: jax.Array | np.ndarray) -> jax.Array:
+  """table [V, ...] at index [...]: [..., ...], as `jnp.take` has them."""
+
+  def within_loops(table: jax.Array, index: jax.Array) -> jax.Array:
+    # XLA's gathers on CPUs know float32 only. Tied to the index, the conversion
+    # of a whole vocabulary is part of the gather, not a copy before the loop.
+    table, index = jax.lax.optimization_barrier((table, index))
+    return jnp.take(table, index, axis=0)
+
+  if table.dtype != jnp.bfloat16:
+    return jnp.take(table, index, axis=0)
+  return jax.lax.platform_dependent(
+    table,
+    jnp.asarray(index),
+    cpu=within_loops,
+    default=lambda table, index: jnp.take(table, index, axis=0),
+  )
+
+
 def split_heads(x: jax.Array, num_heads: int) -> jax.Array:
   """[..., Q, D] as [..., H, Q, D/H]: attention is then matrix products."""
   x = x.reshape(*x.shape[:-1], num_heads, -1)

@@ -1,8 +1,9 @@
 """A model: what turns rows into numbers, but for the parameters."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -60,7 +61,8 @@ def form_of(model: Formed) -> Form:
   return Form(None, lambda *_: (model.network, model.codec), {})
 
 
-class Target(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Target:
   """One target's scales.
 
   Attributes:
@@ -70,6 +72,11 @@ class Target(NamedTuple):
 
   scaler: targets.Scaler
   codec: Codec
+
+  @functools.cached_property
+  def grid(self) -> tuple[np.ndarray, np.ndarray]:
+    """`Codec.grid`, computed once; not to be written to."""
+    return self.codec.grid()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,11 +113,15 @@ class Model:
     """Of several targets; () of one."""
     return targets.names_of(self.scaler)
 
-  def by_target(self) -> list['Target']:
+  def by_target(self) -> tuple[Target, ...]:
     """What is known of each target by itself."""
+    return self._targets
+
+  @functools.cached_property
+  def _targets(self):
     scalers = targets.parts_of(self.scaler)
     pairs = zip(scalers, self.codec.parts, strict=True)
-    return [Target(scaler, codec) for scaler, codec in pairs]
+    return tuple(Target(scaler, codec) for scaler, codec in pairs)
 
   @property
   def widths(self) -> tuple[int, ...]:

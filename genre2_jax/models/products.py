@@ -54,21 +54,69 @@ def _backward(factors, gradient):
   rows = tuple(range(x.ndim - 1))
   outs = tuple(range(x.ndim - 1, gradient.ndim))
   of_x = _sums(gradient, kernel, outs, tuple(range(1, kernel.ndim)))
-  of_kernel = jax.lax.platform_dependent(
-    x,
-    gradient,
-    cpu=lambda x, gradient: _sums(
-      _columns(x), gradient, tuple(n + 1 for n in rows), rows
-    ).astype(of_weights.dtype),
-    # What devices sum is sent in the weight's dtype.
-    default=lambda x, gradient: _sums(
-      x, gradient, rows, rows, of_weights.dtype
-    ),
-  )
+  of_kernel = _of_weights(x, gradient, rows, of_weights.dtype)
   return of_x.astype(of_rows.dtype), of_kernel
 
 
 rough_product.defvjp(_forward, _backward)
+
+
+def projection(x: jax.Array, rows: jax.Array) -> jax.Array:
+  """Σ_i x[..., i]·E[v, i], float32; of bfloat16 x by factors rounded to it.
+
+  The rows, a whole vocabulary perhaps, are the left factor: as the right one
+  XLA on CPUs would read a transposed copy of them.
+
+  Args:
+    x: [..., I].
+    rows: E [V, I].
+
+  Returns:
+    [..., V].
+  """
+  if x.dtype == jnp.bfloat16:
+    return _rough_projection(x, rows)
+  return _by_rows(x, rows.astype(x.dtype))
+
+
+def _by_rows(x, rows):
+  found = _sums(rows, x, (1,), (x.ndim - 1,))
+  return jnp.moveaxis(found, 0, -1)
+
+
+@jax.custom_vjp
+def _rough_projection(x, rows):
+  return _by_rows(x, rows.astype(jnp.bfloat16))
+
+
+def _forward_projection(x, rows):
+  dtypes = jnp.empty(0, x.dtype), jnp.empty(0, rows.dtype)
+  rows = rows.astype(jnp.bfloat16)
+  return _by_rows(x, rows), (x, rows, dtypes)
+
+
+def _backward_projection(factors, gradient):
+  x, rows, (of_x, of_rows) = factors
+  gradient = gradient.astype(jnp.bfloat16)
+  axes = tuple(range(x.ndim - 1))
+  back = _sums(gradient, rows, (x.ndim - 1,), (0,)).astype(of_x.dtype)
+  return back, _of_weights(gradient, x, axes, of_rows.dtype)
+
+
+_rough_projection.defvjp(_forward_projection, _backward_projection)
+
+
+def _of_weights(x, gradient, rows, dtype):
+  """xᵀ·g over some axes, in the dtype of a weight."""
+  return jax.lax.platform_dependent(
+    x,
+    gradient,
+    cpu=lambda x, gradient: _sums(
+      _columns(x), gradient, tuple(n + 1 for n in rows), rows
+    ).astype(dtype),
+    # What devices sum is sent in the weight's dtype.
+    default=lambda x, gradient: _sums(x, gradient, rows, rows, dtype),
+  )
 
 
 def _sums(a, b, axes_of_a, axes_of_b, dtype=jnp.float32):

@@ -31,6 +31,7 @@ _SUBWORDS = 1024  # of a batch; more are no faster on a CPU
 _FEW = 8  # Fewer texts do not wait for a whole batch.
 _KEPT_AT_ONCE = 4096  # vectors of a file of the cache
 _LEAST_KEPT = 64  # Fewer are not worth a file.
+_INDEX = 'index'  # Of which file has which vectors.
 _MODULES = ('Transformer', 'Pooling', 'Normalize')
 # Of the folder of pooling, as older files have it.
 _MODES = {
@@ -225,7 +226,7 @@ def _cached(
 ) -> dict[bytes, np.ndarray]:
   """{key: vector} of those that the cache knows."""
   found: dict[bytes, np.ndarray] = {}
-  for path in sorted(folder.glob('*.npz')) if folder else ():
+  for path in _files_with(folder, keys) if folder else ():
     try:
       with np.load(path, allow_pickle=False) as arrays:
         names = [name.tobytes() for name in arrays['keys']]
@@ -244,29 +245,82 @@ def _cached(
   return found
 
 
+def _files_with(folder: pathlib.Path, keys: set[bytes]) -> list[pathlib.Path]:
+  """The files of the cache that have some of the keys.
+
+  Which file has which is in the index; files that are not in it yet are looked
+  into and join it.
+  """
+  paths = {path.name: path for path in sorted(folder.glob('*.npz'))}
+  if not (paths and keys):
+    return []
+  known = _read_index(folder)
+  starts = {name: known[name] for name in paths if name in known}
+  for name in paths.keys() - starts.keys():
+    try:
+      with np.load(paths[name], allow_pickle=False) as arrays:
+        starts[name] = _starts(arrays['keys'])
+    except Exception:  # Damaged: `_cached` sees no vectors in it either.
+      continue
+  if starts.keys() != known.keys():
+    names = list(starts)
+    _write(
+      folder / _INDEX,
+      names=np.array(names),
+      counts=np.array([len(starts[name]) for name in names]),
+      starts=np.concatenate([np.empty(0, np.uint64), *starts.values()]),
+    )
+  wanted = _starts(np.frombuffer(b''.join(keys), np.uint8).reshape(-1, 16))
+  return [
+    paths[name]
+    for name, own in sorted(starts.items())
+    if np.isin(own, wanted).any()
+  ]
+
+
+def _read_index(folder: pathlib.Path) -> dict[str, np.ndarray]:
+  """{name of a file: how its keys start}; {} where there is no whole index."""
+  try:
+    with np.load(folder / _INDEX, allow_pickle=False) as arrays:
+      cuts = np.cumsum(arrays['counts'])
+      parts = np.split(arrays['starts'], cuts)[:-1]
+      return dict(zip(arrays['names'].tolist(), parts, strict=True))
+  except Exception:  # Whatever a damaged archive raises.
+    return {}
+
+
+def _starts(keys: np.ndarray) -> np.ndarray:
+  """The first half of keys uint8 [n, 16]: two alike open one file too many."""
+  return np.ascontiguousarray(keys[:, :8]).view(np.uint64).ravel()
+
+
 def _keep(
   folder: pathlib.Path | None,
   keys: Sequence[bytes],
   vectors: dict[bytes, np.ndarray],
 ) -> None:
-  """Writes a file of vectors, whole or not at all; a full disk is no error."""
+  """Writes a file of vectors."""
   if folder is None:
     return
   name = hashlib.blake2b(b''.join(keys), digest_size=16).hexdigest()
+  _write(
+    folder / f'{name}.npz',
+    keys=np.frombuffer(b''.join(keys), np.uint8).reshape(-1, 16),
+    vectors=np.stack([vectors[key] for key in keys]),
+  )
+
+
+def _write(path: pathlib.Path, **arrays: np.ndarray) -> None:
+  """A file of arrays, whole or not at all; a full disk is no error."""
   try:
-    folder.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     file = tempfile.NamedTemporaryFile(
-      dir=folder, prefix=f'.{name}', delete=False
+      dir=path.parent, prefix=f'.{path.stem}', delete=False
     )
     try:
       with file:
-        np.savez(
-          file,
-          allow_pickle=False,
-          keys=np.frombuffer(b''.join(keys), np.uint8).reshape(-1, 16),
-          vectors=np.stack([vectors[key] for key in keys]),
-        )
-      os.replace(file.name, folder / f'{name}.npz')
+        np.savez(file, allow_pickle=False, **arrays)
+      os.replace(file.name, path)
     except BaseException:
       os.unlink(file.name)
       raise

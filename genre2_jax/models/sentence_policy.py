@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from genre2_jax.models import pairs
 from genre2_jax.models.bert import Bert
 from genre2_jax.models.gemma.backbone import merged
 from genre2_jax.policy import Context, Inputs, Params, Pointwise, Policy
@@ -54,7 +55,9 @@ def with_encoder(base: Policy | Pointwise, encoder: Bert) -> Policy | Pointwise:
     count = one['tokens'].shape[1]
     width = encoder.config.width
     example = {
-      'numeric': jnp.zeros((1, width if count == 1 else 4 * width + 1)),
+      'numeric': jnp.zeros(
+        (1, width if count == 1 else pairs.num_features(width))
+      ),
       'categories': jnp.zeros((1, 0), jnp.int32),
     }
     params = {'backbone': backbone, 'head': base.init(of_head, example)}
@@ -86,9 +89,9 @@ def with_encoder(base: Policy | Pointwise, encoder: Bert) -> Policy | Pointwise:
 
 
 def scaled_numbers(u: jax.Array, v: jax.Array | None = None) -> jax.Array:
-  """u, v, |u - v|, u·v and the cosine, each of about unit size.
+  """`pairs.features`, each of about unit size; of one text u alone.
 
-  Of one text u alone. Vectors are made length √D.
+  Vectors are made length √D.
 
   Args:
     u: [B, D].
@@ -100,9 +103,7 @@ def scaled_numbers(u: jax.Array, v: jax.Array | None = None) -> jax.Array:
   u = _of_unit_size(u)
   if v is None:
     return u
-  v = _of_unit_size(v)
-  cosine = _COSINE_SCALE * jnp.mean(u * v, -1, keepdims=True)
-  return jnp.concatenate([u, v, jnp.abs(u - v), u * v, cosine], -1)
+  return pairs.features(u, _of_unit_size(v)).at[:, -1].mul(_COSINE_SCALE)
 
 
 def _of_unit_size(x: jax.Array) -> jax.Array:

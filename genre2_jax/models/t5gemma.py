@@ -93,6 +93,7 @@ def t5gemma_policy(
   compute_dtype: str = 'bfloat16',
   param_dtype: str = 'float32',
   remat: bool = False,
+  attention_block: int = 0,
   lora: Lora | None = None,
 ) -> Policy:
   """The `Policy` of a T5Gemma encoder and a number decoder.
@@ -112,6 +113,7 @@ def t5gemma_policy(
     compute_dtype: of the encoder, 'bfloat16' or 'float32'.
     param_dtype: of the encoder's parameters as they are kept.
     remat: whether encoder layers are computed again in the backward pass.
+    attention_block: of `Numerics`.
     lora: a `Lora` in the encoder, whose updates are trained; or None.
 
   Returns:
@@ -125,6 +127,7 @@ def t5gemma_policy(
       compute_dtype=compute_dtype,
       param_dtype=param_dtype,
       remat=remat,
+      attention_block=attention_block,
       dropout=encoder_dropout,
       lora=lora,
     ),

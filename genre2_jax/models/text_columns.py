@@ -16,11 +16,7 @@ from genre2_jax.data.columns import TEXT
 from genre2_jax.data.tables import Rows, Table
 from genre2_jax.data.wording import say
 from genre2_jax.errors import InputError
-from genre2_jax.models import sentence
-
-# What is made of the vectors u and v of a pair, but for their cosine.
-PAIR_PARTS = ('first', 'second', 'difference', 'product')
-_COSINE = 'cosine'
+from genre2_jax.models import pairs, sentence
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -180,7 +176,7 @@ class TextColumns:
         f'{table.name}: a column is called {min(taken)!r}, as a number of a '
         'text is: rename it'
       )
-    new = tuple('number' if name == _COSINE else TEXT for name in names)
+    new = tuple('number' if name == pairs.COSINE else TEXT for name in names)
     return dataclasses.replace(
       table,
       numeric_names=(*table.numeric_names, *names),
@@ -193,9 +189,9 @@ class TextColumns:
   def _numbers(self, count: int) -> list[str]:
     """Names of all numbers: 'review.1', 'review.2', ..."""
     if self.is_pair:
-      each = (count - 1) // len(PAIR_PARTS)
-      parts = [f'{p}.{k + 1}' for p in PAIR_PARTS for k in range(each)]
-      return [*parts, _COSINE]
+      each = (count - 1) // len(pairs.PARTS)
+      parts = [f'{p}.{k + 1}' for p in pairs.PARTS for k in range(each)]
+      return [*parts, pairs.COSINE]
     widths = [len(rows) for rows in self.components]
     widths = widths or [count // len(self.names)] * len(self.names)
     return [
@@ -232,7 +228,8 @@ class TextColumns:
   def _with_numbers(self, rows: Rows, vectors: np.ndarray) -> Rows:
     """Rows with the numbers of vectors [n, T, D] behind their own."""
     if self.is_pair:
-      numbers = pair_numbers(vectors[:, 0], vectors[:, 1])
+      u, v = vectors.astype(np.float64).swapaxes(0, 1)
+      numbers = pairs.features(u, v)
     elif self.means:
       numbers = np.concatenate(
         [
@@ -251,14 +248,6 @@ class TextColumns:
       numeric=np.concatenate([rows.numeric, numbers], axis=1),
       num_embedded=numbers.shape[1],
     )
-
-
-def pair_numbers(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-  """u, v, |u − v|, u·v and the cosine of vectors [n, D]: [n, 4 D + 1]."""
-  u, v = u.astype(np.float64), v.astype(np.float64)
-  lengths = np.linalg.norm(u, axis=1) * np.linalg.norm(v, axis=1)
-  cosine = (u * v).sum(1) / np.maximum(lengths, 1e-12)
-  return np.concatenate([u, v, np.abs(u - v), u * v, cosine[:, None]], axis=1)
 
 
 def principal_components(

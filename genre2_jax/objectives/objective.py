@@ -10,17 +10,21 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from genre2_jax.data.batches import Examples
-from genre2_jax.objectives import grid
+from genre2_jax.objectives import grid, non_finite
 from genre2_jax.objectives.catalog import Term
 from genre2_jax.policy import (
   Inputs,
   Params,
   Pointwise,
   Policy,
+  Text,
+  in_one_pass,
   joint,
   teacher_forced,
+  trie,
 )
 from genre2_jax.policy.enumeration import (
   Enumeration,
@@ -208,7 +212,7 @@ def init_params(
   if 'critic' in objective.needs:
     params['critic'] = network.init(critic_key, inputs)
   if any(term.learnable for term in objective.terms):
-    params['numbers'] = jnp.asarray(codec.values(), jnp.float32)
+    params['numbers'] = jnp.asarray(codec.finite.values(), jnp.float32)
   return params
 
 
@@ -250,23 +254,43 @@ def supervised(
     return losses
   if not (objective.at('token') or objective.at('grid')):
     return losses
+  if _decodes_once(objective, network):
+    network = in_one_pass(network)
   context = network.encode(own, batch.inputs, encode_key)
   if objective.at('token'):
-    logits = teacher_forced(network, own, context, batch.tokens, decode_key)
-    spans = spans_of(network.tokenizer)
-    numbers = parts_of(network.tokenizer)
-    targets = columns_of(batch.target, len(spans))
-    for term in objective.at('token'):
-      losses[term.name] = _mean(
-        [
-          term.loss(logits[:, span], batch.tokens[:, span], target, tokenizer)
-          for span, target, tokenizer in zip(
-            spans, targets, numbers, strict=True
-          )
-        ]
-      )
+    losses |= _of_tokens(params, batch, context, network, objective, decode_key)
   if objective.at('grid'):
     losses |= _of_grids(params, batch, keys, context, network, codec, objective)
+  return losses
+
+
+def _of_tokens(params, batch, context, network, objective, dropout_key):
+  """Losses of the token level, and of free text before a number."""
+  own, text_log_probs = params['policy'], None
+  if network.writer is None:
+    logits = teacher_forced(network, own, context, batch.tokens, dropout_key)
+  else:
+    text_log_probs, logits = network.writer.score(
+      own,
+      context,
+      given_text(batch.inputs),
+      batch.tokens[:, None],
+      dropout_key=dropout_key,
+    )
+    logits = logits[:, 0]
+  spans, numbers = spans_of(network.tokenizer), parts_of(network.tokenizer)
+  targets = columns_of(batch.target, len(spans))
+  losses: dict[str, jax.Array] = {}
+  for term in objective.at('token'):
+    loss = _mean(
+      [
+        term.loss(logits[:, span], batch.tokens[:, span], target, tokenizer)
+        for span, target, tokenizer in zip(spans, targets, numbers, strict=True)
+      ]
+    )
+    if text_log_probs is not None and term.requires.covers_text:
+      loss = _with_text(loss, text_log_probs[:, 0], batch)
+    losses[term.name] = loss
   return losses
 
 
@@ -303,15 +327,52 @@ def _of_grids(params, batch, keys, context, network, codec, objective):
       loss = term.loss
       if term.enumerates and objective.enumeration.is_sampled:
         loss = getattr(loss, 'of_samples', loss)
-      found.setdefault(term.name, []).append(
-        loss(log_p, values, targets[place], **more)
-      )
+      if policy.tokenizer.num_special:
+        assert isinstance(numbers, np.ndarray)  # Of a whole trie.
+        count = part.finite.tokenizer.num_sequences
+        given = non_finite.split(log_p, targets[place], count)
+        value = non_finite.loss_of(loss, given, numbers[:count], **more)
+      else:
+        value = loss(log_p, values, targets[place], **more)
+      found.setdefault(term.name, []).append(value)
   return {name: _mean(parts) for name, parts in found.items()}
 
 
 def _mean(parts):
   """Of arrays; of one array itself, to the bit."""
   return sum(parts[1:], parts[0]) / len(parts) if len(parts) > 1 else parts[0]
+
+
+def given_text(inputs: Inputs) -> Text:
+  """What a judge is to write for each row of inputs, R = 1."""
+  return Text(inputs['text'][:, None], inputs['text_length'][:, None])
+
+
+def _with_text(
+  loss: jax.Array, text_log_probs: jax.Array, batch: Examples
+) -> jax.Array:
+  """Mean over text, its end and number of a loss [B] that is the number's.
+
+  The end of a text that fills its budget is certain, and not counted.
+  """
+  count = batch.tokens.shape[-1]
+  budget = batch.inputs['text'].shape[-1]
+  counted = jnp.minimum(batch.inputs['text_length'] + 1, budget)
+  total = count * loss - jnp.sum(text_log_probs, -1)
+  return total / (count + counted)
+
+
+def _decodes_once(objective: Objective, policy: Policy) -> bool:
+  """Whether `supervised` asks for the logits of one set of nodes only."""
+  if len(parts_of(policy.tokenizer)) > 1:
+    return False  # Each number has nodes of its own.
+  subsets = {term.subset for term in objective.at('grid')}
+  if 0 in subsets and not (
+    objective.enumeration.depth == policy.tokenizer.num_tokens
+    and trie.fits_one_pass(policy.tokenizer)
+  ):
+    return False
+  return len(subsets) + bool(objective.at('token')) == 1
 
 
 def total(losses: dict[str, jax.Array], objective: Objective) -> jax.Array:

@@ -18,6 +18,8 @@ class Requirements:
     moves_alone: whether it changes the weights without another term.
     most_targets: that it can learn at once; 0: any number.
     tokenizer: the only one that it works with, by name; '': any.
+    covers_text: token level: whether it is a mean of −log p, and so looks at
+      the free text before a number too, where there is any.
   """
 
   rollout: frozenset[str] = frozenset()
@@ -27,6 +29,7 @@ class Requirements:
   moves_alone: bool = True
   most_targets: int = 0
   tokenizer: str = ''
+  covers_text: bool = False
 
 
 def of(loss: object) -> Requirements:

@@ -10,11 +10,12 @@ import numpy as np
 
 from genre2_jax.data.batches import Examples
 from genre2_jax.objectives.means import mean
+from genre2_jax.objectives.non_finite import stand_ins
 from genre2_jax.objectives.objective import Objective, StageParams
 from genre2_jax.objectives.policy_gradient import kl_estimate
 from genre2_jax.objectives.rewards import REWARDS, summed
 from genre2_jax.objectives.sequence import Judgement, Metrics, Samples
-from genre2_jax.policy import Policy, grammatical
+from genre2_jax.policy import Policy, Text, grammatical, in_one_pass
 from genre2_jax.policy.sampling import sample, without_greedy
 from genre2_jax.policy.scoring import Rollout, logits_along, score
 from genre2_jax.tokenizers.codec import Codec
@@ -59,7 +60,7 @@ def roll_out(
   reference_log_probs = critic_values = None
   if reference is not None:
     reference_log_probs = _score(
-      reference, batch, samples.tokens, policy, objective
+      reference, batch, samples.tokens, policy, objective, samples.text
     ).token_log_probs
   if 'critic' in objective.needs:
     critic_values = _critic_values(params, batch, samples.tokens, policy)
@@ -98,13 +99,16 @@ def judge(
   Returns:
     (`Judgement`, metrics).
   """
-  log_probs = samples.token_log_probs()  # [B, G, T]
+  log_probs = samples.token_log_probs()  # [B, G, T], of text too
   tokens = jnp.concatenate([samples.tokens, greedy_tokens[:, None]], axis=1)
   predictions = codec.decode(tokens)  # [B, G + 1], of several [B, G + 1, k].
+  target, special = batch.target, codec.tokenizer.num_special
+  if special:
+    predictions, target = stand_ins(predictions, target, codec.span)
   scores = summed(
     REWARDS[objective.rollouts.reward],
     predictions,
-    batch.target[:, None],
+    target[:, None],
     len(codec.parts),
   )
   given, greedy = scores[:, :-1], scores[:, -1]
@@ -124,6 +128,8 @@ def judge(
     )
   if 'last_values' in objective.needs:
     last_values = _last_values(samples.tokens, codec)
+    if special:
+      last_values, _ = stand_ins(last_values, batch.target, codec.span)
   flat = jnp.max(given, -1) == jnp.min(given, -1)
   metrics = {
     'reward': mean(given, weight),
@@ -135,7 +141,7 @@ def judge(
     'clipped': jnp.zeros(()),
   }
   judgement = Judgement(
-    target=batch.target,
+    target=target,
     predictions=predictions[:, :-1],
     rewards=given - penalty,
     greedy_rewards=greedy,
@@ -145,6 +151,7 @@ def judge(
     best_tokens=best_tokens,
     values=critic_values,
     last_values=last_values,
+    text=samples.text,
     weight=weight,
     later=_later(predictions, penalty, batch, objective),
   )
@@ -175,7 +182,7 @@ def sequence_losses(
   objective: Objective,
 ) -> tuple[dict[str, jax.Array], Metrics]:
   """Losses of numbers [B, G, T] already judged: ({name: scalar}, metrics)."""
-  samples = _score(params, batch, tokens, policy, objective)
+  samples = _score(params, batch, tokens, policy, objective, judgement.text)
   if 'critic' in objective.needs:
     values = _critic_values(params, batch, tokens, policy)
     samples = samples._replace(values=values)
@@ -200,11 +207,18 @@ def _score(
   tokens: jax.Array,
   policy: Policy,
   objective: Objective,
+  text: Text | None = None,
 ) -> Samples:
   """`Samples` of tokens, without the critic's values."""
+  policy = in_one_pass(policy)
   context = policy.encode(params['policy'], batch.inputs)
   rollout = score(
-    policy, params['policy'], context, tokens, objective.rollouts.temperature
+    policy,
+    params['policy'],
+    context,
+    tokens,
+    objective.rollouts.temperature,
+    text=text,
   )
   return Samples(rollout.log_probs, rollout.token_log_probs(), None)
 
@@ -213,6 +227,7 @@ def _critic_values(
   params: StageParams, batch: Examples, tokens: jax.Array, policy: Policy
 ) -> jax.Array:
   """The critic's value of every prefix of the numbers: [B, G, T]."""
+  policy = in_one_pass(policy)
   context = policy.encode(params['critic'], batch.inputs)
   logits = logits_along(policy, params['critic'], context, tokens)
   logits = grammatical(policy, logits)

@@ -7,7 +7,7 @@ a rollout it declares as `requires`.
 """
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,8 @@ class Samples(NamedTuple):
 
   Attributes:
     log_probs: [B, G, T, V], of every token along the numbers written.
-    token_log_probs: [B, G, T], of those written.
+    token_log_probs: [B, G, T], of those written; [B, G, W + 1 + T] behind free
+      text of at most W subwords, 0 where there is none.
     values: [B, G, T], the critic's value of every prefix, or None.
   """
 
@@ -47,13 +48,15 @@ class Judgement(NamedTuple):
     predictions: [B, G], z-scores, the numbers written; [B, G, k].
     rewards: [B, G].
     greedy_rewards: [B], of the greedy number.
-    token_log_probs: [B, G, T], under the parameters that wrote them.
+    token_log_probs: [B, G, T], under the parameters that wrote them; as those
+      of `Samples`, and so is the reference.
     num_updates: updates from this rollout; beyond one the ratio is clipped.
     reference: [B, G, T], log-probabilities under the reference, or None.
     best_tokens: int [B, G, T], the dense expert's advice, or None.
     values: [B, G, T], the critic's, before the update, or None.
     last_values: [B, G, V], the numbers that each last token would make, or
       None.
+    text: a `policy.Text`, written before the numbers, or None.
     weight: [B], how much each row counts, or None.
     later: (rewards [B, G, k], greedy ones [B, k]) of each number and of those
       behind it, or None: every token is credited with all rewards.
@@ -69,6 +72,7 @@ class Judgement(NamedTuple):
   best_tokens: jax.Array | None = None
   values: jax.Array | None = None
   last_values: jax.Array | None = None
+  text: Any = None
   weight: jax.Array | None = None
   later: tuple[jax.Array, jax.Array] | None = None
 

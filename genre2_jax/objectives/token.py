@@ -34,6 +34,8 @@ class TokenTable(Protocol):
     allowed: bool [T, V].
     token_values: [V], of a token within its kind.
     token_kinds: int [V]; −1: without magnitude.
+    num_special: the last tokens of the vocabulary, of what is no number: they
+      stand at the first position, and what follows them has no meaning.
   """
 
   @property
@@ -44,6 +46,9 @@ class TokenTable(Protocol):
 
   @property
   def token_kinds(self) -> np.ndarray: ...
+
+  @property
+  def num_special(self) -> int: ...
 
 
 def cross_entropy(logits: jax.Array, tokens: jax.Array) -> jax.Array:
@@ -64,7 +69,13 @@ def cross_entropy(logits: jax.Array, tokens: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class CrossEntropy:
-  """mean_t −log p(y_t | y_<t), nats per token."""
+  """mean_t −log p(y_t | y_<t), nats per token.
+
+  Of a judge the tokens are those of its text, the end of it and the number.
+  Of what is no number −log p(y_0) / T, as if the rest were certain.
+  """
+
+  requires: ClassVar[Requirements] = Requirements(covers_text=True)
 
   def __call__(
     self,
@@ -74,6 +85,10 @@ class CrossEntropy:
     tokenizer: TokenTable,
   ) -> jax.Array:
     _check(logits, tokens, target, tokenizer)
+    if tokenizer.num_special:
+      log_p = jax.nn.log_softmax(logits)
+      picked = jnp.take_along_axis(log_p, tokens[..., None], axis=-1)[..., 0]
+      return -jnp.mean(jnp.where(_meant(tokens, tokenizer), picked, 0), -1)
     return jax.vmap(cross_entropy)(logits, tokens)
 
 
@@ -190,7 +205,16 @@ class SoftCrossEntropy:
       ValueError: the tokenizer has no bins, or fewer than three.
     """
     _check(logits, tokens, target, tokenizer)
-    targets = self._soft_targets(tokens[:, 0], target, tokenizer)  # [B, V]
+    bins = tokens[:, 0]
+    if tokenizer.num_special:  # Of these rows targets are replaced below.
+      bins = jnp.minimum(bins, len(getattr(tokenizer, 'centers', ())) - 1)
+      target = jnp.where(jnp.isfinite(target), target, 0)
+    targets = self._soft_targets(bins, target, tokenizer)  # [B, V]
+    if tokenizer.num_special:
+      padded = jnp.pad(targets, ((0, 0), (0, tokenizer.num_special)))
+      own = jax.nn.one_hot(tokens[:, 0], padded.shape[1])
+      special = tokens[:, :1] >= targets.shape[1]
+      targets = jnp.where(special, own, padded)
     logits = logits[:, 0, : tokenizer.allowed.shape[-1]]
     return -jnp.sum(targets * jax.nn.log_softmax(logits), -1)
 
@@ -234,8 +258,17 @@ def _within_kind(
   logits = logits[..., : alike.shape[-1]]
   log_p = jax.nn.log_softmax(jnp.where(alike, logits, _FORBIDDEN))
   counted = jnp.asarray(tokenizer.token_kinds)[tokens] >= 0
+  if tokenizer.num_special:
+    counted &= _meant(tokens, tokenizer)
   values = jnp.asarray(tokenizer.token_values, jnp.float32)
   return log_p, counted, values[None, None], values[tokens][..., None]
+
+
+def _meant(tokens: jax.Array, tokenizer: TokenTable) -> jax.Array:
+  """Bool [B, T]: positions that are not behind a special token."""
+  first = tokenizer.allowed.shape[-1] - tokenizer.num_special
+  behind = jnp.arange(tokens.shape[-1]) > 0
+  return ~((tokens[:, :1] >= first) & behind)
 
 
 def _mean(losses: jax.Array, counted: jax.Array) -> jax.Array:

@@ -7,7 +7,10 @@ from genre2_jax.policy.base import (
   Params,
   Pointwise,
   Policy,
+  Text,
+  Writer,
   grammatical,
+  in_one_pass,
   teacher_forced,
 )
 
@@ -18,6 +21,9 @@ __all__ = [
   'Params',
   'Pointwise',
   'Policy',
+  'Text',
+  'Writer',
   'grammatical',
+  'in_one_pass',
   'teacher_forced',
 ]

@@ -31,6 +31,41 @@ MASKED = -1e9
 Cache = Any  # leading axes [B, U, N]
 
 
+class Text(NamedTuple):
+  """Free texts, each before a number.
+
+  Attributes:
+    tokens: int32 [B, R, W], subwords; what is behind the length is ignored.
+    length: int32 [B, R], 0 to W.
+  """
+
+  tokens: jax.Array
+  length: jax.Array
+
+
+class Writer(NamedTuple):
+  """How a policy writes free text, a marker of its end, and then a number.
+
+  log p(text, number | input) is the sum over the text's subwords, the marker
+  and the number's tokens, each given all before it. A text that fills the
+  budget ends there with probability 1.
+
+  Attributes:
+    budget: W, subwords of free text at most.
+    write: `(params, context, keys, is_greedy, temperature) -> (Text, log p of
+      its subwords and its end [B, R, W + 1], numbers int32 [B, R, T], log p of
+      all tokens along them [B, R, T, V])`; keys [B, R]; `is_greedy` static bool
+      [R], of rows that take the likeliest. Not differentiated.
+    score: `(params, context, text, numbers, temperature=1, dropout_key=None) ->
+      (log p of subwords and end [B, R, W + 1], logits at the numbers' prefixes
+      [B, R, T, V])`, of what is there; V + 1 of an open policy.
+  """
+
+  budget: int
+  write: Callable[..., tuple[Text, jax.Array, jax.Array, jax.Array]]
+  score: Callable[..., tuple[jax.Array, jax.Array]]
+
+
 class Policy(NamedTuple):
   """p(number | input) as pure functions of parameters.
 
@@ -63,8 +98,16 @@ class Policy(NamedTuple):
     shares_nodes: whether `decode` takes nodes that are the same for every
       input, tokens [1, U, Q] beside a context of B, and computes once what is
       the same of them: leaves of the cache may then be [1, U, N].
+    at_once: `(params, inputs, tokens, positions, visible, dropout_key=None) ->
+      logits`, what `decode` gives of nodes without others before them once
+      `encode` has read the inputs, in one pass through layers that both share;
+      None: they share none. `in_one_pass` makes a policy of it.
+    reads_inputs: whether `encode` gives the inputs as they are and `decode`,
+      which then takes no cache, reads them too.
     prepare: `params -> params` with what `encode` without dropout would compute
       of them at every call, for many calls; None: there is nothing.
+    writer: free text before the number, whose context is that of `encode`;
+      `decode` then is of numbers without any. None: there is none.
   """
 
   tokenizer: Tokenizer
@@ -75,7 +118,10 @@ class Policy(NamedTuple):
   open: bool = False
   is_table: bool = False
   shares_nodes: bool = False
+  at_once: Callable[..., jax.Array] | None = None
+  reads_inputs: bool = False
   prepare: Callable[[Params], Params] | None = None
+  writer: Writer | None = None
 
 
 class Pointwise(NamedTuple):
@@ -96,6 +142,38 @@ class Pointwise(NamedTuple):
 def grammatical(policy: Policy, logits: jax.Array) -> jax.Array:
   """Logits [..., V] without an open policy's column for all other tokens."""
   return logits[..., : policy.tokenizer.vocab_size]
+
+
+def in_one_pass(policy: Policy) -> Policy:
+  """The same distribution, inputs and nodes read in one pass where that can be.
+
+  On devices that share weights every pass through the layers gathers them all,
+  and once more for the gradient.
+  """
+  at_once = policy.at_once
+  if at_once is None:
+    return policy
+
+  def encode(
+    params: Params, inputs: Inputs, dropout_key: jax.Array | None = None
+  ) -> Inputs:
+    del params, dropout_key  # `decode` reads.
+    return inputs
+
+  def decode(
+    params: Params,
+    context: Inputs,
+    tokens: jax.Array,
+    positions: np.ndarray,
+    visible: np.ndarray,
+    cache: None = None,
+    dropout_key: jax.Array | None = None,
+  ) -> tuple[jax.Array, None]:
+    assert cache is None
+    logits = at_once(params, context, tokens, positions, visible, dropout_key)
+    return logits, None
+
+  return policy._replace(encode=encode, decode=decode, reads_inputs=True)
 
 
 def teacher_forced(

@@ -47,9 +47,20 @@ def sample(
       then given and not drawn.
 
   Returns:
-    A `Rollout` with R = G, or G + 1.
+    A `Rollout` with R = G, or G + 1; of a policy that writes free text, each
+    number behind a text of its own, sampled or greedy as it is.
   """
   chex.assert_rank(keys, 1)
+  if policy.writer is not None:
+    assert prefixes is None  # Texts differ before numbers do.
+    keys = jax.vmap(lambda key: jax.random.split(key, num_samples + greedy))(
+      keys
+    )
+    is_greedy = np.arange(num_samples + greedy) >= num_samples
+    text, text_log_probs, numbers, log_p = policy.writer.write(
+      params, context, keys, is_greedy, temperature
+    )
+    return Rollout(numbers, log_p, text, text_log_probs)
   group_keys = jax.vmap(lambda key: jax.random.split(key, num_samples))(keys)
 
   def draw(

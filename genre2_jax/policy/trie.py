@@ -22,6 +22,9 @@ from genre2_jax.tokenizers import Tokenizer
 # nodes than this: few passes compile and run fast, and the mask's square is
 # still small. Deeper down, siblings see their own path only.
 _DENSE_NODES = 32
+# More of them in one pass where inputs are read with them: a second pass would
+# read them again.
+_ONE_PASS_NODES = 256
 
 
 class Trunk(NamedTuple):
@@ -134,6 +137,11 @@ def num_nodes(tokenizer: Tokenizer, depth: int | None = None) -> int:
   return sum(level_widths(tokenizer.allowed[:depth]))
 
 
+def fits_one_pass(tokenizer: Tokenizer) -> bool:
+  """Whether `log_probs` is cheap where inputs are read with the nodes."""
+  return num_nodes(tokenizer) <= _ONE_PASS_NODES
+
+
 def level_widths(allowed: np.ndarray) -> list[int]:
   """Nodes of each level of a grammar [T, V], the root's first: T integers."""
   choices = allowed.sum(axis=1).tolist()
@@ -179,7 +187,8 @@ def log_probs(
       log_p = _descend(log_p, logits, choices, temperature, is_open)
       start += width
     return log_p
-  top = trunk(allowed, max_nodes=_DENSE_NODES)
+  most = None if policy.reads_inputs else _DENSE_NODES
+  top = trunk(allowed, max_nodes=most)
   logits, cache = policy.decode(
     params,
     context,

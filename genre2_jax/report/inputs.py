@@ -266,6 +266,12 @@ def load(workdir: PathLike, target: str = '') -> Run:
     raise InputError(
       f'{error.filename} is missing: a report needs a finished run'
     ) from error
+  prediction = _read_prediction(
+    workdir, info, predictions[-1]['samples_z'].shape[-1], of
+  )
+  kept = np.isfinite(predictions[-1]['target'])
+  if not kept.all():
+    predictions, prediction = _of_numbers(kept, predictions, prediction)
   colors = itertools.cycle(COLORS[1:])
   stages = [
     Stage(
@@ -300,14 +306,31 @@ def load(workdir: PathLike, target: str = '') -> Run:
     std=float(truth['std']),
     scaler=_scaler(truth),
     operations=_read_operations(workdir, stages),
-    prediction=_read_prediction(
-      workdir, info, stages[-1].samples_z.shape[-1], of
-    ),
+    prediction=prediction,
     references=_read_references(workdir, truth, of),
     columns=_read_columns(workdir),
     importances=_read_importances(workdir, target),
     weight=truth.get('weight'),
   )
+
+
+def _of_numbers(kept, predictions, prediction):
+  """Predictions of the rows whose target is a number: what is drawn."""
+  found = []
+  for arrays in predictions:
+    own = {**arrays, 'samples_z': arrays['samples_z'][:, kept]}
+    for name in ('target', 'target_z', 'weight'):
+      if name in own:
+        own[name] = own[name][kept]
+    found.append(own)
+  if prediction is not None:
+    ends = {
+      name: None if end is None else end[kept]
+      for name, end in (('low', prediction.low), ('high', prediction.high))
+    }
+    value = prediction.value[kept]
+    prediction = dataclasses.replace(prediction, value=value, **ends)
+  return found, prediction
 
 
 def read_results(

@@ -272,6 +272,7 @@ def facts(run: Run) -> dict[str, str]:
       f'{info["num_train"]:,} train{drawn}, {info["num_val"]:,} validation, '
       f'{info["num_test"]:,} test{weighted}'
     ),
+    **_non_finite(run),
     'Objective': ', then '.join(objective(run, stage) for stage in run.stages),
     **_tokenizer(run),
     'Parameters': f'{parameters:,}' if parameters else '',
@@ -346,6 +347,23 @@ def _device(run: Run) -> str:
   if kind == 'cpu' and isinstance(processor, str) and processor:
     return processor.replace(' x ', f' {times} ')
   return f'{count} {times} {kind}'
+
+
+def _non_finite(run: Run) -> dict[str, str]:
+  """How often a target was no number, and how well that was foreseen."""
+  share, predicted, brier, log_loss = (
+    run.value(run.last, 'non_finite', metric, run.together)
+    for metric in ('share', 'predicted', 'brier', 'log_loss')
+  )
+  if not math.isfinite(share):
+    return {}
+  return {
+    'No numbers': (
+      f'{share:.1%} of the test targets are NaN or infinite, {predicted:.1%} '
+      f'predicted; Brier score {brier:.3g}, log loss {log_loss:.3g} nats; all '
+      'else is of finite targets'
+    )
+  }
 
 
 def _tokenizer(run: Run) -> dict[str, str]:

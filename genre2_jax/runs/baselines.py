@@ -1,5 +1,6 @@
 """Baselines of a run: instead of a network, or beside it as references."""
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 
@@ -7,15 +8,18 @@ import numpy as np
 
 from genre2_jax.baselines import distributions, points
 from genre2_jax.data import tables
-from genre2_jax.data.tables import Table
+from genre2_jax.data.tables import SPLITS, Rows, Table
 from genre2_jax.errors import InputError
 from genre2_jax.experiment.experiment import Prepared
 from genre2_jax.files import atomic, reading
 from genre2_jax.metrics import results
 from genre2_jax.runs import workdirs
 
-# Numbers of text that trees are fitted to, at most.
+# Numbers of text that trees are fitted to, at most; columns, and cells of
+# training rows, beyond which a minute would not do.
 _MOST_EMBEDDED = 256
+_MOST_COLUMNS = 256
+_MOST_CELLS = 2**24
 # Beside every run; texts have the first.
 REFERENCES = ('train_mean', 'histogram_trees')
 # Between the seeds of two targets.
@@ -41,6 +45,15 @@ def fit(
     InputError: no such baseline, a missing package, or too many numbers.
     InterruptedRunError: asked to leave.
   """
+  experiment, is_number = _of_numbers(experiment)
+  if is_number is not None:
+    found = fit(experiment, name, seeds, interrupts)['test']
+    cuts = [len(is_number['val'])]
+    cut = {n: np.split(x, cuts, axis=1) for n, x in found.items()}
+    return {
+      split: {n: x[place] for n, x in cut.items()}
+      for place, split in enumerate(('val', 'test'))
+    }
   parts = []
   for place, target in enumerate(experiment.model.by_target()):
     table = experiment.table
@@ -92,6 +105,30 @@ def _fit_points(experiment, table, target, name, seeds, interrupts):
   return predicted
 
 
+def _of_numbers(experiment):
+  """The experiment without targets that are none, for libraries that take none.
+
+  Returns:
+    (it, None), if all are numbers; else (it with all rows of validation and
+    test to predict as 'test', {split: whether targets are numbers}).
+  """
+  table = experiment.table
+  kept = {s: np.isfinite(getattr(table, s).target) for s in SPLITS}
+  if all(x.all() for x in kept.values()):
+    return experiment, None
+  assert isinstance(table, Table)
+  asked = Rows.joined([table.val, table.test])
+  # Its targets are never read.
+  asked = dataclasses.replace(asked, target=np.zeros(len(asked)))
+  table = dataclasses.replace(
+    table,
+    train=table.train.part(kept['train']),
+    val=table.val.part(kept['val']),
+    test=asked,
+  )
+  return dataclasses.replace(experiment, table=table), kept
+
+
 def references(
   experiment: Prepared, workdir: pathlib.Path, interrupts: object
 ) -> list[tuple]:
@@ -99,7 +136,7 @@ def references(
 
   Their number alone, as `greedy`. None beside a baseline, which is one, and
   none where no report will show them. A text has no columns for trees, and
-  vectors have too many for seconds.
+  vectors and very large tables have too many for seconds.
   """
   if experiment.baseline or not experiment.report:
     return []
@@ -116,9 +153,7 @@ def references(
     ]
   table, model, seeds = experiment.table, experiment.model, experiment.seeds[:1]
   rows: list[tuple] = []
-  has_trees = isinstance(table, Table) and (
-    table.train.num_embedded <= _MOST_EMBEDDED
-  )
+  has_trees = isinstance(table, Table) and _is_quick(table)
   for name in REFERENCES[: 2 if has_trees else 1]:
     predicted = fit(experiment, name, seeds, interrupts)
     for split, arrays in predicted.items():
@@ -136,6 +171,16 @@ def references(
       rows += [row for row in found if row[4] == 'greedy']
   atomic.write_csv(path, results.COLUMNS, rows)
   return rows
+
+
+def _is_quick(table):
+  """Whether trees take less than a minute."""
+  width = len(table.numeric_names) + len(table.category_names)
+  return (
+    table.train.num_embedded <= _MOST_EMBEDDED
+    and width <= _MOST_COLUMNS
+    and width * len(table.train) <= _MOST_CELLS
+  )
 
 
 def _fit_distributions(experiment, table, target, name, seeds, interrupts):

@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from genre2_jax.data.subwords import JudgeFeatures
 from genre2_jax.errors import InputError
 from genre2_jax.files import atomic
 from genre2_jax.metrics import exact, joint, recalibration, results, sampled
@@ -26,6 +27,8 @@ DEFAULT_COVERAGE = 0.9
 FILE = 'margins.json'
 
 _INTERVALS = ('lower90', 'upper90')
+# Probabilities of what is no number; all else is given that it is one.
+NON_FINITE_NAMES = ('p_nan', 'p_plus_inf', 'p_minus_inf')
 # All that `columns` may have a column for.
 NAMES = (
   'prediction',
@@ -38,6 +41,8 @@ NAMES = (
   'exact_mean',
   'exact_median',
   *results.LEARNED_AND_RAIL,
+  *(f'{name}_rationale' for name in results.TEXTS),
+  *NON_FINITE_NAMES,
 )
 
 Arrays = Mapping[str, np.ndarray]
@@ -51,7 +56,9 @@ def has_distribution(model: Model) -> bool:
   return not isinstance(model.network, Pointwise)
 
 
-def points(predicted: Arrays, model: Model) -> dict[str, np.ndarray]:
+def points(
+  predicted: Arrays, model: Model, *, needless: Collection[str] = ()
+) -> dict[str, np.ndarray]:
   """Every point estimate, of all seeds together: name -> [n], z-scores.
 
   Those of samples where there are some. Of several targets [n, k].
@@ -59,9 +66,10 @@ def points(predicted: Arrays, model: Model) -> dict[str, np.ndarray]:
   Args:
     predicted: what `evaluation.predict` gave.
     model: of the run.
+    needless: names of exact ones that nobody asks for.
   """
   pairs = _members(predicted, model)
-  own = [_points(member, target) for member, target in pairs]
+  own = [_points(member, target, needless) for member, target in pairs]
   return {name: _stacked([part[name] for part in own]) for name in own[0]}
 
 
@@ -81,7 +89,7 @@ def _stacked(parts):
   return parts[0] if len(parts) == 1 else np.stack(parts, axis=-1)
 
 
-def _points(member, target):
+def _points(member, target, needless):
   """`points` of one target."""
   scaler = target.scaler
   found: dict[str, np.ndarray] = {}
@@ -93,11 +101,12 @@ def _points(member, target):
     )
   if 'log_p' in member:
     p = np.exp(member['log_p'].astype(np.float64))
-    values, _ = target.codec.grid()
+    values, _ = target.grid
     weighted = p * values
     # Row by row, so that its bits do not depend on the rows beside it.
     found['exact_mean'] = weighted.sum(axis=1) / p.sum(axis=1)
-    found['exact_median'] = _quantiles(member, target, [0.5])[:, 0]
+    if 'exact_median' not in needless:
+      found['exact_median'] = _quantiles(member, target, [0.5])[:, 0]
   for name in results.LEARNED_AND_RAIL:
     if f'{name}_z' in member:
       found[name] = member[f'{name}_z'].astype(np.float64)
@@ -182,8 +191,10 @@ def columns(
 
   `prediction`, `lower90` and `upper90` are the defaults; behind them every
   estimate has its own name, and so have the intervals, `conformal_lower90` and
-  `model_lower90`. Without margins there is the model's own interval, under that
-  name alone. Of several targets each has its own, as `prediction:price`.
+  `model_lower90`. Without margins there is the model's own interval, under
+  that name alone. Of several targets each has its own, as `prediction:price`.
+  What a judge wrote before its greedy and its first sampled number are
+  `greedy_rationale` and `sample_rationale`.
 
   Args:
     predicted: what `evaluation.predict` gave.
@@ -202,7 +213,39 @@ def columns(
   found = {
     name: model.scaler.restore(z) for name, z in (default | named).items()
   }
-  return by_name(found, model.target_names)
+  found = by_name(found, model.target_names)
+  return found | _rationales(predicted, model) | _of_kinds(predicted)
+
+
+def _rationales(predicted, model):
+  """Columns of text, where any was written."""
+  if not isinstance(model.features, JudgeFeatures):
+    return {}
+  member = results.pooled(predicted)
+  return {
+    f'{name}_rationale': np.array(
+      model.features.decode(member[f'{name}_text']), object
+    )
+    for name in results.TEXTS
+  }
+
+
+def non_finite(predicted: Arrays) -> np.ndarray:
+  """P(NaN), P(+inf) and P(−inf) of all seeds together: [n, 3]."""
+  return results.pooled(
+    {
+      n: predicted[n]
+      for n in (results.NON_FINITE, results.SHARE)
+      if n in predicted
+    }
+  )[results.NON_FINITE]
+
+
+def _of_kinds(predicted):
+  """Columns of what is no number, where that is predicted."""
+  if results.NON_FINITE not in predicted:
+    return {}
+  return dict(zip(NON_FINITE_NAMES, non_finite(predicted).T, strict=True))
 
 
 def names_for(target_names: Sequence[str]) -> tuple[str, ...]:
@@ -248,6 +291,11 @@ def fit_margins(
     target: [n], in its own unit; of several [n, k].
     weight: of the rows, [n], or None.
   """
+  kept = np.isfinite(target)
+  if not kept.all():  # A margin is of intervals, which hold numbers.
+    predicted = {name: x[:, kept] for name, x in predicted.items()}
+    target = target[kept]
+    weight = None if weight is None else weight[kept]
   if not has_distribution(model) or not len(target):
     return ()
   z = model.scaler.standardize(target).reshape(len(target), -1).T
@@ -336,7 +384,7 @@ def _margin(margins, coverage):
 def _quantiles(member, target, levels):
   """`quantiles` of one target, of what `results.pooled` gave."""
   if 'log_p' in member:
-    values, _ = target.codec.grid()
+    values, _ = target.grid
     return exact.quantiles(member['log_p'], values, levels)
   samples = np.asarray(member['samples_z'], np.float64)
   return np.quantile(samples, levels, axis=-1, method='weibull').T

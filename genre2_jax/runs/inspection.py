@@ -132,6 +132,7 @@ def inspect(
     predict: what a reader would use, of any number of rows at once.
   """
   columns = source_columns(features)
+  rows = rows.part(np.isfinite(rows.known_target))
   repeats, count = _budget(len(columns), len(rows))
   if count < MIN_ROWS:
     return None

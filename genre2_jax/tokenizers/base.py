@@ -82,6 +82,19 @@ class Tokenizer(abc.ABC):
     return np.arange(self.vocab_size, dtype=np.float64)
 
   @property
+  def num_special(self) -> int:
+    """Tokens of what is no number, the last ones, at the first position."""
+    return 0
+
+  @property
+  def finite(self) -> 'Tokenizer':
+    """The tokenizer of its numbers alone: without special tokens, itself.
+
+    Its sequences are the first in the order of the trie.
+    """
+    return self
+
+  @property
   def numbers(self) -> tuple[float, ...]:
     """What was fitted to training targets; () of a tokenizer without."""
     return ()

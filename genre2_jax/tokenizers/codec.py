@@ -58,6 +58,8 @@ class Codec:
     float32, as a program has them; None where it reads more than these.
     """
     count, domain = self.tokenizer.num_sequences, self.tokenizer.domain
+    if self.tokenizer.num_special:
+      return None
     found: dict[str, Any] = {}
     if self.bounds is not None:
       found['bounds'] = self.bounds
@@ -74,6 +76,18 @@ class Codec:
       if (np.diff(found['values']) < 0).any():
         return None
     return {name: np.asarray(x, np.float32) for name, x in found.items()}
+
+  @property
+  def finite(self) -> 'Codec':
+    """Of the numbers alone, where the tokenizer has tokens for others."""
+    if not self.tokenizer.num_special:
+      return self
+    return dataclasses.replace(self, tokenizer=self.tokenizer.finite)
+
+  @property
+  def span(self) -> float:
+    """From the least to the greatest z-score of training; 1 of a constant."""
+    return (self.high - self.low) or 1.0
 
   def spaced(self, size: int) -> np.ndarray:
     """Tokens [R, T] of evenly spaced numbers, each once: R ≤ size."""
@@ -110,13 +124,15 @@ class Codec:
   def grid(self) -> tuple[np.ndarray, np.ndarray]:
     """`values` and `cells` of predictions: within the bounds, float64 [K] each.
 
+    Of finite numbers, which are what predictions have a distribution of.
+
     Raises:
       InputError: more than 2^22 sequences.
     """
-    values = self.values()
+    values = self.finite.values()
     inside = self.within(values)
     if np.array_equal(inside, values, equal_nan=True):
-      return values, self.cells()
+      return values, self.finite.cells()
     return inside, _voronoi(inside)
 
   def values(self) -> np.ndarray:

@@ -5,6 +5,7 @@ All of Orbax that this project uses is in this file.
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import pathlib
 import time
@@ -26,27 +27,65 @@ from genre2_jax.training.train_state import TrainState
 _logger = logging.getLogger('genre2_jax')
 
 
-@jax.jit
+# Elements that are hashed at once, where a device has an array whole.
+_HASHED_AT_ONCE = 2**22
+
+
 def _fingerprint(tree):
   """One uint32 per leaf: the sum of its elements' hashes, mod 2^32.
 
   Each element is hashed with its place, by MurmurHash3's finalizer: a plain
   sum of bits does not see two signs flip.
   """
+  is_whole = all(
+    len(x.sharding.device_set) == 1
+    for x in jax.tree.leaves(tree)
+    if isinstance(x, jax.Array)
+  )
+  return _leaf_sums(tree, is_whole)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _leaf_sums(tree, is_whole):
+  """`_fingerprint`, by parts if all arrays are whole."""
 
   def leaf_sum(x):
     if x.dtype == jnp.bool_:
       x = x.astype(jnp.uint8)
-    bits = jax.lax.bitcast_convert_type(
-      x, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
-    ).astype(jnp.uint32)
-    place = jnp.arange(1, x.size + 1, dtype=jnp.uint32).reshape(x.shape)
-    bits ^= place * jnp.uint32(0x9E3779B9)
-    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-      bits = (bits ^ (bits >> shift)) * jnp.uint32(factor)
-    return jnp.sum(bits ^ (bits >> 16), dtype=jnp.uint32)
+    if not is_whole or x.size <= _HASHED_AT_ONCE:
+      place = jnp.arange(1, x.size + 1, dtype=jnp.uint32).reshape(x.shape)
+      return _sum_of_hashes(x, place)
+    # XLA on CPUs keeps what it sums: the hashes of an embedding would be twice
+    # its size.
+    flat = x.reshape(-1)
+    count = flat.size // _HASHED_AT_ONCE
+    places = jnp.arange(1, _HASHED_AT_ONCE + 1, dtype=jnp.uint32)
+
+    def add(index, total):
+      # Tied to the loop, or all of it is converted before.
+      own, start = jax.lax.optimization_barrier((flat, index * _HASHED_AT_ONCE))
+      part = jax.lax.dynamic_slice(own, (start,), (_HASHED_AT_ONCE,))
+      return total + _sum_of_hashes(part, places + start.astype(jnp.uint32))
+
+    total = jax.lax.fori_loop(0, count, add, jnp.uint32(0))
+    rest = flat[count * _HASHED_AT_ONCE :]
+    places = jnp.arange(
+      count * _HASHED_AT_ONCE + 1, flat.size + 1, dtype=jnp.uint32
+    )
+    return total + _sum_of_hashes(rest, places)
 
   return jnp.stack([leaf_sum(x) for x in jax.tree.leaves(tree)])
+
+
+def _sum_of_hashes(x, place):
+  """Of an array's elements, which stand at places uint32, mod 2^32."""
+  bits = jax.lax.bitcast_convert_type(
+    x, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
+  ).astype(jnp.uint32)
+  bits ^= place * jnp.uint32(0x9E3779B9)
+  for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+    bits = (bits ^ (bits >> shift)) * jnp.uint32(factor)
+  return jnp.sum(bits ^ (bits >> 16), dtype=jnp.uint32)
 
 
 @contextlib.contextmanager

@@ -13,9 +13,11 @@ from genre2_jax.data.batches import Examples
 from genre2_jax.devices import compilation, processes
 from genre2_jax.devices import sharding as sharding_rules
 from genre2_jax.errors import InterruptedRunError
+from genre2_jax.metrics.results import NON_FINITE
 from genre2_jax.models.marginal import SHARE, share_of
 from genre2_jax.models.model import Model, form_of
 from genre2_jax.objectives.grid import expected_value
+from genre2_jax.objectives.non_finite import stand_ins
 from genre2_jax.objectives.objective import (
   Objective,
   StageParams,
@@ -29,10 +31,12 @@ from genre2_jax.policy import (
   joint,
   sampling,
   scoring,
+  special,
   trie,
 )
 from genre2_jax.policy.enumeration import subset_numbers
 from genre2_jax.tokenizers.codec import Codec
+from genre2_jax.training.train_state import each_seed
 
 # A stream of a seed's key, beside its rows' numbers.
 _CONDITIONALS = 2**31 - 1
@@ -114,13 +118,17 @@ def validation(
     )
     samples, greedy_tokens = sampling.without_greedy(rollout)
     reward, count = comparable(rollouts.reward), len(codec.parts)
-    written = codec.decode(samples.tokens)
+    written, target = codec.decode(samples.tokens), rows.target
     greedy = codec.decode(greedy_tokens)
-    rewards = summed(reward, written, rows.target[:, None], count)
+    if codec.tokenizer.num_special:
+      written, _ = stand_ins(written, target, codec.span)
+      greedy, target = stand_ins(greedy, target, codec.span)
+    rewards = summed(reward, written, target[:, None], count)
     return {
       'reward': jnp.mean(rewards, -1),
-      'greedy_reward': summed(reward, greedy, rows.target, count),
+      'greedy_reward': summed(reward, greedy, target, count),
       'entropy': jnp.mean(samples.entropy(), -1),
+      **_text_length(samples),
     }
 
   def block(args):
@@ -171,9 +179,13 @@ def predictions(
     max_nodes: of several targets, of a joint trie that is enumerated.
 
   Returns:
-    {'samples_z': [b, G], 'greedy_z': [b], 'entropy': [b]} if G > 0; if exact
+    {'samples_z': [b, G], 'greedy_z': [b], 'entropy': [b]} if G > 0, and of a
+    policy that writes free text 'text_length' [b], its mean, 'greedy_text' and
+    'sample_text' int32 [b, W], of the first sample, −1 behind them; if exact
     'log_p' [b, K], at temperature 1, and where the numbers were trained
-    'learned_mean_z' [b]; with RAIL 'rail_z' [b], Σ p(y) y over its numbers,
+    'learned_mean_z' [b]; with tokens for what is no number 'non_finite' [b, 3],
+    P(NaN), P(+inf) and P(−inf), and all else is given that the number is
+    finite, K of them; with RAIL 'rail_z' [b], Σ p(y) y over its numbers,
     and 'rail_normalized_z', with p renormalised on them; an open policy has
     them over the whole trie too, if exact, and 'grid_mass' [b], the probability
     that it writes a number at all, exact or estimated from the samples. A
@@ -195,9 +207,13 @@ def predictions(
   share = share_of(own)
   if share is not None:
     predicted[SHARE] = jnp.broadcast_to(share, numbers.shape)
+  writer = network
+  if network.tokenizer.num_special:
+    predicted[NON_FINITE] = special.probabilities(network, own, context)
+    writer = special.numbers_only(network)
   if num_samples or not exact:
     rollout = sampling.sample(
-      network,
+      writer,
       own,
       context,
       _row_keys(key, numbers),
@@ -210,7 +226,13 @@ def predictions(
       'samples_z': codec.within(codec.decode(samples.tokens)),
       'greedy_z': codec.within(codec.decode(greedy_tokens)),
       'entropy': jnp.mean(_entropy(samples, len(codec.parts)), 1),
+      **_text_length(samples),
     }
+    if rollout.text is not None:
+      written = jnp.arange(rollout.text.tokens.shape[-1])
+      written = written < rollout.text.length[..., None]
+      text = jnp.where(written, rollout.text.tokens, -1)
+      predicted |= {'greedy_text': text[:, -1], 'sample_text': text[:, 0]}
   rail = None
   if exact and len(codec.parts) > 1:
     log_p = predicted['log_p'] = joint.marginals(
@@ -226,18 +248,21 @@ def predictions(
       predicted['learned_mean_z'] = codec.within(mean)
   elif exact:
     log_p = predicted['log_p'] = trie.log_probs(network, own, context)
+    if NON_FINITE in predicted:
+      count = codec.finite.tokenizer.num_sequences
+      predicted['log_p'] = jax.nn.log_softmax(log_p[:, :count])
     if network.open:
       # As the grid level trains it.
       log_p = trie.log_probs(network, own, context, normalized=False)
       rail = log_p, codec.values().astype(np.float32)
       predicted['grid_mass'] = jnp.sum(jnp.exp(log_p), -1)
     if 'numbers' in params:
-      mean = jnp.exp(log_p) @ params['numbers']
+      mean = jnp.exp(predicted['log_p']) @ params['numbers']
       predicted['learned_mean_z'] = codec.within(mean)
   elif network.open:
     # E_q[p / q] over numbers of the grammar's q is Σ p.
     shared = scoring.score(
-      network, own, context, samples.tokens, normalized=False
+      network, own, context, samples.tokens, normalized=False, text=samples.text
     )
     log_ratio = shared.token_log_probs() - samples.token_log_probs()
     predicted['grid_mass'] = jnp.mean(jnp.exp(jnp.sum(log_ratio, -1)), -1)
@@ -258,6 +283,13 @@ def _entropy(samples: scoring.Rollout, num_targets: int) -> jax.Array:
   parts = jnp.split(samples.log_probs, num_targets, axis=-2)
   own = [samples._replace(log_probs=part).entropy() for part in parts]
   return jnp.stack(own, axis=-1)
+
+
+def _text_length(samples: scoring.Rollout) -> dict[str, jax.Array]:
+  """Subwords of free text, the mean over samples, where there is any."""
+  if samples.text is None:
+    return {}
+  return {'text_length': jnp.mean(samples.text.length.astype(jnp.float32), -1)}
 
 
 def _prepared(params: StageParams, network: Policy | Pointwise) -> StageParams:
@@ -294,7 +326,8 @@ def predictor(
     function: Callable[..., Any] = functools.partial(
       predictions, network=network, codec=codec, **options
     )
-    return jax.vmap(function, (0, None, None, 0))(params, inputs, numbers, keys)
+    run = each_seed(function, (0, None, None, 0))
+    return run(params, inputs, numbers, keys)
 
   def prepare(held, params):
     network, _ = build(held)
@@ -346,7 +379,8 @@ def predict(
       if interrupts:
         raise InterruptedRunError('interrupted while predicting')
       block = jax.tree.map(lambda x, i=index: x[i], blocks)
-      block, number = processes.place((block, number), sharding)
+      if len(sharding.device_set) > 1 or jax.process_count() > 1:
+        block, number = processes.place((block, number), sharding)
       outputs.append(processes.fetch(predict_block(params, block, number)))
     chosen.append(numbers.ravel())
   taken = np.concatenate(chosen)  # Row numbers, in the order of the outputs.

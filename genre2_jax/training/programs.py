@@ -366,7 +366,7 @@ def open_functions(
     def body(index, state):
       batch = jax.tree.map(lambda x: x[:, first + index], rows)
       batch = jax.lax.with_sharding_constraint(batch, rows_sharding)
-      return jax.vmap(one_step)(state, batch)
+      return train_state.each_seed(one_step)(state, batch)
 
     return jax.lax.fori_loop(0, num_steps, body, state)
 
@@ -397,9 +397,9 @@ def open_functions(
       batch = batches.take(train, chosen)  # [S, B, ...]
       batch = jax.lax.with_sharding_constraint(batch, rows_sharding)
       if which is None:
-        return jax.vmap(one_step)(state, batch)
+        return train_state.each_seed(one_step)(state, batch)
       branches = [
-        lambda state, batch, width=width: jax.vmap(one_step)(
+        lambda state, batch, width=width: train_state.each_seed(one_step)(
           state, batch._replace(inputs=batches.crop(batch.inputs, width))
         )
         for width in widths
@@ -418,7 +418,7 @@ def open_functions(
     means = jax.tree.map(lambda x: x / count, state.totals)
     keys = jax.vmap(jax.random.wrap_key_data)(state.key)
     keys = jax.vmap(jax.random.fold_in, (0, None))(keys, _VALIDATION)
-    score, values = jax.vmap(validation, (0, None, None, 0))(
+    score, values = train_state.each_seed(validation, (0, None, None, 0))(
       train_state.merge(state.params, state.frozen), rows, numbers, keys
     )
     state = jax.vmap(train_state.validated, (0, 0, None))(
@@ -462,7 +462,7 @@ class _Orders:
     num_seeds: int,
     num_rows: int,
     size: int,
-    like: jax.sharding.NamedSharding,
+    like: jax.sharding.Sharding,
   ) -> None:
     self.example = jax.ShapeDtypeStruct(
       (num_seeds, size), jnp.int32, sharding=like

@@ -141,6 +141,33 @@ def merge(trained: StageParams, frozen: Params) -> StageParams:
   }
 
 
+def each_seed(
+  function: Callable[..., Any], in_axes: tuple[int | None, ...] = (0, 0)
+) -> Callable[..., Any]:
+  """`jax.vmap` over stacked seeds; a single one goes without their axis.
+
+  Scanned layers lie behind that axis, and to bring them before it XLA would
+  copy all weights, those in bfloat16 on a CPU by way of float32.
+
+  Args:
+    function: of one seed.
+    in_axes: of each argument 0, if it is stacked, or None.
+  """
+
+  def run(*args: Any) -> Any:
+    given = list(zip(args, in_axes, strict=True))
+    stacked = jax.tree.leaves([x for x, axis in given if axis == 0])
+    if len(stacked[0]) > 1:
+      return jax.vmap(function, in_axes)(*args)
+    alone = [
+      x if axis is None else jax.tree.map(lambda x: jnp.squeeze(x, 0), x)
+      for x, axis in given
+    ]
+    return jax.tree.map(lambda x: jnp.expand_dims(x, 0), function(*alone))
+
+  return run
+
+
 class Counters(NamedTuple):
   """What the loop on the host looks at: fields of a stacked state, [S]."""
 

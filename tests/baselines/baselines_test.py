@@ -405,5 +405,5 @@ def test_a_line_through_rows_that_weigh_is_that_of_their_copies():
     np.testing.assert_allclose(
       fit_predict(name, table, scaler, seed=0)['test'],
       fit_predict(name, repeated, scaler, seed=0)['test'],
-      atol=1e-9,
+      atol=1e-5,  # Features are float32.
     )

@@ -1,5 +1,6 @@
 """Texts from every source, as prompts, and as subword ids."""
 
+import dataclasses
 import gzip
 import io
 import pathlib
@@ -16,7 +17,7 @@ from checks import assert_refused
 from genre2_jax.data import subwords, targets, text_sources, texts
 from genre2_jax.data.reading import Reading
 from genre2_jax.data.subwords import TextFeatures
-from genre2_jax.data.texts import Choice
+from genre2_jax.data.texts import Choice, split_at_random
 from genre2_jax.data.wording import DataWarning
 
 SHARED = pathlib.Path(__file__).parents[3] / 'shared/data/text'
@@ -210,6 +211,52 @@ def test_movielens_joins_its_three_files(tmp_path):
   assert_refused(lambda: load(tmp_path, CHOICE), 'ratings.dat', '1 row: 1')
   (tmp_path / 'ratings.dat').unlink()
   assert_refused(lambda: load(tmp_path, CHOICE), 'ratings.dat', 'ml-1m')
+
+
+def test_a_history_has_earlier_ratings_of_train_rows_only(tmp_path):
+  """No rating of its own moment or later, and none that is asked for."""
+  write_movielens(tmp_path)
+  draw = np.random.RandomState(0)
+  ratings = [
+    (f'{1 + draw.randint(2)}', f'{7 + draw.randint(2)}',
+     f'{1 + draw.randint(5)}', draw.randint(100, 130))
+    for _ in range(60)
+  ]  # fmt: skip
+  (tmp_path / 'ratings.dat').write_text(
+    ''.join('::'.join(map(str, row)) + '\n' for row in ratings)
+  )
+  titles = {'7': 'Amélie (2001)', '8': "It's: a film"}
+  choice = Choice(
+    prompt='{user}|{timestamp}|{title}|{history}',
+    target='rating', max_rows=(40, 10, 10),
+  )  # fmt: skip
+  index = split_at_random(60, choice, '')
+  task = text_sources.load_movielens(tmp_path, choice, history=3)
+  train, longest = set(index['train'].tolist()), 0
+  for split in ('train', 'val', 'test'):
+    rows = getattr(task, split)
+    assert len(rows) == len(index[split])
+    for place, text in zip(index[split], rows.text, strict=True):
+      user, movie, _, time = ratings[place]
+      before = sorted(
+        (other[3], number)
+        for number, other in enumerate(ratings)
+        if number in train and other[0] == user and other[3] < time
+      )
+      said = [f'{titles[ratings[n][1]]}: {ratings[n][2]}' for _, n in before]
+      said = '; '.join(said[-3:]) or 'nothing'
+      assert text == f'{user}|{time}|{titles[movie]}|{said}'
+      longest = max(longest, len(before))
+    expected = [float(ratings[n][2]) for n in index[split]]
+    assert rows.target.tolist() == expected
+  assert longest > 3
+  alone = text_sources.load_movielens(
+    tmp_path, dataclasses.replace(choice, prompt='{user}|{timestamp}')
+  )
+  np.testing.assert_array_equal(alone.test.target, task.test.target)
+  assert_refused(
+    lambda: text_sources.load_movielens(tmp_path, choice), 'history'
+  )
 
 
 def test_tfds_is_read_without_tensorflow(tmp_path):

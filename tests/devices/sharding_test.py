@@ -18,6 +18,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pytest
+import tiny_judge
 import tiny_text
 from checks import ROOT, assert_refused, read_log, without_key_bias
 from tiny import TINY, abstract_mesh
@@ -77,9 +78,10 @@ def config_of(name, fields=()):
 TEXT_RECIPES = ('stsb:raft', 'stsb:remax', 'code_metrics:genre2')
 
 
-def tiny_text_config(name, home):
+def tiny_text_config(name, home, fields=()):
   config = recipes.get_config(*name.split(':'))
-  config.update_from_flattened_dict(tiny_text.tiny_fields(home))
+  tiny = tiny_text if name in TEXT_RECIPES else tiny_judge
+  config.update_from_flattened_dict(tiny.tiny_fields(home) | dict(fields))
   config.stages = ('pretrain', 'finetune')  # No checkpoint to begin with.
   return experiment.resolve(config)
 
@@ -331,6 +333,8 @@ FEW_ROWS = {
 # name -> (recipe, changed fields, mesh)
 CASES = {
   **{name: (name, {}, 'mixed') for name in (*RECIPES, *TEXT_RECIPES)},
+  'judge': ('judge:genre2', {}, 'mixed'),
+  'blocks': ('stsb:raft', {'language_model.attention_block': 8}, 'mixed'),
   'fsdp': ('remax', {}, 'fsdp'),
   'few_rows': ('remax', FEW_ROWS, 'data'),
 }
@@ -339,8 +343,8 @@ CASES = {
 def on_devices(name, data_file, home):
   """Writes NAME.npz, of one and of eight devices of this process."""
   recipe, fields, mesh_name = CASES[name]
-  if recipe in TEXT_RECIPES:
-    config = tiny_text_config(recipe, home)
+  if ':' in recipe:
+    config = tiny_text_config(recipe, home, fields)
   else:
     config = tiny_config(recipe, data_file, fields)
   found, record, start = {}, {}, None
@@ -409,7 +413,7 @@ def check_equal(arrays):
     np.testing.assert_allclose(x, y, rtol=1e-4, atol=atol, err_msg=path)
 
 
-@pytest.mark.parametrize('name', [*RECIPES, *TEXT_RECIPES])
+@pytest.mark.parametrize('name', [*RECIPES, *TEXT_RECIPES, 'blocks', 'judge'])
 @pytest.mark.slow
 def test_a_recipes_step_on_eight_devices_is_that_on_one(compute, name):
   names = tuple(CASES)
@@ -542,7 +546,7 @@ def test_sizes_that_do_not_split_evenly_are_input_errors():
 
 def main(folder, data_file, names):
   """Writes NAME.npz and NAME.json for each case into a folder."""
-  home = tiny_text.write_home(folder)
+  home = tiny_judge.write_home(tiny_text.write_home(folder))
   for name in names:
     if name == 'runs':
       write_runs(folder, data_file)

@@ -213,9 +213,17 @@ def estimators(results, stage):
 @pytest.mark.parametrize(
   ('name', 'logged'),
   [
-    ('crps', ['train/crps', 'val/crps', 'val/loss']),
     ('learnable_raft', ['train/raft', 'val/raft', 'val/loss']),
-    ('ppo', ['train/ppo', 'train/value_loss', 'val/reward']),
+    pytest.param(
+      'crps',
+      ['train/crps', 'val/crps', 'val/loss'],
+      marks=pytest.mark.slow,
+    ),
+    pytest.param(
+      'ppo',
+      ['train/ppo', 'train/value_loss', 'val/reward'],
+      marks=pytest.mark.slow,
+    ),
     pytest.param(
       'mixed',
       ['train/remax', 'train/expert', 'train/ce', 'val/reward'],
@@ -274,13 +282,12 @@ LARGE = {
 }
 
 
-@pytest.mark.parametrize(
-  'beyond', ['prefix', pytest.param('samples', marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('beyond', ['prefix', 'samples'])
 def test_tries_that_are_too_large_are_sampled(run, beyond):
-  stages, results, log = run(
-    'crps', LARGE | {'trie.beyond': beyond, 'trie.max_nodes': 9}
-  )
+  few = {'tokenizer.base': 4, 'tokenizer.digits': 3}  # 21 nodes.
+  beyond = {'trie.beyond': beyond, 'trie.max_nodes': 9}
+  stages, results, log = run('crps', LARGE | few | beyond)
   assert stages == ['crps']
   losses = [record['val/loss'] for record in log]
   assert len(losses) == 3 and min(losses[1:]) < losses[0]

@@ -19,7 +19,13 @@ from genre2_jax.models.gemma.policy import gemma_policy
 from genre2_jax.models.gemma.sizes import PRESETS, GemmaConfig
 from genre2_jax.objectives.catalog import build_term
 from genre2_jax.objectives.objective import Objective, supervised
-from genre2_jax.policy import sampling, scoring, trie
+from genre2_jax.policy import (
+  in_one_pass,
+  sampling,
+  scoring,
+  teacher_forced,
+  trie,
+)
 from genre2_jax.policy.enumeration import Enumeration
 from genre2_jax.tokenizers.codec import Codec
 from genre2_jax.training import train_state
@@ -129,7 +135,9 @@ def test_sizes_are_the_published_ones():
     assert down.names == ('layers', 'mlp', 'embed')
 
 
-@pytest.mark.parametrize('vocabulary', ['numbers', 'all'])
+@pytest.mark.parametrize(
+  'vocabulary', ['numbers', pytest.param('all', marks=pytest.mark.slow)]
+)
 def test_all_ways_to_a_number_agree(vocabulary):
   """Trie, score, samples, and the language model run on prompt and number.
 
@@ -185,6 +193,78 @@ def test_all_ways_to_a_number_agree(vocabulary):
   )
   positions = np.arange(SIGNED.num_tokens)
   assert SIGNED.allowed[positions, np.asarray(rollout.tokens)].all()
+
+
+@pytest.mark.parametrize(
+  'options',
+  [
+    {'vocabulary': 'all', 'remat': True},
+    {'attention': 'bidirectional', 'lora': Lora(rank=2)},
+  ],
+)
+def test_one_pass_says_what_two_say_and_their_gradients(options):
+  """Logits of all nodes, of a number, of several; with the trie's prefixes."""
+  V = SIGNED.vocab_size
+  policy, params = built(SIGNED, tuple(range(3, 3 + V)), **options)
+  numbers = trie.sequences(SIGNED)
+  chosen = np.random.default_rng(1).choice(len(numbers), (3, 5))
+  rows = jnp.asarray(numbers[chosen])
+
+  def looked_at(params, policy):
+    context = policy.encode(params, INPUTS)
+    parts = (
+      trie.log_probs(policy, params, context, normalized=False),
+      teacher_forced(policy, params, context, rows[:, 0]),
+      scoring.score(policy, params, context, rows).log_probs,
+    )
+    # Of what the grammar forbids there is nothing to compare.
+    parts = tuple(jnp.maximum(x, -1e3) for x in parts)
+    return sum(jnp.sum(jnp.sin(x)) for x in parts), parts
+
+  both = jax.jit(jax.value_and_grad(looked_at, has_aux=True), static_argnums=1)
+  one, two = both(params, in_one_pass(policy)), both(params, policy)
+  assert in_one_pass(policy).reads_inputs and not policy.reads_inputs
+  for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+    scale = np.abs(y).max()
+    assert scale > 0
+    np.testing.assert_allclose(x, y, rtol=0, atol=2e-5 * scale)
+
+
+def test_what_asks_for_one_set_of_nodes_reads_in_one_pass():
+  """Losses by one pass are those by two; several sets share a context."""
+  tokenizer, (policy, params) = DIGITS, built(vocabulary='all')
+  codec = Codec(tokenizer, -1.0, 1.0)
+  z = np.linspace(-0.9, 0.9, 3).astype(np.float32)
+  batch = Examples(INPUTS, z, codec.encode(z))
+  passes = []
+  counted = policy._replace(
+    encode=lambda *args: passes.append(2) or policy.encode(*args),
+    at_once=lambda *args: passes.append(1) or policy.at_once(*args),
+  )
+
+  def losses(policy, *names, depth=3):
+    objective = Objective(
+      terms=tuple(build_term(name) for name in names),
+      enumeration=Enumeration(depth=depth, samples=2),
+    )
+    return supervised(
+      params, batch, jax.random.split(jax.random.key(0), 3),
+      network=policy, codec=codec, objective=objective,
+    )  # fmt: skip
+
+  params = {'policy': params}
+  for names, depth, ways in [
+    (('ce',), 3, [1]),
+    (('raft', 'crps'), 3, [1]),
+    (('ce', 'raft'), 3, [2]),
+    (('crps',), 1, [2]),
+  ]:
+    passes.clear()
+    found = losses(counted, *names, depth=depth)
+    assert passes == ways
+    alone = losses(policy._replace(at_once=None), *names, depth=depth)
+    for name in names:
+      np.testing.assert_allclose(found[name], alone[name], rtol=2e-5)
 
 
 def test_the_root_is_the_last_token_of_a_prompt_that_sees_itself():

@@ -14,7 +14,7 @@ from genre2_jax.data import subwords
 from genre2_jax.data.subwords import SentenceFeatures
 from genre2_jax.data.texts import TextRows
 from genre2_jax.experiment import experiment, recipes
-from genre2_jax.models import sentence, sentence_policy, text_columns
+from genre2_jax.models import pairs, sentence, sentence_policy
 from genre2_jax.policy import Policy
 from genre2_jax.runs import prediction, weights
 
@@ -76,7 +76,7 @@ def test_it_starts_from_the_encoder_as_it_is(built, start, home):
     sentence.embed(encoder, list(texts), 'none')[0]
     for texts in (rows.text, rows.second)
   )
-  expected = text_columns.pair_numbers(u, v)
+  expected = pairs.features(u, v)
   width = encoder.config.width  # Vectors have length 1, as their files say.
   scale = np.repeat([width**0.5, width**0.5, width**0.5, width, 4], width)
   scale = scale[: -width + 1]

@@ -193,6 +193,44 @@ def test_a_text_is_read_once(folder, tmp_path, monkeypatch):
   assert sorted(tmp_path.rglob('*')) == before
 
 
+def test_only_files_with_wanted_vectors_are_opened(
+  folder, tmp_path, monkeypatch
+):
+  encoder = sentence.read_encoder(str(folder))
+  texts = tiny_bert.sentences(400, seed=5)
+  texts = list(dict.fromkeys(texts))
+  parts = [texts[:70], texts[70:140], texts[140:210]]
+  cache = tmp_path / 'cache'
+  vectors = [sentence.embed(encoder, part, str(cache))[0] for part in parts]
+  assert len(sorted(cache.rglob('*.npz'))) == 3
+  opened = []
+  load = np.load
+
+  def counted(path, **options):
+    opened.append(path.name)
+    return load(path, **options)
+
+  monkeypatch.setattr(sentence.np, 'load', counted)
+
+  def files_for(part):
+    opened.clear()
+    found, _ = sentence.embed(encoder, part, str(cache))
+    return found, [name for name in opened if name != sentence._INDEX]
+
+  files_for(parts[0])  # The last file joins the index.
+  found, files = files_for(parts[1][:5])
+  np.testing.assert_array_equal(found, vectors[1][:5])
+  assert len(files) == 1
+  assert not files_for(['never seen'])[1]
+  # Without an index that is whole every file is looked into, once.
+  (index,) = cache.rglob(sentence._INDEX)
+  index.write_bytes(b'damaged')
+  found, files = files_for(parts[2][:5])
+  np.testing.assert_array_equal(found, vectors[2][:5])
+  assert len(set(files)) == 3
+  assert len(files_for(parts[2][:5])[1]) == 1
+
+
 def test_another_encoder_has_another_fingerprint(folder, tmp_path):
   same = tiny_bert.write_encoder(tmp_path / 'same')
   other = tiny_bert.write_encoder(tmp_path / 'other', seed=1)

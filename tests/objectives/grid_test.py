@@ -12,6 +12,8 @@ from scipy import special
 from genre2_jax.objectives import grid
 from genre2_jax.objectives.grid import CRPS, MBR, RAFT, ExpectedReward, LogLoss
 
+pytestmark = pytest.mark.usefixtures('quick_compiles')
+
 OBJECTIVES = [
   RAFT(),
   RAFT(normalize=True),

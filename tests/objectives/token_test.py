@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +36,7 @@ class Tokens:
   allowed: np.ndarray
   token_values: np.ndarray
   token_kinds: np.ndarray
+  num_special: ClassVar[int] = 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

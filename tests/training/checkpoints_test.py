@@ -203,6 +203,19 @@ def test_every_change_changes_the_fingerprint(change):
   assert int(differs.sum()) == 1  # one leaf was changed
 
 
+def test_large_arrays_are_hashed_by_parts_with_the_same_sums(monkeypatch):
+  state = make_state(3)
+  whole = checkpoints._leaf_sums(state, False)
+  monkeypatch.setattr(checkpoints, '_HASHED_AT_ONCE', 5)
+  np.testing.assert_array_equal(
+    checkpoints._leaf_sums.__wrapped__(state, True), whole
+  )
+  monkeypatch.undo()
+  large = jax.ShapeDtypeStruct((2**25,), jnp.bfloat16)
+  compiled = checkpoints._leaf_sums.lower(large, True).compile()
+  assert compiled.memory_analysis().temp_size_in_bytes < 2**26
+
+
 def test_signed_zeros_and_nans_have_fingerprints():
   zeros = jnp.zeros(3)
   assert checkpoints._fingerprint(zeros) != checkpoints._fingerprint(-zeros)

@@ -25,7 +25,8 @@ from genre2_jax.models.gemma.layers import (
   softcap,
 )
 from genre2_jax.models.gemma.sizes import GemmaConfig
-from genre2_jax.models.layers import by_rows, parameter
+from genre2_jax.models.layers import by_rows, parameter, rows_of
+from genre2_jax.models.products import projection
 from genre2_jax.policy import Inputs, Params
 
 # How tokens of a prompt see each other.
@@ -71,7 +72,7 @@ class Backbone(nn.Module):
     it, then they exchange: without a constraint the partitioner may look up the
     whole batch on every device.
     """
-    rows = jnp.take(self.embedding, tokens, axis=0)
+    rows = rows_of(self.embedding, tokens)
     names = ('data_batch', *[None] * (tokens.ndim - 1), 'embed')
     return nn.with_logical_constraint(rows, names)
 
@@ -94,24 +95,49 @@ class Backbone(nn.Module):
       (normed hidden states [B, L, D], keys and values
       [B, L, layers, kv_heads, head_dim]).
     """
-    tokens, length = inputs['tokens'], inputs['length']
-    place = np.arange(tokens.shape[1])
-    distance = place[:, None] - place
-    if bidirectional:
-      visible = (place < length[:, None])[:, None]  # [B, 1, L]
-      # Within the window on both sides, the window's end included.
-      distance = np.abs(distance) - 1
-    else:
-      visible = distance[None] >= 0
-    geometry = {
-      'place': jnp.asarray(place)[None],
-      'own': (jnp.asarray(visible), jnp.asarray(distance)[None]),
-    }
-    x = self.embed(self.look_up(tokens))
+    x = self.embed(self.look_up(inputs['tokens']))
     x, (key, value) = self.layers(
-      by_rows(x[:, None]), self._kinds(), None, None, geometry
+      by_rows(x[:, None]),
+      self._kinds(),
+      None,
+      None,
+      _of_prompt(inputs, bidirectional, self.numerics.attention_block),
     )
     return self.final_norm(x)[:, 0], (key[:, 0], value[:, 0])
+
+  def read_and_follow(
+    self,
+    inputs: Mapping[str, jax.Array],
+    rows: jax.Array,
+    positions: np.ndarray,
+    visible: np.ndarray,
+    bidirectional: bool = False,
+  ) -> jax.Array:
+    """`read` and `follow` in one pass through the layers.
+
+    Devices that share the weights gather those of a layer once for both.
+
+    Args:
+      inputs: as of `read`.
+      rows: as of `follow`.
+      positions: as of `follow`.
+      visible: static bool [Q, Q].
+      bidirectional: as in `read`.
+
+    Returns:
+      Normed hidden states of the nodes [B, U, Q, D].
+    """
+    num_past = inputs['tokens'].shape[1]
+    geometry = _of_prompt(inputs, bidirectional, self.numerics.attention_block)
+    geometry['nodes'] = _of_nodes(
+      inputs['length'], num_past, positions, visible, bidirectional
+    )
+    prompt = self.embed(self.look_up(inputs['tokens']))
+    nodes = self.embed(rows)
+    flat = nodes.reshape(len(nodes), -1, nodes.shape[-1])
+    x = jnp.concatenate([prompt, flat], axis=1)
+    x, _ = self.layers(by_rows(x[:, None]), self._kinds(), None, None, geometry)
+    return self.final_norm(x[:, 0, num_past:].reshape(nodes.shape))
 
   def follow(
     self,
@@ -136,24 +162,13 @@ class Backbone(nn.Module):
     Returns:
       (normed hidden states [B, U, Q, D], the cache of N + Q nodes).
     """
-    root = context['length'][:, None] - 1  # [B, 1]
-    place = root + positions  # [B, Q]
-    past = np.arange(context['keys'].shape[1])
-    # A node's ancestors stand before it from the root down, so the first that
-    # it sees is at position 0, the second at 1.
-    distance = positions[:, None] - (np.cumsum(visible, axis=1) - 1)
-    far = place[..., None] - past  # [B, Q, L]
-    if bidirectional:
-      far = far - (positions == 0)[:, None]
-    geometry = {
-      'place': place,
-      'own': (jnp.asarray(visible)[None], jnp.asarray(distance)[None]),
-      'prompt': (
-        # The root is the prompt's last token, which is thus not looked up.
-        (past < root)[:, None],
-        far,
-      ),
-    }
+    geometry = _of_nodes(
+      context['length'],
+      context['keys'].shape[1],
+      positions,
+      visible,
+      bidirectional,
+    )
     x, cache = self.layers(
       by_rows(self.embed(rows)),
       self._kinds(),
@@ -162,6 +177,58 @@ class Backbone(nn.Module):
       geometry,
     )
     return self.final_norm(x), cache
+
+  def extend(
+    self,
+    context: Mapping[str, jax.Array],
+    rows: jax.Array,
+    position: jax.Array,
+    cache: Pair,
+    bidirectional: bool = False,
+  ) -> tuple[jax.Array, Pair]:
+    """Runs the next node of chains that begin at the end of a prompt.
+
+    As `follow`, one node of each, at a position that is data.
+
+    Args:
+      context: as of `follow`.
+      rows: the nodes' embeddings [B, U, D], the prompt's last token's at 0.
+      position: int32 scalar, nodes from the root.
+      cache: keys and values [B, U, N, layers, kv_heads, head_dim], those of the
+        nodes before it filled in.
+      bidirectional: as in `follow`.
+
+    Returns:
+      (normed hidden states [B, U, D], the cache with this node's).
+    """
+    root = context['length'][:, None] - 1  # [B, 1]
+    place = root + position
+    past = np.arange(context['keys'].shape[1])
+    slots = np.arange(cache[0].shape[2])
+    far = place[..., None] - past
+    if bidirectional:
+      far = far - (position == 0)
+    geometry = {
+      'place': place,
+      # The node itself stands behind all slots.
+      'own': (
+        jnp.append(slots < position, True)[None, None],
+        jnp.append(position - slots, 0)[None, None],
+      ),
+      'prompt': ((past < root)[:, None], far),
+    }
+    x, new = self.layers(
+      by_rows(self.embed(rows)[:, :, None]),
+      self._kinds(),
+      (context['keys'], context['values']),
+      cache,
+      geometry,
+    )
+    key, value = (
+      jax.lax.dynamic_update_slice_in_dim(old, own[:, :, -1:], position, 2)
+      for old, own in zip(cache, new, strict=True)
+    )
+    return self.final_norm(x)[:, :, 0], (key, value)
 
   def _kinds(self) -> Kind:
     """Of all layers, stacked."""
@@ -172,13 +239,60 @@ class Backbone(nn.Module):
 
   def project(self, x: jax.Array, rows: jax.Array) -> jax.Array:
     """Logits of x [..., D] at rows [V, D] of the embedding, float32."""
-    logits = jnp.einsum(
-      '...d,vd->...v',
-      x,
-      rows.astype(x.dtype),
-      preferred_element_type=jnp.float32,
-    )
+    logits = projection(x, rows)
     return softcap(logits, self.config.final_softcap)
+
+
+def _of_prompt(
+  inputs: Mapping[str, jax.Array], bidirectional: bool, block: int
+) -> dict[str, Any]:
+  """`Geometry` of texts, as `Backbone.read` has them.
+
+  Those that are longer than a block, of so many subwords, are read in blocks;
+  0: none are.
+  """
+  place = np.arange(inputs['tokens'].shape[1])
+  geometry: dict[str, Any] = {'place': jnp.asarray(place)[None]}
+  if 0 < block < len(place):
+    direction = 'bidirectional' if bidirectional else 'causal'
+    return geometry | {direction: inputs['length']}
+  distance = place[:, None] - place
+  if bidirectional:
+    visible = (place < inputs['length'][:, None])[:, None]  # [B, 1, L]
+    # Within the window on both sides, the window's end included.
+    distance = np.abs(distance) - 1
+  else:
+    visible = distance[None] >= 0
+  own = jnp.asarray(visible), jnp.asarray(distance)[None]
+  return geometry | {'own': own}
+
+
+def _of_nodes(
+  length: jax.Array,
+  num_past: int,
+  positions: np.ndarray,
+  visible: np.ndarray,
+  bidirectional: bool,
+) -> dict[str, Any]:
+  """`Geometry` of nodes behind prompts of some length [B], padded to one."""
+  root = length[:, None] - 1  # [B, 1]
+  place = root + positions  # [B, Q]
+  past = np.arange(num_past)
+  # A node's ancestors stand before it from the root down, so the first that
+  # it sees is at position 0, the second at 1.
+  distance = positions[:, None] - (np.cumsum(visible, axis=1) - 1)
+  far = place[..., None] - past  # [B, Q, L]
+  if bidirectional:
+    far = far - (positions == 0)[:, None]
+  return {
+    'place': place,
+    'own': (jnp.asarray(visible)[None], jnp.asarray(distance)[None]),
+    'prompt': (
+      # The root is the prompt's last token, which is thus not looked up.
+      (past < root)[:, None],
+      far,
+    ),
+  }
 
 
 def below_low_rank(path: tuple[str, ...]) -> bool:

@@ -98,6 +98,7 @@ def gemma_head(
   compute_dtype: str = 'bfloat16',
   param_dtype: str = 'float32',
   remat: bool = False,
+  attention_block: int = 0,
   dropout: float = 0.0,
   lora: Lora | None = None,
   freeze_embedding: bool = False,
@@ -117,6 +118,7 @@ def gemma_head(
     compute_dtype: of the backbone, see `gemma_policy`; heads are float32.
     param_dtype: of the backbone's parameters and of large heads.
     remat: whether layers are computed again in the backward pass.
+    attention_block: of `Numerics`.
     dropout: rate on what each sublayer adds, where a key is given.
     lora: a `Lora`: the backbone is then frozen, low-rank updates and the head
       are trained; or None.
@@ -145,6 +147,7 @@ def gemma_head(
       compute_dtype=compute_dtype,
       param_dtype=param_dtype,
       remat=remat,
+      attention_block=attention_block,
       dropout=dropout,
       lora=lora,
     ),

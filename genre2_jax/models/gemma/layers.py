@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from genre2_jax.models.gemma.blocks import View, blockwise_attention
 from genre2_jax.models.gemma.sizes import GemmaConfig
 from genre2_jax.models.layers import MASKED, Dropout, by_rows, parameter
 from genre2_jax.models.products import rough_product
@@ -63,6 +64,8 @@ class Numerics:
       kept.
     dropout: rate on what each sublayer adds, in training only.
     lora: low-rank updates, or None.
+    attention_block: tokens of a block of `blocks.blockwise_attention`, which
+      reads prompts that are longer than one; 0: none are.
   """
 
   compute_dtype: str = 'bfloat16'
@@ -70,6 +73,7 @@ class Numerics:
   remat: bool = False
   dropout: float = 0.0
   lora: Lora | None = None
+  attention_block: int = 0
 
 
 def softcap(x: jax.Array, cap: float | None) -> jax.Array:
@@ -92,6 +96,19 @@ def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   turned = [first * cos - second * sin, second * cos + first * sin]
   return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+
+
+def _places(geometry: Geometry, batch: int, count: int) -> jax.Array:
+  """Of tokens, and of nodes behind them: [B or 1, count]."""
+  place = geometry['place']
+  if 'nodes' not in geometry:
+    return place
+  length = place.shape[-1]
+  nodes = geometry['nodes']['place']  # [B, Q]
+  nodes = jnp.tile(nodes, (1, (count - length) // nodes.shape[-1]))
+  return jnp.concatenate(
+    [jnp.broadcast_to(place, (batch, length)), nodes], axis=-1
+  )
 
 
 def _fan_in(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
@@ -180,7 +197,11 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
-  """Grouped-query attention to other tokens beside and to a shared prompt."""
+  """Grouped-query attention to other tokens beside and to a shared prompt.
+
+  Or of both in one pass, so that weights are looked at once: prompts, and nodes
+  that attend to them.
+  """
 
   config: GemmaConfig
   numerics: Numerics
@@ -202,7 +223,10 @@ class Attention(nn.Module):
       prompt: keys and values [B, L, kv_heads, head_dim] or None.
       cache: keys and values [B, U, N, kv_heads, head_dim] or None.
       geometry: 'place' [B or 1, Q], and for 'own' and 'prompt' keys (visible,
-        distance).
+        distance). Of prompts and nodes in one, x [B, 1, L + U·Q, D], it is that
+        of the prompts and 'nodes', which is that of the nodes. In a text
+        that is read block by block 'causal' or 'bidirectional' is there instead
+        of 'own': the texts' lengths [B].
 
     Returns:
       ([B, U, Q, D], keys and values [B, U, N + Q, kv_heads, head_dim]).
@@ -211,7 +235,7 @@ class Attention(nn.Module):
     batch, branches, count, _ = x.shape
     num_kv, head_dim = config.num_kv_heads, config.head_dim
     window = kind['window']
-    place = geometry['place'].astype(jnp.float32)
+    place = _places(geometry, batch, count).astype(jnp.float32)
     angles = place[..., None] * kind['rates']
 
     def heads(name: str, number: int) -> jax.Array:
@@ -236,34 +260,84 @@ class Attention(nn.Module):
     query = query.reshape(batch, branches, count, num_kv, -1, head_dim)
     key = turned('key', num_kv)
     value = heads('value', num_kv)
-    if cache is not None:
-      key = jnp.concatenate([cache[0], key], axis=2)
-      value = jnp.concatenate([cache[1], value], axis=2)
-    logits = jnp.einsum(
-      'buqkgd,bunkd->bkguqn', query, key, preferred_element_type=jnp.float32
-    )
-    logits = self._masked(logits, window, *geometry['own'])
-    if prompt is None:
-      weights = jax.nn.softmax(logits).astype(x.dtype)
-      mixed = jnp.einsum('bkguqn,bunkd->buqkgd', weights, value)
+    if 'nodes' not in geometry:
+      if cache is not None:
+        key = jnp.concatenate([cache[0], key], axis=2)
+        value = jnp.concatenate([cache[1], value], axis=2)
+      mixed = self._mixed(query, key, value, window, prompt, geometry)
     else:
-      far = jnp.einsum(
-        'buqkgd,blkd->bkguql',
-        query,
-        prompt[0],
-        preferred_element_type=jnp.float32,
+      length = geometry['place'].shape[-1]
+      (query, below), (key, key_below), (value, value_below) = (
+        jnp.split(y, [length], axis=2) for y in (query, key, value)
       )
-      far = self._masked(far, window, *geometry['prompt'])
-      # One softmax over both, without copying the prompt to every branch.
-      weights = jax.nn.softmax(jnp.concatenate([far, logits], -1))
-      far, near = jnp.split(weights.astype(x.dtype), [far.shape[-1]], axis=-1)
-      mixed = jnp.einsum('bkguql,blkd->buqkgd', far, prompt[1])
-      mixed += jnp.einsum('bkguqn,bunkd->buqkgd', near, value)
+      mixed = self._mixed(query, key, value, window, None, geometry)
+      nodes = geometry['nodes']
+      shape = batch, -1, nodes['place'].shape[-1]
+      of_nodes = self._mixed(
+        below.reshape(*shape, *below.shape[3:]),
+        key_below.reshape(*shape, *key.shape[3:]),
+        value_below.reshape(*shape, *value.shape[3:]),
+        window,
+        (key[:, 0], value[:, 0]),
+        nodes,
+      )
+      below = of_nodes.reshape(batch, 1, -1, *of_nodes.shape[3:])
+      mixed = jnp.concatenate([mixed, below], axis=2)
     mixed = mixed.reshape(batch, branches, count, -1)
     out = Linear(config.width, ('heads', 'embed'), self.numerics, name='out')(
       mixed
     )
     return out, (key, value)
+
+  def _mixed(
+    self,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    window: jax.Array,
+    prompt: Pair | None,
+    geometry: Geometry,
+  ) -> jax.Array:
+    """Values as queries [B, U, Q, kv_heads, g, head_dim] weigh them: as these.
+
+    Keys and values are [B, U, N, kv_heads, head_dim], those of the prompt
+    [B, L, kv_heads, head_dim].
+    """
+    if 'own' not in geometry:
+      (direction,) = geometry.keys() & {'causal', 'bidirectional'}
+      view = View(
+        block=self.numerics.attention_block,
+        cap=self.config.attention_softcap,
+        bidirectional=direction == 'bidirectional',
+      )
+      mixed = blockwise_attention(
+        query[:, 0],
+        key[:, 0],
+        value[:, 0],
+        window,
+        geometry[direction],
+        view,
+      )
+      return mixed[:, None]
+    logits = jnp.einsum(
+      'buqkgd,bunkd->bkguqn', query, key, preferred_element_type=jnp.float32
+    )
+    logits = self._masked(logits, window, *geometry['own'])
+    if prompt is None:
+      weights = jax.nn.softmax(logits).astype(query.dtype)
+      return jnp.einsum('bkguqn,bunkd->buqkgd', weights, value)
+    far = jnp.einsum(
+      'buqkgd,blkd->bkguql',
+      query,
+      prompt[0],
+      preferred_element_type=jnp.float32,
+    )
+    far = self._masked(far, window, *geometry['prompt'])
+    # One softmax over both, without copying the prompt to every branch.
+    weights = jax.nn.softmax(jnp.concatenate([far, logits], -1))
+    far, near = jnp.split(weights.astype(query.dtype), [far.shape[-1]], axis=-1)
+    mixed = jnp.einsum('bkguql,blkd->buqkgd', far, prompt[1])
+    return mixed + jnp.einsum('bkguqn,bunkd->buqkgd', near, value)
 
   def _masked(
     self,

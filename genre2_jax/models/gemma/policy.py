@@ -6,7 +6,7 @@ the subword of its number token, the root feeds the prompt's last token, so the
 logits at a node are those of the language model after prompt and prefix.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -23,7 +23,12 @@ from genre2_jax.models.gemma.backbone import (
 )
 from genre2_jax.models.gemma.layers import Lora, Numerics, Pair
 from genre2_jax.models.gemma.sizes import GemmaConfig
-from genre2_jax.models.layers import MASKED, encode_and_decode, parameter
+from genre2_jax.models.layers import (
+  MASKED,
+  encode_and_decode,
+  parameter,
+  rows_of,
+)
 from genre2_jax.policy import Inputs, Params, Policy
 from genre2_jax.tokenizers import Tokenizer
 
@@ -69,7 +74,7 @@ class NumberLanguageModel(nn.Module):
     """Embeddings of the number tokens: [V, D]."""
     ids = np.array(self.number_tokens)
     old = ids < self.config.vocab_size
-    rows = jnp.take(self.backbone.embedding, ids[old], axis=0)
+    rows = rows_of(self.backbone.embedding, ids[old])
     if old.all():
       return rows
     new = self.new_embedding[ids[~old] - self.config.vocab_size]
@@ -80,14 +85,11 @@ class NumberLanguageModel(nn.Module):
   def encode(self, inputs: Inputs) -> dict[str, jax.Array]:
     """`Policy.encode`: the prompt's keys and values, length, last token."""
     _, (keys, values) = self.backbone.read(inputs, self.bidirectional)
-    last = jnp.take_along_axis(
-      inputs['tokens'], inputs['length'][:, None] - 1, axis=1
-    )
     return {
       'keys': keys,
       'values': values,
       'length': inputs['length'],
-      'last': last[:, 0],
+      'last': _last_token(inputs),
     }
 
   def decode(
@@ -100,23 +102,52 @@ class NumberLanguageModel(nn.Module):
   ) -> tuple[jax.Array, Pair]:
     """`Policy.decode`."""
     positions, visible = np.asarray(positions), np.asarray(visible)
+    rows = self._of_nodes(tokens, positions, lambda: context['last'])
+    x, cache = self.backbone.follow(
+      context, rows, positions, visible, cache, self.bidirectional
+    )
+    return self._logits(x, positions), cache
+
+  def read_and_decode(
+    self,
+    inputs: Inputs,
+    tokens: jax.Array,
+    positions: np.ndarray,
+    visible: np.ndarray,
+  ) -> jax.Array:
+    """`Policy.at_once`."""
+    positions, visible = np.asarray(positions), np.asarray(visible)
+    rows = self._of_nodes(tokens, positions, lambda: _last_token(inputs))
+    x = self.backbone.read_and_follow(
+      inputs, rows, positions, visible, self.bidirectional
+    )
+    return self._logits(x, positions)
+
+  def _of_nodes(
+    self,
+    tokens: jax.Array,
+    positions: np.ndarray,
+    last: Callable[[], jax.Array],
+  ) -> jax.Array:
+    """Of nodes [B, U, Q, D]; `last` gives the prompts' last tokens [B]."""
     numbers = self._rows()
     # Few rows: a product with one-hot rows has a matrix product as gradient,
     # where a gather's is a scatter.
     one_hot = jax.nn.one_hot(tokens, len(numbers), dtype=numbers.dtype)
     rows = jnp.matmul(one_hot, numbers, precision='highest')
-    if (positions == 0).any():
-      last = self.backbone.look_up(context['last'])
-      is_root = (positions == 0)[:, None]
-      rows = jnp.where(is_root, last[:, None, None], rows)
-    x, cache = self.backbone.follow(
-      context, rows, positions, visible, cache, self.bidirectional
-    )
+    if not (positions == 0).any():
+      return rows
+    root = self.backbone.look_up(last())[:, None, None]
+    return jnp.where((positions == 0)[:, None], root, rows)
+
+  def _logits(self, x: jax.Array, positions: np.ndarray) -> jax.Array:
+    """Grammatical logits at nodes of hidden states [B, U, Q, D]."""
+    numbers = self._rows()
     logits = self.backbone.project(x, numbers)
     allowed = np.array(self.allowed)[positions]
     number_logits = jnp.where(allowed, logits, MASKED)
     if not self.open:
-      return number_logits, cache
+      return number_logits
     # All that is no allowed number token here: other subwords, and number
     # tokens of other positions.
     everything = self.backbone.project(x, self.backbone.embedding)
@@ -127,7 +158,7 @@ class NumberLanguageModel(nn.Module):
       more = jnp.where(~allowed & new, logits, MASKED)
       more = jax.nn.logsumexp(more, axis=-1, keepdims=True)
       rest = jnp.logaddexp(rest, more)
-    return jnp.concatenate([number_logits, rest], axis=-1), cache
+    return jnp.concatenate([number_logits, rest], axis=-1)
 
   def _others(self, positions: np.ndarray) -> jax.Array:
     """Bool [Q, vocab_size]: not allowed as a number token at a position."""
@@ -141,6 +172,12 @@ class NumberLanguageModel(nn.Module):
     tokens = jnp.zeros((1, 1, 1), jnp.int32)
     visible = np.ones((1, 1), bool)
     return self.decode(self.encode(inputs), tokens, np.zeros(1, int), visible)
+
+
+def _last_token(inputs: Inputs) -> jax.Array:
+  """Of every prompt: [B]."""
+  last = inputs['length'][:, None] - 1
+  return jnp.take_along_axis(inputs['tokens'], last, axis=1)[:, 0]
 
 
 def num_new(config: GemmaConfig, number_tokens: tuple[int, ...]) -> int:
@@ -197,6 +234,7 @@ def gemma_policy(
   compute_dtype: str = 'bfloat16',
   param_dtype: str = 'float32',
   remat: bool = False,
+  attention_block: int = 0,
   dropout: float = 0.0,
   lora: Lora | None = None,
   freeze_embedding: bool = False,
@@ -217,6 +255,7 @@ def gemma_policy(
       float32 in any case.
     param_dtype: of the backbone's parameters as they are kept.
     remat: whether layers are computed again in the backward pass.
+    attention_block: of `Numerics`.
     dropout: rate on what each sublayer adds, where a key is given.
     lora: a `Lora`: the backbone is then frozen and low-rank updates and new
       embeddings are trained; or None.
@@ -252,6 +291,7 @@ def gemma_policy(
       compute_dtype=compute_dtype,
       param_dtype=param_dtype,
       remat=remat,
+      attention_block=attention_block,
       dropout=dropout,
       lora=lora,
     ),
@@ -273,6 +313,27 @@ def gemma_policy(
     return params
 
   encode, decode = encode_and_decode(model)
+
+  def read_and_decode(
+    params: Params,
+    inputs: Inputs,
+    tokens: jax.Array,
+    positions: np.ndarray,
+    visible: np.ndarray,
+    dropout_key: jax.Array | None = None,
+  ) -> jax.Array:
+    rngs = None if dropout_key is None else {'dropout': dropout_key}
+    logits: Any = model.apply(
+      {'params': params},
+      inputs,
+      tokens,
+      positions,
+      visible,
+      method='read_and_decode',
+      rngs=rngs,
+    )
+    return logits
+
   return Policy(
     tokenizer,
     init,
@@ -280,6 +341,7 @@ def gemma_policy(
     decode,
     frozen=frozen_of(lora, freeze_embedding),
     open=vocabulary == 'all',
+    at_once=read_and_decode,
   )
 
 
