@@ -477,7 +477,8 @@ def _record(run, stage, predicted):
         margins = estimates.fit_margins(arrays, model, target, weight)
   # Of the test rows, which come last; the last stage's are what stays.
   columns = estimates.columns(arrays, model, margins, has_interval=has_interval)
-  known = {'row': np.arange(1, len(target) + 1), 'target': target}
+  known = {'row': np.arange(1, len(target) + 1)}
+  known |= estimates.by_name({'target': target}, model.target_names)
   if weight is not None:
     known['weight'] = weight
   with formats.growing(run.workdir / 'predictions.csv') as write:

@@ -171,6 +171,7 @@ def test_rationales_are_cut_empty_or_refused(make, tmp_path):
     ({'text.rationale': 'why'}, 'text.rationale'),
     ({'text.rationale': '{wyh}'}, 'wyh'),
     ({'text.end': '<nowhere>'}, '<nowhere>'),
+    ({'text.target': 'score,rationale'}, 'there are 2 targets: name one'),
   ],
 )
 def test_what_does_not_go_with_a_rationale_is_refused(make, fields, part):

@@ -23,11 +23,12 @@ from genre2_jax.objectives.objective import (
   StageParams,
   supervised,
 )
-from genre2_jax.objectives.rewards import comparable
+from genre2_jax.objectives.rewards import comparable, summed
 from genre2_jax.policy import (
   Inputs,
   Pointwise,
   Policy,
+  joint,
   sampling,
   scoring,
   special,
@@ -36,6 +37,9 @@ from genre2_jax.policy import (
 from genre2_jax.policy.enumeration import subset_numbers
 from genre2_jax.tokenizers.codec import Codec
 from genre2_jax.training.train_state import each_seed
+
+# A stream of a seed's key, beside its rows' numbers.
+_CONDITIONALS = 2**31 - 1
 
 
 class Predictor:
@@ -155,16 +159,16 @@ def validation(
       greedy=True,
     )
     samples, greedy_tokens = sampling.without_greedy(rollout)
-    reward = comparable(rollouts.reward)
+    reward, count = comparable(rollouts.reward), len(codec.parts)
     written, target = codec.decode(samples.tokens), rows.target
     greedy = codec.decode(greedy_tokens)
     if codec.tokenizer.num_special:
       written, _ = stand_ins(written, target, codec.span)
       greedy, target = stand_ins(greedy, target, codec.span)
-    rewards = reward(written, target[:, None])
+    rewards = summed(reward, written, target[:, None], count)
     return {
       'reward': jnp.mean(rewards, -1),
-      'greedy_reward': reward(greedy, target),
+      'greedy_reward': summed(reward, greedy, target, count),
       'entropy': jnp.mean(samples.entropy(), -1),
       **_text_length(samples),
     }
@@ -192,6 +196,8 @@ def predictions(
   temperature: float,
   exact: bool,
   rail_numbers: int = 0,
+  num_conditionals: int = 16,
+  max_nodes: int = 1024,
 ) -> dict[str, jax.Array]:
   """What one seed predicts for one block of rows.
 
@@ -210,6 +216,9 @@ def predictions(
     temperature: of sampling.
     exact: whether the whole trie is asked for.
     rail_numbers: so many evenly spaced numbers are scored for RAIL; 0: none.
+    num_conditionals: of several targets, samples of the numbers before a
+      number whose trie is scored (`joint.marginals`).
+    max_nodes: of several targets, of a joint trie that is enumerated.
 
   Returns:
     {'samples_z': [b, G], 'greedy_z': [b], 'entropy': [b]} if G > 0, and of a
@@ -223,7 +232,9 @@ def predictions(
     them over the whole trie too, if exact, and 'grid_mass' [b], the probability
     that it writes a number at all, exact or estimated from the samples. A
     member of a pack that was chosen from has its 'share' [b], the same for all
-    rows. A `Pointwise` predicts a point mass: G is 1.
+    rows. A `Pointwise` predicts a point mass: G is 1. Of k targets 'samples_z'
+    are joint, [b, G, k]; 'greedy_z', 'entropy' and 'learned_mean_z' are [b, k],
+    and 'log_p', of the marginals, is [b, k, K].
   """
   own = params['policy']
   if isinstance(network, Pointwise):
@@ -256,7 +267,7 @@ def predictions(
     predicted |= {
       'samples_z': codec.within(codec.decode(samples.tokens)),
       'greedy_z': codec.within(codec.decode(greedy_tokens)),
-      'entropy': jnp.mean(samples.entropy(), -1),
+      'entropy': jnp.mean(_entropy(samples, len(codec.parts)), 1),
       **_text_length(samples),
     }
     if rollout.text is not None:
@@ -265,7 +276,19 @@ def predictions(
       text = jnp.where(written, rollout.text.tokens, -1)
       predicted |= {'greedy_text': text[:, -1], 'sample_text': text[:, 0]}
   rail = None
-  if exact:
+  if exact and len(codec.parts) > 1:
+    log_p = predicted['log_p'] = joint.marginals(
+      network,
+      own,
+      context,
+      jax.random.fold_in(key, _CONDITIONALS),
+      max_nodes=max_nodes,
+      num_conditionals=num_conditionals,
+    )
+    if 'numbers' in params:
+      mean = jnp.sum(jnp.exp(log_p) * params['numbers'], -1)
+      predicted['learned_mean_z'] = codec.within(mean)
+  elif exact:
     log_p = predicted['log_p'] = trie.log_probs(network, own, context)
     if NON_FINITE in predicted:
       count = codec.finite.tokenizer.num_sequences
@@ -293,6 +316,15 @@ def predictions(
       mean = expected_value(log_p, codec.within(values), normalize)
       predicted[name] = codec.within(mean)
   return predicted
+
+
+def _entropy(samples: scoring.Rollout, num_targets: int) -> jax.Array:
+  """Of each target's numbers, in nats: [b, G], of several [b, G, k]."""
+  if num_targets == 1:
+    return samples.entropy()
+  parts = jnp.split(samples.log_probs, num_targets, axis=-2)
+  own = [samples._replace(log_probs=part).entropy() for part in parts]
+  return jnp.stack(own, axis=-1)
 
 
 def _text_length(samples: scoring.Rollout) -> dict[str, jax.Array]:

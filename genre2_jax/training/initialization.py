@@ -168,9 +168,10 @@ def describe_layout(
     mesh: the mesh.
   """
   rows = sharding.batch_sharding(mesh, 'seed', num_rows=batch_size)
+  count = len(model.codec.parts)
   batch = batches.Examples(
     inputs=model.example_inputs(),
-    target=np.zeros(1, np.float32),
+    target=np.zeros((1, count)[: 1 + (count > 1)], np.float32),
     tokens=np.zeros((1, model.codec.tokenizer.num_tokens), np.int32),
   )
   stacked = (len(abstract_state.step), batch_size)
