@@ -246,7 +246,9 @@ def with_compute_dtype(experiment: Prepared, dtype: str) -> Prepared:
     old.codec.tokenizer.numbers,
     memory=experiment.table.train,
   )
-  model = dataclasses.replace(old, network=new.network, form=new.form)
+  model = dataclasses.replace(
+    old, network=new.network, codec=new.codec, form=new.form
+  )
   return dataclasses.replace(experiment, model=model, compute_dtype=dtype)
 
 

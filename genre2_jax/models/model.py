@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable, Hashable
 from typing import Any, Protocol
 
@@ -33,12 +34,14 @@ class Form:
       memory a network that draws no parameters.
     numbers: bin edges, the span of the targets: small arrays in a dict.
     memory: what its parameters hold of the training rows.
+    of: (network, codec) that it builds, known once a `Model` has it.
   """
 
   key: Hashable
   build: Callable[..., tuple[Policy | Pointwise, Codec]]
   numbers: Any
   memory: Any = None
+  of: tuple[Policy | Pointwise, Codec] | None = None
 
 
 class Formed(Protocol):
@@ -95,7 +98,8 @@ class Model:
       (`models/prior.py`).
     texts: what makes numbers of the text in its rows, if there is any
       (`models/text_columns.py`).
-    form: what programs are made of; None: of this network and this codec.
+    form: what programs are made of; None: of this network and this codec, as
+      it becomes where `dataclasses.replace` brings another of either.
   """
 
   features: Features | TextFeatures
@@ -107,6 +111,15 @@ class Model:
   prior: Prior | None = None
   texts: TextColumns | None = None
   form: Form | None = None
+
+  def __post_init__(self) -> None:
+    if self.form is None:
+      return
+    form, own = self.form, (self.network, self.codec)
+    if form.of is None:
+      form = dataclasses.replace(form, of=own)
+    is_own = form.of is not None and all(map(operator.is_, form.of, own))
+    object.__setattr__(self, 'form', form if is_own else None)
 
   @property
   def target_names(self) -> tuple[str, ...]:

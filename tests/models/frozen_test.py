@@ -304,7 +304,7 @@ def test_a_run_with_frozen_parameters_goes_on_where_it_was_stopped(
   def frozen(*args, **options):
     model = model_of(*args, **options)
     network = model.network._replace(frozen=lambda path: path[0] == 'encoder')
-    return dataclasses.replace(model, network=network, form=None)
+    return dataclasses.replace(model, network=network)
 
   monkeypatch.setattr(networks, 'model_of', frozen)
   monkeypatch.setattr(experiment, 'model_of', frozen)
