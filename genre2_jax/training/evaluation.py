@@ -351,7 +351,7 @@ def predict(
   inputs: Inputs,
   *,
   block_size: int,
-  sharding: jax.sharding.Sharding,
+  sharding: jax.sharding.Sharding | None,
   interrupts: object = (),
   widths: Sequence[int] = (),
   first: int = 0,
@@ -363,7 +363,7 @@ def predict(
     params: stacked over S seeds.
     inputs: of n rows, on the host.
     block_size: rows per dispatch.
-    sharding: of a block's rows.
+    sharding: of a block's rows; None: as they come.
     interrupts: true once the run is asked to leave.
     widths: that texts are padded to; rows of one go together.
     first: number of the first row, which its samples depend on.
@@ -371,6 +371,8 @@ def predict(
   Returns:
     numpy, what `predictions` gives: {'samples_z': [S, n, G], ...}.
   """
+  if sharding is not None and len(sharding.device_set) == 1:
+    sharding = None  # One device takes them sooner than they are laid out.
   outputs: list[dict[str, np.ndarray]] = []
   chosen = []
   for rows, part in batches.by_width(inputs, widths):
@@ -379,7 +381,7 @@ def predict(
       if interrupts:
         raise InterruptedRunError('interrupted while predicting')
       block = jax.tree.map(lambda x, i=index: x[i], blocks)
-      if len(sharding.device_set) > 1 or jax.process_count() > 1:
+      if sharding is not None:
         block, number = processes.place((block, number), sharding)
       outputs.append(processes.fetch(predict_block(params, block, number)))
     chosen.append(numbers.ravel())

@@ -30,7 +30,7 @@ TABLE = random_table(TOKENIZER)
 PARAMS = {'policy': TABLE}
 HEAD = Pointwise(None, lambda params, inputs, key=None: params * inputs)
 MODEL = SimpleNamespace(network=POLICY, codec=CODEC)
-HOST = jax.devices('cpu')[0]
+HOST = jax.sharding.SingleDeviceSharding(jax.devices('cpu')[0])
 
 
 def examples(num_rows):
