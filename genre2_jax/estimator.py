@@ -286,7 +286,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
       raise InputError('X_val and y_val belong together: give both or neither')
     if X_val is None and sample_weight_val is not None:
       raise InputError('sample_weight_val is of X_val: give that too')
-    frame, target = self._read(X, y, reset=True)
+    frame, target = self._read(X, _filled(y, sample_weight), reset=True)
     weight = _weights('sample_weight', sample_weight, frame)
     frame, target, weight = _counted(frame, target, weight)
     seed = _seed(self.random_state)
@@ -312,7 +312,8 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
         'val': (frame.iloc[val_rows], target[val_rows]),
       }
     else:
-      val_frame, val_target = self._read(X_val, y_val, reset=False)
+      known = _filled(y_val, sample_weight_val)
+      val_frame, val_target = self._read(X_val, known, reset=False)
       val_weight = _weights('sample_weight_val', sample_weight_val, val_frame)
       *val, val_weight = _counted(val_frame, val_target, val_weight)
       parts = {'train': (frame, target), 'val': tuple(val)}
@@ -772,6 +773,22 @@ def _weights(name, values, frame):
   except (TypeError, ValueError) as error:
     raise InputError(f'{name}: {" ".join(str(error).split())}') from error
   return data_weights.checked(name, found)
+
+
+def _filled(y, weight):
+  """y; of rows of weight 0, where anything may be, the first one that counts.
+
+  What is wrong with either is said by whoever reads it.
+  """
+  if y is None or weight is None:
+    return y
+  left_out = np.asarray(weight) == 0
+  if left_out.shape != np.shape(y)[:1] or left_out.all():
+    return y
+  rows = np.where(left_out, left_out.argmin(), np.arange(len(left_out)))
+  if isinstance(y, pd.Series | pd.DataFrame):
+    return y.iloc[rows].set_axis(y.index)
+  return (y if isinstance(y, np.ndarray) else np.asarray(y))[rows]
 
 
 def _counted(frame, target, weight):

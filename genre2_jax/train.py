@@ -299,7 +299,7 @@ def _run_stages(run, params, clock):
     rows += _evaluate(run, names[0], params)
   for index, stage in enumerate(run.stages):
     seconds = clock.share(len(run.stages) - index)
-    params, stopped = _trained(run, stage, params, seconds)
+    params, stopped, begun = _trained(run, stage, params, seconds)
     names.append(stage.name)
     if stopped:
       out_of_time.append(stage.name)
@@ -308,19 +308,25 @@ def _run_stages(run, params, clock):
         stage.name,
         experiment.max_seconds,
       )
-    rows += _evaluate(run, stage.name, params)
+    rows += _evaluate(run, stage.name, params, begun)
+    del begun
     _write_results(run, rows)
   return names, rows, params, out_of_time
 
 
 def _trained(run, stage, params, seconds):
-  """A stage's best parameters, there or trained now; whether time was up."""
+  """A stage's best parameters, there or trained now.
+
+  Returns:
+    (stacked parameters, whether time was up, validation rows as far as they are
+    predicted, or None).
+  """
   if weights.is_written(run.workdir, stage.name):
     found = weights.read(
       run.workdir, stage, run.experiment, run.experiment.mesh
     )
     if found is not None:
-      return found, False
+      return found, False, None
   if params is not None:
     start = functools.partial(params.get, 'policy')
   else:
@@ -333,18 +339,23 @@ def _trained(run, stage, params, seconds):
     run.options,
     seconds=seconds,
   )
-  trained = _mixed(run, trained)
+  trained, begun = _mixed(run, trained)
   weights.write(run.workdir, stage.name, trained.params)
-  return trained.merged(), trained.out_of_time
+  return trained.merged(), trained.out_of_time, begun
 
 
 def _mixed(run, trained):
-  """A stage's end, mixed with the train marginal as validation rows ask for."""
+  """A stage's end, mixed with the train marginal as validation rows ask for.
+
+  Returns:
+    (the stage's end, validation rows as far as they are predicted whatever the
+    marginal weighs, or None).
+  """
   network, model = trained.params['policy'], run.experiment.model
   if not (isinstance(network, dict) and marginal.MARGINAL in network):
-    return trained
+    return trained, None
   if not len(run.experiment.table.val):
-    return trained
+    return trained, None
   old = network[marginal.MARGINAL]
   alone = marginal.with_weight(network, jnp.zeros_like(old[marginal.WEIGHT]))
   alone = dataclasses.replace(
@@ -352,7 +363,9 @@ def _mixed(run, trained):
   )
   doing = 'weighing the train marginal'
   with processes.at_once(run.options.interrupts, doing):
-    log_p = _predict(run, alone.merged(), 'val')['log_p']
+    params = alone.merged()
+    begun = list(_begin(run, params, 'val'))
+    log_p = evaluation.finish(run.predict_block, params, begun)['log_p']
   log_g = processes.fetch(trained.frozen[marginal.MARGINAL]['log_p'])[0]
   values, _ = model.codec.grid()
   val = run.experiment.table.val
@@ -374,15 +387,16 @@ def _mixed(run, trained):
   network = marginal.with_weight(
     network, stacked(weights), None if share is None else stacked(share)
   )
-  return dataclasses.replace(
+  mixed = dataclasses.replace(
     trained, params={**trained.params, 'policy': network}
   )
+  return mixed, begun
 
 
-def _predict(run, params, split):
-  """What a stage's parameters predict for a split."""
+def _begin(run, params, split):
+  """A split's blocks, begun with a stage's parameters."""
   experiment = run.experiment
-  return evaluation.predict(
+  return evaluation.begin(
     run.predict_block,
     params,
     run.examples[split].inputs,
@@ -393,13 +407,24 @@ def _predict(run, params, split):
   )
 
 
-def _evaluate(run, stage, params):
-  """Predicts val and test with a stage's parameters: rows of results.csv."""
+def _evaluate(run, stage, params, begun=None):
+  """Predicts val and test with a stage's parameters: rows of results.csv.
+
+  Args:
+    run: a `Run`.
+    stage: its name.
+    params: stacked over seeds.
+    begun: validation rows, if they are begun already.
+  """
   experiment = run.experiment
   doing = f'predicting after stage {stage}'
   with processes.at_once(run.options.interrupts, doing):
     predicted = {
-      split: _predict(run, params, split)
+      split: evaluation.finish(
+        run.predict_block,
+        params,
+        (split == 'val' and begun) or _begin(run, params, split),
+      )
       for split in ('val', 'test')
       if len(getattr(experiment.table, split))
     }

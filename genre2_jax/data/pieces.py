@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import gzip
 import pathlib
+import zlib
 from collections.abc import Iterator
 from typing import TextIO
 
@@ -16,6 +17,7 @@ import pandas as pd
 from genre2_jax.data import reading
 from genre2_jax.data.reading import PLAIN, PathLike, Reading
 from genre2_jax.data.wording import place_of
+from genre2_jax.errors import InputError
 
 # Letters of a text file, and cells of another one, that are read at once.
 _LETTERS = 2**23
@@ -75,6 +77,8 @@ def _of_text(path, extension, how, head):
       num_rows += len(frame)
       if len(frame):
         yield frame
+  if not num_rows:
+    raise InputError(f'{path}: no data rows; at least one is needed')
 
 
 def _head_of(path, extension, how):
@@ -94,7 +98,7 @@ def _head_of(path, extension, how):
             return None
         if '\0' in text or not reading.is_plain(text, head, separator, how):
           return None
-  except (OSError, EOFError, LookupError, ValueError):
+  except (OSError, EOFError, LookupError, ValueError, zlib.error):
     return None
   return head
 

@@ -625,7 +625,7 @@ def _from_frame(
     if weight in names:
       raise InputError(f'{where}: {weight!r} is the target, and no weight')
     row_weights = weights_.of_column(where, frame, weight, formats)
-    kept = weights_.counted(where, row_weights)
+    kept, where = weights_.counted(where, row_weights)
     frame = frame.loc[kept].drop(columns=weight)
     row_weights = row_weights[kept]
     kinds.pop(weight, None)

@@ -396,6 +396,12 @@ def _checked(
       )
   if choice.rationale:  # That may be empty.
     _check_columns(frame, choice.rationale, where, 'text.rationale')
+  if choice.weight:
+    if choice.weight == choice.target:
+      raise InputError(f'{where}: {choice.weight!r} is the target, no weight')
+    found = weights_.of_column(where, frame, choice.weight, choice.reading)
+    kept, where = weights_.counted(where, found)
+    frame = frame[kept]
   bad = _is_empty(frame, ''.join(prompts))
   if bad.any():
     if not choice.drop_empty:
@@ -404,11 +410,6 @@ def _checked(
         'text.drop_empty=True'
       )
     frame = frame[~bad]
-  if choice.weight:
-    if choice.weight == choice.target:
-      raise InputError(f'{where}: {choice.weight!r} is the target, no weight')
-    found = weights_.of_column(where, frame, choice.weight, choice.reading)
-    frame = frame[weights_.counted(where, found)]
   y = tables.target_column(
     f'{where}: target {choice.target!r}',
     frame[choice.target],

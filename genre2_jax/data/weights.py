@@ -14,12 +14,17 @@ from genre2_jax.data import cells, columns
 from genre2_jax.data.wording import located, say
 from genre2_jax.errors import InputError, suggestion
 
+# Beyond these the sums of weights and of their squares leave float64, and what
+# a light row has of a heavy one's weight leaves float32.
+_LEAST, _MOST, _MOST_RATIO = 1e-100, 1e100, 1e20
+
 
 def checked(where: str, values: ArrayLike) -> np.ndarray:
   """Weights as float64 [n].
 
   Raises:
-    InputError: one is missing, infinite or negative, or all are 0.
+    InputError: one is missing, infinite or negative, all are 0, or they are too
+      large, too small or too far apart to be summed.
   """
   found = np.asarray(values, np.float64)
   for what, bad in (
@@ -33,6 +38,12 @@ def checked(where: str, values: ArrayLike) -> np.ndarray:
       )
   if not found.any():
     raise InputError(f'{where}: all are 0; one row at least must count')
+  least, most = found[found > 0].min(), found.max()
+  if not _LEAST <= least <= most <= _MOST or most / least > _MOST_RATIO:
+    raise InputError(
+      f'{where}: from {least:g} to {most:g}, too far apart or too far from 1 '
+      f'to be summed; give weights within {_MOST_RATIO:g} times the least'
+    )
   return found
 
 
@@ -53,16 +64,17 @@ def of_column(
       f'{suggestion(name, list(frame))}'
     )
   where = f'{where}: weight {name!r}'
-  return checked(where, columns.read_as(where, frame[name], '', formats))
+  return checked(where, columns.read_as(where, frame[name], 'number', formats))
 
 
-def counted(where: str, weights: np.ndarray) -> np.ndarray:
-  """Whether rows count, bool [n]; says how many do not."""
+def counted(where: str, weights: np.ndarray) -> tuple[np.ndarray, str]:
+  """Whether rows count, bool [n], and where those are; says how many do not."""
   kept = weights > 0
   left_out = int((~kept).sum())
   if left_out:
     say(f'{where}: rows of weight 0 are left out: {left_out}')
-  return kept
+    where += ', counting no rows of weight 0'
+  return kept, where
 
 
 def normalized(

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from genre2_jax.data import targets
+from genre2_jax.data import targets, wording
 from genre2_jax.metrics import sampled
 from genre2_jax.report import numbers, words
 from genre2_jax.report.inputs import NOMINAL, Run, Stage
@@ -130,7 +130,7 @@ def stages(run: Run) -> Table | None:
   _append(
     table,
     'Training',
-    [numbers.duration(s) if math.isfinite(s) else '' for s in seconds],
+    [wording.duration(s) if math.isfinite(s) else '' for s in seconds],
   )
   return table
 

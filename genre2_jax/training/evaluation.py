@@ -1,8 +1,8 @@
 """Validation and predictions on padded blocks of rows, on the device."""
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,28 +43,70 @@ _CONDITIONALS = 2**31 - 1
 
 
 class Predictor:
-  """Compiled predictions of blocks of rows."""
+  """Compiled predictions of blocks of rows.
+
+  Args:
+    block: `(params, inputs or their halves, numbers) -> predictions`.
+    prepare: of stacked parameters, as `Policy.prepare`, or None.
+    half: `(params, inputs) -> halves`, as `Policy.halves`, or None.
+  """
 
   def __init__(
     self,
     block: Callable[..., dict[str, jax.Array]],
     prepare: Callable[[StageParams], StageParams] | None,
+    half: Callable[..., Any] | None = None,
   ) -> None:
-    self._block, self._prepare = block, prepare
+    self._block, self._prepare, self._half = block, prepare, half
     self._last: tuple[StageParams, StageParams] | None = None
 
   def __call__(
     self, params: StageParams, inputs: Inputs, numbers: jax.Array
   ) -> dict[str, jax.Array]:
+    """`finish` of `begin`."""
+    return self.finish(params, self.begin(params, inputs), numbers)
+
+  def begin(self, params: StageParams, inputs: Inputs) -> Any:
+    """What costs of a block: halves [S, b, ...], else the inputs themselves."""
+    if self._half is None:
+      return inputs
+    return self._half(self._prepared(params), inputs)
+
+  def finish(
+    self, params: StageParams, begun: Any, numbers: jax.Array
+  ) -> dict[str, jax.Array]:
     """Of b rows, of numbers int32 [b]: {name: [S, b, ...]}.
 
-    What the parameters alone tell is computed when they are first seen.
+    Args:
+      params: those of `begin`, but for what the second half alone reads.
+      begun: of `begin`.
+      numbers: of the rows.
     """
+    if self._half is None:
+      params = self._prepared(params)
+    return self._block(params, begun, numbers)
+
+  def _prepared(self, params):
+    """What the parameters alone tell is computed when they are first seen."""
     if self._prepare is None:
-      return self._block(params, inputs, numbers)
+      return params
     if self._last is None or self._last[0] is not params:
       self._last = params, self._prepare(params)
-    return self._block(self._last[1], inputs, numbers)
+    return self._last[1]
+
+
+class Begun(NamedTuple):
+  """A block of rows, begun.
+
+  Attributes:
+    half: what `Predictor.begin` gave.
+    numbers: int32 [b], of the rows, as the device has them.
+    rows: [b], which they are of all, −1 where padded.
+  """
+
+  half: Any
+  numbers: Any
+  rows: np.ndarray
 
 
 def validation(
@@ -319,15 +361,26 @@ def predictor(
   form = form_of(model)
   build = form.build  # Without the numbers: programs outlive them.
 
-  def stacked(held, params, inputs, numbers, keys):
+  def parts(held):
     network, codec = build(held)
     if mesh is not None:
       network = sharding_rules.constrained(network, mesh)
+    return network, codec
+
+  def stacked(held, params, inputs, numbers, keys):
+    network, codec = parts(held)
+    has_halves = isinstance(network, Policy) and network.halves is not None
+    if has_halves:  # The inputs are halves, and every seed has its own.
+      network = network._replace(encode=network.halves[1])
     function: Callable[..., Any] = functools.partial(
       predictions, network=network, codec=codec, **options
     )
-    run = each_seed(function, (0, None, None, 0))
+    run = each_seed(function, (0, 0 if has_halves else None, None, 0))
     return run(params, inputs, numbers, keys)
+
+  def begin(held, params, inputs):
+    network, _ = parts(held)
+    return each_seed(network.halves[0], (0, None))(params['policy'], inputs)
 
   def prepare(held, params):
     network, _ = build(held)
@@ -338,10 +391,16 @@ def predictor(
   held = jax.tree.map(jnp.asarray, form.numbers)
   compiled = compilation.shared(key, lambda: jax.jit(stacked))
   prepared = compilation.shared(own, lambda: jax.jit(prepare))
+  half = None
+  if getattr(model.network, 'halves', None) is not None:
+    own_half = form.key and ('begin', form.key, mesh)
+    begun = compilation.shared(own_half, lambda: jax.jit(begin))
+    half = functools.partial(begun, held)
   is_plain = getattr(model.network, 'prepare', None) is None
   return Predictor(
     lambda *args: compiled(held, *args, keys),
     None if is_plain else functools.partial(prepared, held),
+    half,
   )
 
 
@@ -356,7 +415,41 @@ def predict(
   widths: Sequence[int] = (),
   first: int = 0,
 ) -> dict[str, np.ndarray]:
-  """Predictions of all rows, block by block.
+  """Predictions of all rows, block by block: `finish` of `begin`.
+
+  Args: as of `begin`.
+
+  Returns:
+    numpy, what `predictions` gives: {'samples_z': [S, n, G], ...}.
+  """
+  begun = begin(
+    predict_block,
+    params,
+    inputs,
+    block_size=block_size,
+    sharding=sharding,
+    interrupts=interrupts,
+    widths=widths,
+    first=first,
+  )
+  return finish(predict_block, params, begun)
+
+
+def begin(
+  predict_block: Predictor,
+  params: StageParams,
+  inputs: Inputs,
+  *,
+  block_size: int,
+  sharding: jax.sharding.Sharding | None,
+  interrupts: object = (),
+  widths: Sequence[int] = (),
+  first: int = 0,
+) -> Iterator[Begun]:
+  """Blocks of rows, each begun when it is asked for.
+
+  Whoever keeps them can finish them with several parameters: of a policy with
+  halves they take [S, n, K] on the device.
 
   Args:
     predict_block: what `predictor` gave.
@@ -367,25 +460,38 @@ def predict(
     interrupts: true once the run is asked to leave.
     widths: that texts are padded to; rows of one go together.
     first: number of the first row, which its samples depend on.
-
-  Returns:
-    numpy, what `predictions` gives: {'samples_z': [S, n, G], ...}.
   """
   if sharding is not None and len(sharding.device_set) == 1:
     sharding = None  # One device takes them sooner than they are laid out.
-  outputs: list[dict[str, np.ndarray]] = []
-  chosen = []
   for rows, part in batches.by_width(inputs, widths):
-    blocks, numbers = batches.blocks(part, block_size, rows)
-    for index, number in enumerate(np.where(numbers < 0, -1, numbers + first)):
+    blocks, taken = batches.blocks(part, block_size, rows)
+    numbers = np.where(taken < 0, -1, taken + first)
+    for index, number in enumerate(numbers):
       if interrupts:
         raise InterruptedRunError('interrupted while predicting')
       block = jax.tree.map(lambda x, i=index: x[i], blocks)
       if sharding is not None:
         block, number = processes.place((block, number), sharding)
-      outputs.append(processes.fetch(predict_block(params, block, number)))
-    chosen.append(numbers.ravel())
-  taken = np.concatenate(chosen)  # Row numbers, in the order of the outputs.
+      yield Begun(predict_block.begin(params, block), number, taken[index])
+
+
+def finish(
+  predict_block: Predictor, params: StageParams, begun: Iterable[Begun]
+) -> dict[str, np.ndarray]:
+  """Predictions of all rows whose blocks `begin` gave.
+
+  Args:
+    predict_block: what `predictor` gave.
+    params: as `Predictor.finish` takes them.
+    begun: all blocks.
+  """
+  outputs: list[dict[str, np.ndarray]] = []
+  rows = []
+  for block in begun:
+    found = predict_block.finish(params, block.half, block.numbers)
+    outputs.append(processes.fetch(found))
+    rows.append(block.rows)
+  taken = np.concatenate(rows)  # Row numbers, in the order of the outputs.
   real = np.flatnonzero(taken >= 0)
   place = real[np.argsort(taken[real])]
   return {

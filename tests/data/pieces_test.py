@@ -1,5 +1,7 @@
 """Files of any length, some rows at a time."""
 
+import gzip
+
 import pandas as pd
 import pytest
 from checks import assert_refused
@@ -96,4 +98,21 @@ def test_short_rows_are_counted_from_the_piece(tmp_path):
   pd.testing.assert_frame_equal(
     found.iloc[[30]].isna() | (found.iloc[[30]] == ''),
     pd.DataFrame([[False, True, True]], columns=list(found), index=[30]),
+  )
+
+
+def test_blank_lines_alone_are_no_rows(tmp_path):
+  path = tmp_path / 't.csv'
+  path.write_text('n,label\n' + '\n' * 400)
+  assert_refused(
+    lambda: list(pieces.read_pieces(path)), str(path), 'no data rows'
+  )
+
+
+def test_damaged_gzip_is_said(tmp_path):
+  path = tmp_path / 't.csv.gz'
+  whole = gzip.compress(lines(400).encode())
+  path.write_bytes(whole[:10] + b'\xff' * 400)  # There is no such block.
+  assert_refused(
+    lambda: list(pieces.read_pieces(path)), str(path), 'not those of gzip'
   )

@@ -98,6 +98,12 @@ def test_train_rows_that_are_drawn_have_mean_1_again(tmp_path):
     ([1, -2, 2, 3], r'negative in 1 row: 2'),
     ([0, 0, 0, 0], r'all are 0'),
     (['a', '1', '2', '3'], r"weight 'w'"),
+    ([1, 2, 1e308, 1e308], 'from 1 to 1e+308, too far apart'),
+    ([1, 2, 3, 1e-300], r'from 1e-300 to 3, too far apart'),
+    (
+      ['2020-01-01'] * 2 + ['2020-01-02'] * 2,
+      r"weight 'w': text instead of numbers",
+    ),
   ],
 )
 def test_what_is_no_weight_is_refused(tmp_path, weights, words):
@@ -112,6 +118,30 @@ def test_a_column_that_is_not_there_or_is_the_target_is_refused(tmp_path):
     ('y', "'y' is the target, and no weight"),
   ):
     assert_refused(lambda n=name: tables.read_file(path, 'y', weight=n), words)
+
+
+def test_rows_are_counted_as_is_said_where_some_weigh_0(tmp_path):
+  y = np.arange(20) * 1.0
+  y[9] = np.nan
+  path = write(tmp_path, [0.0] * 4 + [1.0] * 16, y=y)
+  choice = texts.Choice(prompt='x is {x}', target='y', weight='w')
+  for read in (
+    lambda: tables.read_file(path, 'y', weight='w'),
+    lambda: texts.read(path, choice),
+  ):
+    with pytest.warns(DataWarning, match='left out: 4'):
+      assert_refused(
+        read, 'counting no rows of weight 0: target', 'in 1 row: 6 '
+      )
+
+
+def test_an_empty_text_of_weight_0_is_absent(tmp_path):
+  prompts = ['a', '', *'cdefghijkl']
+  path = write(tmp_path, [1.0, 0.0, *range(1, 11)], p=prompts)
+  choice = texts.Choice(prompt='{p}', target='y', weight='w')
+  with pytest.warns(DataWarning, match='left out: 1'):
+    found = texts.read(path, choice)
+  assert sum(map(len, (found.train, found.val, found.test))) == 11
 
 
 def test_texts_have_weights_too(tmp_path):
