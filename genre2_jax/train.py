@@ -47,7 +47,13 @@ from genre2_jax.runs import (
   weights,
   workdirs,
 )
-from genre2_jax.training import evaluation, loop, programs, train_state
+from genre2_jax.training import (
+  evaluation,
+  initialization,
+  loop,
+  orders,
+  train_state,
+)
 from genre2_jax.training.stages import Stage, evaluation_keys
 
 _logger = logging.getLogger('genre2_jax')
@@ -142,7 +148,7 @@ def train_and_evaluate(
     if verbose > 1:
       print(tasks.describe(experiment.table, model))
       if mesh.size > 1 and states and not experiment.baseline:
-        layout = programs.describe_layout(
+        layout = initialization.describe_layout(
           stages[-1],
           model,
           states[-1],
@@ -191,12 +197,12 @@ def _settled(experiment):
   """(examples, stages with their epochs, their states' shapes on the mesh)."""
   model = experiment.model
   examples = _examples(experiment)
-  epoch_steps = programs.steps_per_epoch(
+  epoch_steps = orders.steps_per_epoch(
     examples['train'], model.widths, experiment.batch_size
   )
   stages = tuple(stage.bounded(epoch_steps) for stage in experiment.stages)
   states = [
-    programs.abstract_state(
+    initialization.abstract_state(
       stage, model, seeds=experiment.seeds, mesh=experiment.mesh
     )
     for stage in stages

@@ -32,12 +32,10 @@ from genre2_jax.objectives.objective import Objective, Rollouts
 from genre2_jax.policy import Policy
 from genre2_jax.tokenizers.codec import Codec
 from genre2_jax.training import evaluation, stages
-from genre2_jax.training.programs import (
-  _SHUFFLE,
-  _VALIDATION,
-  compile_stage,
-  state_program,
-)
+from genre2_jax.training.initialization import state_program
+from genre2_jax.training.orders import _SHUFFLE
+from genre2_jax.training.programs import compile_stage
+from genre2_jax.training.stage_functions import _VALIDATION
 from genre2_jax.training.step import train_step
 
 pytestmark = [
