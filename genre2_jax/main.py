@@ -75,9 +75,12 @@ def _run():
         raise InputError(f'--mode=predict needs --{flag.name}')
     from genre2_jax.runs import prediction
 
-    prediction.predict_file(
-      workdir.value, _INPUT.value, _OUTPUT.value, _KEEP.value
-    )
+    asked = workdir.value, _INPUT.value, _OUTPUT.value, _KEEP.value
+    if _DISTRIBUTED.value:  # One that left would leave the others waiting.
+      prediction.predict_file(*asked)
+      return
+    with deferred(leaves=True) as interrupts:
+      prediction.predict_file(*asked, interrupts)
     return
   if _MODE.value == 'export':
     for flag in (workdir, _OUTPUT):

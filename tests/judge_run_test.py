@@ -160,6 +160,19 @@ def test_rationales_are_cut_empty_or_refused(make, tmp_path):
   assert_refused(read, 'which ends a text', 'text.end')
 
 
+def test_a_missing_rationale_is_an_empty_one(make, tmp_path):
+  rows = tiny_judge.judgements(24)
+  for row in rows[:12]:
+    del row['rationale']
+  for row in rows[12:]:
+    row['rationale'] = None if row['score'] == 1 else ''
+  path = tiny_text.write_json_lines(tmp_path / 'missing.jsonl', rows)
+  fields = {'text.path': str(path), 'text.split_column': ''}
+  table = tasks.read_table(experiment.resolve(make('ce', fields)))
+  for split in (table.train, table.val, table.test):
+    assert set(split.rationale) == {''}
+
+
 @pytest.mark.parametrize(
   ('fields', 'part'),
   [
@@ -170,6 +183,7 @@ def test_rationales_are_cut_empty_or_refused(make, tmp_path):
     ({'finetune.objective': (('ppo', 1.0, {}),)}, 'ppo'),
     ({'text.rationale': 'why'}, 'text.rationale'),
     ({'text.rationale': '{wyh}'}, 'wyh'),
+    ({'text.rationale': '{why'}, "text.rationale has '{' at character 1"),
     ({'text.end': '<nowhere>'}, '<nowhere>'),
     ({'text.target': 'score,rationale'}, 'there are 2 targets: name one'),
   ],

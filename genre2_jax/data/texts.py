@@ -307,7 +307,8 @@ def fields_of(prompt: str, name: str = 'text.prompt') -> tuple[str, ...]:
 
   Raises InputError: a lone brace, or no column at all.
   """
-  fields = dict.fromkeys(field for _, field in _pieces(prompt) if field)
+  pieces = _pieces(prompt, name)
+  fields = dict.fromkeys(field for _, field in pieces if field)
   if not fields:
     raise InputError(
       f'{name}={prompt!r} names no column: write {{column}} where its text goes'
@@ -316,12 +317,12 @@ def fields_of(prompt: str, name: str = 'text.prompt') -> tuple[str, ...]:
 
 
 def render(frame: pd.DataFrame, prompt: str) -> np.ndarray:
-  """The template filled in for every row: [n] object of str."""
+  """The template filled in for every row: [n] object of str.
+
+  Missing cells have no text.
+  """
   pieces = list(_pieces(prompt))
-  columns = {
-    field: [cells.text_of(cell) for cell in cells.plain(frame[field])]
-    for field in fields_of(prompt)
-  }
+  columns = {field: _texts(frame[field]) for field in fields_of(prompt)}
   texts = np.empty(len(frame), object)
   texts[:] = [
     ''.join(
@@ -331,6 +332,11 @@ def render(frame: pd.DataFrame, prompt: str) -> np.ndarray:
     for row in range(len(frame))
   ]
   return texts
+
+
+def _texts(column: pd.Series) -> list[str]:
+  plain = zip(cells.plain(column), column.isna(), strict=True)
+  return ['' if is_missing else cells.text_of(x) for x, is_missing in plain]
 
 
 def describe(texts: Texts) -> str:
@@ -356,7 +362,9 @@ def describe(texts: Texts) -> str:
   )
 
 
-def _pieces(prompt: str) -> Iterator[tuple[str, str]]:
+def _pieces(
+  prompt: str, name: str = 'text.prompt'
+) -> Iterator[tuple[str, str]]:
   """A template as (text, column after it), the last with column ''."""
   literal, last = '', 0
   for match in _PLACEHOLDER.finditer(prompt):
@@ -369,7 +377,7 @@ def _pieces(prompt: str) -> Iterator[tuple[str, str]]:
       literal = ''
     else:
       raise InputError(
-        f'text.prompt has {match.group()!r} at character {match.start() + 1}: '
+        f'{name} has {match.group()!r} at character {match.start() + 1}: '
         'write {column}, or {{ and }} for braces'
       )
   yield literal + prompt[last:], ''

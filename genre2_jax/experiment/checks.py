@@ -45,7 +45,7 @@ def check_values(config: ConfigDict) -> None:
     'finetune.patience', 'optimizer.warmup_steps', 'optimizer.weight_decay',
     'optimizer.max_grad_norm', 'checkpoint.every_seconds',
     'steps_per_dispatch', 'baseline.trials', 'eval.rail_numbers',
-    'language_model.attention_block',
+    'language_model.attention_block', 'text.history',
   )  # fmt: skip
   for field in positive:
     if not value_of(config, field) > 0:

@@ -65,8 +65,7 @@ def replacing(path: PathLike) -> Iterator[BinaryIO]:
     FullDiskError: there is no room.
   """
   path = pathlib.Path(path)
-  # A fixed name: what a crash leaves behind, the next write removes.
-  temporary = path.with_name(f'.{path.name}.tmp')
+  temporary = _temporary(path)
   with disk.fullness_in_words(path.parent):
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary.unlink(missing_ok=True)
@@ -79,6 +78,11 @@ def replacing(path: PathLike) -> Iterator[BinaryIO]:
     except BaseException:
       temporary.unlink(missing_ok=True)
       raise
+
+
+def discard(path: PathLike) -> None:
+  """Removes what a write of `path` that ends here would leave behind."""
+  _temporary(pathlib.Path(path)).unlink(missing_ok=True)
 
 
 def plain(value: Any) -> Any:
@@ -95,6 +99,11 @@ def plain(value: Any) -> Any:
     case _ if hasattr(value, 'tolist'):  # arrays and scalars, numpy or jax
       return plain(value.tolist())
   return value
+
+
+def _temporary(path: pathlib.Path) -> pathlib.Path:
+  # A fixed name: what a crash leaves behind, the next write removes.
+  return path.with_name(f'.{path.name}.tmp')
 
 
 def _create(path: pathlib.Path) -> int:

@@ -1,6 +1,7 @@
 """Predictions of a finished run for rows of a new file."""
 
 import contextlib
+import functools
 import os
 import pathlib
 import warnings
@@ -19,9 +20,10 @@ from genre2_jax.data.tables import Rows
 from genre2_jax.data.texts import TextRows
 from genre2_jax.data.wording import DataWarning
 from genre2_jax.devices import processes
+from genre2_jax.devices.interrupts import leaving_with
 from genre2_jax.errors import InputError, suggestion
 from genre2_jax.experiment import tasks
-from genre2_jax.files import formats
+from genre2_jax.files import atomic, formats
 from genre2_jax.runs import estimates, finished
 
 _ROW, _ALL = 'row', 'all'
@@ -32,6 +34,7 @@ def predict_file(
   input_path: str | os.PathLike[str],
   output_path: str | os.PathLike[str],
   keep: Sequence[str] = (),
+  interrupts: object = False,
 ) -> None:
   """Writes predictions of the run's last stage for the rows of a file.
 
@@ -46,11 +49,26 @@ def predict_file(
     output_path: file to write, of a kind of `formats.EXTENSIONS`; replaced only
       once it is whole.
     keep: columns of the input to carry along, or 'all' of them.
+    interrupts: an `Interrupts` ends the process, and nothing is left behind.
 
   Raises:
     InputError: the run, a file or its columns cannot be used.
   """
   source, output = path_of(input_path), path_of(output_path)
+  doing = f'predicting, {output} is not written'
+  with (
+    leaving_with(interrupts, functools.partial(atomic.discard, output)),
+    processes.at_once(interrupts, doing),
+  ):
+    _predict_file(workdir, source, output, keep)
+
+
+def _predict_file(
+  workdir: str | os.PathLike[str],
+  source: pathlib.Path,
+  output: pathlib.Path,
+  keep: Sequence[str],
+) -> None:
   with processes.together():
     _check_output(source, output)
     run = finished.open_run(workdir)

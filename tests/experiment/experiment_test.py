@@ -152,6 +152,7 @@ def test_an_unknown_official_task_names_the_near_one():
     ({'batch_size': 0}, 'batch_size=0 must be positive'),
     ({'rollouts__temperature': float('nan')}, 'rollouts.temperature=nan'),
     ({'pretrain__epochs': -1}, 'pretrain.epochs=-1 must not be negative'),
+    ({'text__history': -1}, 'text.history=-1 must not be negative'),
     ({'model__dropout': 1.0}, 'model.dropout'),
     ({'model__head': 'histo'}, 'model.head'),
     ({'model__numeric_embedding': 'periodc'}, "did you mean 'periodic'?"),

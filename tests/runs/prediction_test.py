@@ -2,14 +2,16 @@
 
 import json
 import shutil
+import signal
 
 import numpy as np
 import pandas as pd
 import pytest
 from checks import assert_refused
 
-from genre2_jax import DecodingRegressor
+from genre2_jax import DecodingRegressor, errors
 from genre2_jax.data import pieces, tables
+from genre2_jax.devices import interrupts
 from genre2_jax.runs import estimates, prediction
 from genre2_jax.runs import finished as finished_run
 
@@ -365,6 +367,30 @@ def test_unusable_rows_are_refused_and_nothing_is_written(
   )
   assert output.read_text() == 'mine'
   assert {path.name for path in tmp_path.iterdir()} == {'in.csv', 'out.csv'}
+
+
+def test_a_signal_ends_it_in_a_line_and_leaves_nothing_behind(
+  finished, data_file, tmp_path, monkeypatch
+):
+  received = interrupts.Interrupts(leaves=True)
+  left = []
+
+  def leave(error):
+    left.append((str(error), error.exit_code, [*tmp_path.iterdir()]))
+    raise KeyboardInterrupt  # The process would be gone.
+
+  def columns(*args, **kwargs):
+    assert (tmp_path / '.out.csv.tmp').exists()
+    received.receive(signal.SIGINT, None)
+
+  monkeypatch.setattr(errors, 'leave', leave)
+  monkeypatch.setattr(prediction.estimates, 'columns', columns)
+  output = tmp_path / 'out.csv'
+  with pytest.raises(KeyboardInterrupt):
+    prediction.predict_file(finished, data_file, output, interrupts=received)
+  ((message, code, files),) = left
+  assert f'interrupted while predicting, {output} is not written' in message
+  assert (code, files) == (75, [])
 
 
 def test_an_output_without_a_place_is_refused_before_the_work(
