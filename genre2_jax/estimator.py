@@ -388,6 +388,10 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
       fields['data.text_encoder'] = os.fspath(self.text_encoder)
     fields |= _flat(self.config or {})
     config = _updated(config, fields)
+    if fields.get('data.weight'):
+      raise InputError(
+        'config: data.weight is of the command line: give fit sample_weight='
+      )
     if any(fields.get(name) for name in _NOT_HERE):
       raise InputError(
         'config: report, baseline.name and language_model.name belong to the '
@@ -694,9 +698,17 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
       known = y
       if self._takes_non_finite():
         known = _with_zeros(y)
-      _, known = check_X_y(
-        np.zeros((len(X), 1)), known, y_numeric=True, estimator=self
-      )
+      try:
+        _, known = check_X_y(
+          np.zeros((len(X), 1)), known, y_numeric=True, estimator=self
+        )
+      except ValueError as error:
+        if 'y contains' not in str(error):
+          raise
+        raise InputError(
+          f'{" ".join(str(error).split())} Drop these rows, or fit with '
+          "non_finite='tokens'"
+        ) from error
       if self._takes_non_finite():
         known = np.asarray(y, np.float64).reshape(len(known))
       y = known
