@@ -107,7 +107,9 @@ def cpu_child(name):
   from genre2_jax.devices import sharding
   from genre2_jax.experiment import meshes, networks, tasks
   from genre2_jax.experiment.stages import build_stages
-  from genre2_jax.training.programs import functions, state_program, trace_run
+  from genre2_jax.training.initialization import state_program
+  from genre2_jax.training.programs import trace_run
+  from genre2_jax.training.stage_functions import functions
   from genre2_jax.training.step import train_step
 
   _, mesh = CPU[name]

@@ -134,7 +134,8 @@ def compiled_step(args, mesh):
   import numpy as np
 
   from genre2_jax.devices import sharding
-  from genre2_jax.training.programs import functions, state_program
+  from genre2_jax.training.initialization import state_program
+  from genre2_jax.training.stage_functions import functions
   from genre2_jax.training.step import train_step
 
   _, model = model_of(args)

@@ -24,7 +24,13 @@ from genre2_jax.data.batches import Examples
 from genre2_jax.devices import sharding
 from genre2_jax.errors import InputError
 from genre2_jax.experiment.experiment import build
-from genre2_jax.training import programs, train_state
+from genre2_jax.training import (
+  initialization,
+  orders,
+  programs,
+  stage_functions,
+  train_state,
+)
 from genre2_jax.training.stages import Stage
 from genre2_jax.training.step import train_step
 
@@ -138,7 +144,7 @@ def compile_for(config: ConfigDict, topology: str) -> list[Compiled]:
   )
   model = experiment.model
   examples = model.training_examples(experiment.table.train)
-  epoch_steps = programs.steps_per_epoch(
+  epoch_steps = orders.steps_per_epoch(
     examples, model.widths, experiment.batch_size
   )
   return [
@@ -157,7 +163,7 @@ def compile_for(config: ConfigDict, topology: str) -> list[Compiled]:
 
 def compile_step(
   stage: Stage,
-  model: programs.Trainable,
+  model: initialization.Trainable,
   rows: Examples,
   *,
   batch_size: int,
@@ -177,14 +183,14 @@ def compile_step(
     mesh: of the topology's devices.
     topology: its name.
   """
-  buckets = programs.buckets_of(rows, model.widths)
+  buckets = orders.buckets_of(rows, model.widths)
   rows = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=sharding.replicated(mesh)
     ),
     rows,
   )
-  run, _, optimizer = programs.functions(
+  run, _, optimizer = stage_functions.functions(
     train_step,
     stage,
     model,
@@ -193,7 +199,7 @@ def compile_step(
     mesh=mesh,
     buckets=buckets,
   )
-  abstract, _ = programs.state_program(
+  abstract, _ = initialization.state_program(
     stage, model, seeds=seeds, mesh=mesh, optimizer=optimizer
   )
   traced = programs.trace_run(run, abstract, rows)

@@ -101,9 +101,14 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
   `max_steps` bounds the time, whatever the number of rows, and `max_seconds`
   does by the clock.
 
+  Of several targets, y [n, k], the numbers are written one after another, each
+  given those before it: samples are joint, and everything that is returned has
+  an axis of targets, the last one. The default objective writes one number:
+  take 'crps', 'ce', 'remax' or another decoder's.
+
   Attributes after `fit`: `n_features_in_`, `feature_names_in_` (frames),
-  `exact_`: whether all numbers are scored, rather than some sampled,
-  `workdir_` (with `workdir`): where the fit is.
+  `n_outputs_`: k, `target_names_`, `exact_`: whether all numbers are scored,
+  rather than some sampled, `workdir_` (with `workdir`): where the fit is.
 
   Args:
     objective: a recipe for tables ('best', 'ce', 'remax', 'genre2', 'crps',
@@ -254,7 +259,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     sample_weight: ArrayLike | None = None,
     sample_weight_val: ArrayLike | None = None,
   ) -> Self:
-    """Trains on X [n, F] and y [n].
+    """Trains on X [n, F] and y [n], or y [n, k] of k targets.
 
     The best weights on validation rows are kept. Columns of text and of
     pandas' type `category` are categories; all others are numbers, dates among
@@ -263,7 +268,8 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     Args:
       X: a numpy array, or a frame of pandas, polars or any library with
         `to_pandas` or `__dataframe__`.
-      y: numbers, finite unless non_finite='tokens'.
+      y: numbers, finite unless non_finite='tokens'; of several targets an
+        array or a frame.
       X_val: rows to validate on; None: a fifth of X, drawn by `random_state`.
       y_val: their targets.
       sample_weight: how much each row of X counts, [n], 0 or more: in losses,
@@ -317,6 +323,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
       parts,
       columns,
       target_name=frames.name_of(y),
+      target_names=frames.names_of(y),
       reading=reading,
       val_is_new=X_val is not None,
       weights=weights,
@@ -437,11 +444,13 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
   def _install(self, run, columns):
     self._run, self._columns = run, columns
     self.exact_ = run.experiment.evaluation.exact
+    self.n_outputs_ = len(run.model.codec.parts)
+    self.target_names_ = run.model.target_names or (run.target_name,)
 
   # ------------------------------------------------------------- prediction
 
   def predict(self, X: Any, estimator: str | None = None) -> np.ndarray:
-    """One number per row, [n], in the unit of y.
+    """One number per row, [n], in the unit of y; of k targets [n, k].
 
     Args:
       X: rows with the columns of `fit`. Categories that `fit` did not see
@@ -470,6 +479,8 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
   ) -> np.ndarray:
     """Quantiles of the predictive distributions: [n, Q] for Q levels q.
 
+    Of k targets those of the marginals: [n, Q, k].
+
     As the model has them; `predict_interval` corrects them.
     """
     check_is_fitted(self)
@@ -487,7 +498,9 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     coverage: float = estimates.DEFAULT_COVERAGE,
     method: str | None = None,
   ) -> np.ndarray:
-    """Central intervals, low and high: [n, 2].
+    """Central intervals, low and high: [n, 2]; of k targets [n, 2, k].
+
+    Each target's intervals hold its share, not all targets' at once.
 
     Args:
       X: rows.
@@ -538,6 +551,8 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
 
   def sample(self, X: Any, n: int = 1) -> np.ndarray:
     """n numbers per row from its distribution: [rows, n].
+
+    Of k targets, from the joint one: [rows, n, k].
 
     A row's samples depend on its cells, its place in X, n and `random_state`:
     the same call returns the same samples. All are finite: samples given
@@ -678,7 +693,15 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
     tags = super().__sklearn_tags__()
     tags.input_tags.allow_nan = True
     tags.input_tags.string = True
+    tags.target_tags.multi_output = self._writes_several()
     return tags
+
+  def _writes_several(self):
+    """Whether the objective's network is a decoder."""
+    try:
+      return self._config(0).model.head == 'decoder'
+    except InputError:  # Which `fit` will say.
+      return False
 
   def _read(self, X, y=None, *, reset):
     """X as a frame, y as an array; checked against `fit`, or noted in it."""
@@ -695,12 +718,16 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
       X = pd.DataFrame(X, columns=names)
     if y is not None or reset:
       frames.refuse_target(y)
-      known = y
-      if self._takes_non_finite():
+      known, lets_through = y, self._takes_non_finite()
+      if lets_through:
         known = _with_zeros(y)
       try:
         _, known = check_X_y(
-          np.zeros((len(X), 1)), known, y_numeric=True, estimator=self
+          np.zeros((len(X), 1)),
+          known,
+          y_numeric=True,
+          multi_output=np.ndim(y) == 2 and np.shape(y)[1] > 1,
+          estimator=self,
         )
       except ValueError as error:
         if 'y contains' not in str(error):
@@ -709,8 +736,8 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
           f'{" ".join(str(error).split())} Drop these rows, or fit with '
           "non_finite='tokens'"
         ) from error
-      if self._takes_non_finite():
-        known = np.asarray(y, np.float64).reshape(len(known))
+      if lets_through:
+        known = np.asarray(y, np.float64).reshape(known.shape)
       y = known
     return X.rename(columns=str), y
 

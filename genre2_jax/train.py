@@ -47,7 +47,13 @@ from genre2_jax.runs import (
   weights,
   workdirs,
 )
-from genre2_jax.training import evaluation, loop, programs, train_state
+from genre2_jax.training import (
+  evaluation,
+  initialization,
+  loop,
+  orders,
+  train_state,
+)
 from genre2_jax.training.stages import Stage, evaluation_keys
 
 _logger = logging.getLogger('genre2_jax')
@@ -142,7 +148,7 @@ def train_and_evaluate(
     if verbose > 1:
       print(tasks.describe(experiment.table, model))
       if mesh.size > 1 and states and not experiment.baseline:
-        layout = programs.describe_layout(
+        layout = initialization.describe_layout(
           stages[-1],
           model,
           states[-1],
@@ -191,12 +197,12 @@ def _settled(experiment):
   """(examples, stages with their epochs, their states' shapes on the mesh)."""
   model = experiment.model
   examples = _examples(experiment)
-  epoch_steps = programs.steps_per_epoch(
+  epoch_steps = orders.steps_per_epoch(
     examples['train'], model.widths, experiment.batch_size
   )
   stages = tuple(stage.bounded(epoch_steps) for stage in experiment.stages)
   states = [
-    programs.abstract_state(
+    initialization.abstract_state(
       stage, model, seeds=experiment.seeds, mesh=experiment.mesh
     )
     for stage in stages
@@ -299,7 +305,7 @@ def _run_stages(run, params, clock):
     rows += _evaluate(run, names[0], params)
   for index, stage in enumerate(run.stages):
     seconds = clock.share(len(run.stages) - index)
-    params, stopped = _trained(run, stage, params, seconds)
+    params, stopped, begun = _trained(run, stage, params, seconds)
     names.append(stage.name)
     if stopped:
       out_of_time.append(stage.name)
@@ -308,19 +314,25 @@ def _run_stages(run, params, clock):
         stage.name,
         experiment.max_seconds,
       )
-    rows += _evaluate(run, stage.name, params)
+    rows += _evaluate(run, stage.name, params, begun)
+    del begun
     _write_results(run, rows)
   return names, rows, params, out_of_time
 
 
 def _trained(run, stage, params, seconds):
-  """A stage's best parameters, there or trained now; whether time was up."""
+  """A stage's best parameters, there or trained now.
+
+  Returns:
+    (stacked parameters, whether time was up, validation rows as far as they are
+    predicted, or None).
+  """
   if weights.is_written(run.workdir, stage.name):
     found = weights.read(
       run.workdir, stage, run.experiment, run.experiment.mesh
     )
     if found is not None:
-      return found, False
+      return found, False, None
   if params is not None:
     start = functools.partial(params.get, 'policy')
   else:
@@ -333,18 +345,23 @@ def _trained(run, stage, params, seconds):
     run.options,
     seconds=seconds,
   )
-  trained = _mixed(run, trained)
+  trained, begun = _mixed(run, trained)
   weights.write(run.workdir, stage.name, trained.params)
-  return trained.merged(), trained.out_of_time
+  return trained.merged(), trained.out_of_time, begun
 
 
 def _mixed(run, trained):
-  """A stage's end, mixed with the train marginal as validation rows ask for."""
+  """A stage's end, mixed with the train marginal as validation rows ask for.
+
+  Returns:
+    (the stage's end, validation rows as far as they are predicted whatever the
+    marginal weighs, or None).
+  """
   network, model = trained.params['policy'], run.experiment.model
   if not (isinstance(network, dict) and marginal.MARGINAL in network):
-    return trained
+    return trained, None
   if not len(run.experiment.table.val):
-    return trained
+    return trained, None
   old = network[marginal.MARGINAL]
   alone = marginal.with_weight(network, jnp.zeros_like(old[marginal.WEIGHT]))
   alone = dataclasses.replace(
@@ -352,7 +369,9 @@ def _mixed(run, trained):
   )
   doing = 'weighing the train marginal'
   with processes.at_once(run.options.interrupts, doing):
-    log_p = _predict(run, alone.merged(), 'val')['log_p']
+    params = alone.merged()
+    begun = list(_begin(run, params, 'val'))
+    log_p = evaluation.finish(run.predict_block, params, begun)['log_p']
   log_g = processes.fetch(trained.frozen[marginal.MARGINAL]['log_p'])[0]
   values, _ = model.codec.grid()
   val = run.experiment.table.val
@@ -374,15 +393,16 @@ def _mixed(run, trained):
   network = marginal.with_weight(
     network, stacked(weights), None if share is None else stacked(share)
   )
-  return dataclasses.replace(
+  mixed = dataclasses.replace(
     trained, params={**trained.params, 'policy': network}
   )
+  return mixed, begun
 
 
-def _predict(run, params, split):
-  """What a stage's parameters predict for a split."""
+def _begin(run, params, split):
+  """A split's blocks, begun with a stage's parameters."""
   experiment = run.experiment
-  return evaluation.predict(
+  return evaluation.begin(
     run.predict_block,
     params,
     run.examples[split].inputs,
@@ -393,13 +413,24 @@ def _predict(run, params, split):
   )
 
 
-def _evaluate(run, stage, params):
-  """Predicts val and test with a stage's parameters: rows of results.csv."""
+def _evaluate(run, stage, params, begun=None):
+  """Predicts val and test with a stage's parameters: rows of results.csv.
+
+  Args:
+    run: a `Run`.
+    stage: its name.
+    params: stacked over seeds.
+    begun: validation rows, if they are begun already.
+  """
   experiment = run.experiment
   doing = f'predicting after stage {stage}'
   with processes.at_once(run.options.interrupts, doing):
     predicted = {
-      split: _predict(run, params, split)
+      split: evaluation.finish(
+        run.predict_block,
+        params,
+        (split == 'val' and begun) or _begin(run, params, split),
+      )
       for split in ('val', 'test')
       if len(getattr(experiment.table, split))
     }
@@ -446,7 +477,8 @@ def _record(run, stage, predicted):
         margins = estimates.fit_margins(arrays, model, target, weight)
   # Of the test rows, which come last; the last stage's are what stays.
   columns = estimates.columns(arrays, model, margins, has_interval=has_interval)
-  known = {'row': np.arange(1, len(target) + 1), 'target': target}
+  known = {'row': np.arange(1, len(target) + 1)}
+  known |= estimates.by_name({'target': target}, model.target_names)
   if weight is not None:
     known['weight'] = weight
   with formats.growing(run.workdir / 'predictions.csv') as write:

@@ -132,7 +132,7 @@ def test_flax_stays_behind_the_models():
   models = {name for name in TREES if room_of(name) == 'models'}
   assert importers_of('flax') <= models | {
     'devices.sharding',
-    'training.programs',
+    'training.initialization',
   }
 
 

@@ -58,6 +58,7 @@ def test_all_that_is_shown_is_run():
     'estimator.md': 6,
     'extending.md': 4,
     'README.md': 1,
+    'several_targets.md': 1,
   }
 
 

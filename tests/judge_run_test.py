@@ -185,6 +185,7 @@ def test_a_missing_rationale_is_an_empty_one(make, tmp_path):
     ({'text.rationale': '{wyh}'}, 'wyh'),
     ({'text.rationale': '{why'}, "text.rationale has '{' at character 1"),
     ({'text.end': '<nowhere>'}, '<nowhere>'),
+    ({'text.target': 'score,rationale'}, 'there are 2 targets: name one'),
   ],
 )
 def test_what_does_not_go_with_a_rationale_is_refused(make, fields, part):

@@ -12,7 +12,12 @@ from genre2_jax.data import batches
 from genre2_jax.data.tables import Rows, Table
 from genre2_jax.devices import sharding
 from genre2_jax.experiment import experiment, recipes
-from genre2_jax.training import programs
+from genre2_jax.training import (
+  initialization,
+  orders,
+  programs,
+  stage_functions,
+)
 from genre2_jax.training.stages import optimizer_of
 from genre2_jax.training.step import train_step
 
@@ -87,13 +92,13 @@ def lowered(recipe, data):
   mesh = sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), 1)
   rows = model.training_examples(data.train)
   rows = batches.padded(rows, batches.ladder(len(rows.target)))
-  functions = programs.open_functions(
+  functions = stage_functions.open_functions(
     train_step, stage, model.form, batch_size=16, mesh=mesh
   )
-  state, _ = programs.state_program(
+  state, _ = initialization.state_program(
     stage, model, seeds=(0,), mesh=mesh, optimizer=optimizer_of(stage, 1)
   )
-  extent = programs.Extent.of(stage, len(data.train), 16, ())
+  extent = stage_functions.Extent.of(stage, len(data.train), 16, ())
   given = model.form.numbers, extent
   block = batches.blocks(model.examples(data.val), 16)
   block = batches.padded_blocks(*block)
@@ -134,19 +139,19 @@ def trained(size, is_drawn=False):
   model, stage = built.model, built.stages[-1]
   mesh = sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), 1)
   optimizer = optimizer_of(stage, 1)
-  abstract, init = programs.state_program(
+  abstract, init = initialization.state_program(
     stage, model, seeds=(0, 1), mesh=mesh, optimizer=optimizer
   )
-  run = programs.open_functions(
+  run = stage_functions.open_functions(
     train_step, stage, model.form, batch_size=16, mesh=mesh
   ).run
   rows = batches.padded(model.training_examples(data.train), size)
-  extent = programs.Extent.of(stage, 77, 16, ())
+  extent = stage_functions.Extent.of(stage, 77, 16, ())
   state = init(None)
   order = None
   if is_drawn:
-    orders = programs._Orders(2, 77, size, abstract.step.sharding)
-    order = orders.of(np.asarray(state.key), int(state.epoch[0]))
+    drawn = orders.Orders(2, 77, size, abstract.step.sharding)
+    order = drawn.of(np.asarray(state.key), int(state.epoch[0]))
   state = jax.jit(run)((model.form.numbers, extent), state, rows, 5, order)
   return jax.device_get(state.params)
 
@@ -176,7 +181,7 @@ def test_no_dispatch_sorts_the_rows(monkeypatch):
       'train': built.model.training_examples(data.train),
       'val': built.model.examples(data.val),
     },
-    seeds=(0,),
+    seeds=(0, 1, 2),  # Nobody else here draws for three.
     batch_size=16,
     block_size=16,
     mesh=built.mesh,

@@ -19,6 +19,7 @@ from genre2_jax.experiment.stages import build_stages
 from genre2_jax.models.marginal import with_weight
 from genre2_jax.objectives.grid import crps
 from genre2_jax.runs import finished
+from genre2_jax.training import evaluation
 
 FIELDS = {
   **TINY,
@@ -54,13 +55,52 @@ def data_file(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def run(data_file):
+def blocks_read():
+  """How many rows had each block that the network read to predict."""
+  return []
+
+
+@pytest.fixture(scope='module')
+def run(data_file, blocks_read):
   """An epoch of CRPS on the whole trie, of what the columns hardly tell."""
   config = base.get_config()
   data = {'data.path': str(data_file), 'data.target': 'rooms'}
   config.update_from_flattened_dict(FIELDS | data)
   workdir = data_file.parent / 'run'
-  return train.train_and_evaluate(config, workdir, verbose=0)
+  begin = evaluation.Predictor.begin
+
+  def counted(predictor, params, inputs):
+    blocks_read.append(len(jax.tree.leaves(inputs)[0]))
+    return begin(predictor, params, inputs)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(evaluation.Predictor, 'begin', counted)
+    return train.train_and_evaluate(config, workdir, verbose=0)
+
+
+def test_validation_rows_are_read_once_to_weigh_and_to_predict(
+  run, data_file, blocks_read
+):
+  table = tables.read_file(data_file, 'rooms')
+  size = blocks_read[0]
+  once = [-(-len(rows) // size) for rows in (table.val, table.test)]
+  assert len(blocks_read) == sum(once)
+
+
+def test_halves_predict_what_the_whole_does(run, data_file):
+  """Another weight finishes the same halves."""
+  opened = finished.open_run(run)
+  rows = tables.read_file(data_file, 'rooms').val
+  policy = opened.model.network
+  params = jax.tree.map(lambda x: x[0], opened.weights()['policy'])
+  inputs = opened.model.inputs(rows)
+  first, second = policy.halves
+  zero = with_weight(params, np.float32(0))
+  half = first(zero, inputs)
+  np.testing.assert_array_equal(
+    second(params, half), policy.encode(params, inputs)
+  )
+  assert np.abs(second(params, half) - second(zero, half)).max() > 1e-3
 
 
 def test_a_run_read_back_predicts_what_it_wrote(run, data_file):

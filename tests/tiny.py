@@ -1,5 +1,7 @@
 """A table, a config, a regressor and a stage so small that all take seconds."""
 
+import types
+
 import jax
 import numpy as np
 
@@ -100,3 +102,16 @@ def abstract_mesh(sizes):
   sizes = dict.fromkeys(AXES, 1) | sizes
   types = (jax.sharding.AxisType.Auto,) * len(sizes)
   return jax.sharding.AbstractMesh(tuple(sizes.values()), tuple(sizes), types)
+
+
+def one_target(codec, scaler, **more):
+  """What metrics and estimates ask of a `Model` of one target."""
+  own = types.SimpleNamespace(codec=codec, scaler=scaler, grid=codec.grid())
+  return types.SimpleNamespace(
+    codec=codec,
+    scaler=scaler,
+    target_names=(),
+    by_target=lambda: [own],
+    features=None,
+    **more,
+  )

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from genre2_jax.benchmark import suite
 from genre2_jax.data import talent
+from genre2_jax.data.wording import duration
 from genre2_jax.errors import InputError
 from genre2_jax.experiment import costs
 from genre2_jax.files.atomic import PathLike
@@ -76,6 +77,6 @@ def said(total: float, known: int, others: int) -> str:
     return ''
   beside = f'; {others} more have no forecast' if others else ''
   return (
-    f'{known} runs of decoders left: at most about {total / 3600:,.1f} h here '
+    f'{known} runs of decoders left: at most about {duration(total)} here '
     f'with no stage that stops early, compiling aside{beside}'
   )

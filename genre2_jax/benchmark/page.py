@@ -18,6 +18,7 @@ from genre2_jax.benchmark import comparison_tables, figures, statistics
 from genre2_jax.benchmark.figures import method_name
 from genre2_jax.benchmark.statistics import Benchmark, Comparison
 from genre2_jax.data import targets
+from genre2_jax.data.wording import duration
 from genre2_jax.files import atomic, reading
 from genre2_jax.files.atomic import PathLike
 from genre2_jax.report import inputs
@@ -174,13 +175,13 @@ def notes(compared: Comparison) -> list[str]:
 def facts(compared: Comparison) -> dict[str, str]:
   """What was run."""
   benchmark = compared.benchmark
-  hours = sum(benchmark.seconds.values()) / 3600
+  spent = duration(sum(benchmark.seconds.values()))
   runs = int(compared.values['r2'].notna().sum().sum())
   return {
     'Tasks': str(len(benchmark.tasks)),
     'Methods': str(len(compared.estimators)),
     'Seeds': ', '.join(benchmark.seeds),
-    'Finished runs': f'{runs}, {hours:.1f} h of wall time',
+    'Finished runs': f'{runs}, {spent} of wall time',
     'Machine': '; '.join(benchmark.machines) or 'unknown',
   }
 

@@ -30,6 +30,7 @@ from genre2_jax.benchmark.page import (
   SECONDS_FILE,
 )
 from genre2_jax.benchmark.statistics import BASE
+from genre2_jax.data.wording import duration
 from genre2_jax.devices import resident
 from genre2_jax.devices.interrupts import leaving_with
 from genre2_jax.errors import (
@@ -204,7 +205,7 @@ def run(
         config, task, method, workdir, train_and_evaluate, interrupts
       )
       if failure is None:
-        said = _duration(page.read_spent(folder).seconds)
+        said = duration(page.read_spent(folder).seconds)
       else:
         failures.append(failure)
         atomic.write_json(note, dataclasses.asdict(failure))
@@ -431,12 +432,4 @@ def _time_left(workdir, todo):
   means = {method: sum(s) / len(s) for method, s in spent.items()}
   overall = sum(means.values()) / len(means)
   left = sum(means.get(method, overall) for _, method in todo)
-  return f'; about {_duration(left)} left'
-
-
-def _duration(seconds):
-  if seconds < 100:
-    return f'{seconds:.0f} s'
-  return (
-    f'{seconds / 60:.0f} min' if seconds < 6000 else f'{seconds / 3600:.1f} h'
-  )
+  return f'; about {duration(left)} left'

@@ -99,6 +99,16 @@ def parse_names(field: str, text: str | Sequence[str]) -> tuple[str, ...]:
   return tuple(dict.fromkeys(names))
 
 
+def target_names(target: str, names: Sequence[str]) -> tuple[str, ...]:
+  """The columns that a target names: one, or several as 'a,b'.
+
+  Raises InputError.
+  """
+  if target in names or not target:
+    return (target,)
+  return parse_names('data.target', target)
+
+
 def with_texts(
   kinds: Mapping[str, str], text_columns: Sequence[str]
 ) -> dict[str, str]:

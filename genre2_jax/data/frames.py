@@ -122,6 +122,7 @@ def table(
   planned: Sequence[Column],
   *,
   target_name: str,
+  target_names: Sequence[str] = (),
   reading: HowRead,
   val_is_new: bool,
   weights: Mapping[str, np.ndarray] | None = None,
@@ -149,6 +150,7 @@ def table(
     numeric_names=[column.name for column in numeric],
     category_names=[column.name for column in categories],
     target_name=target_name,
+    target_names=target_names,
     kinds=[column.kind for column in (*numeric, *categories)],
     text_names=columns.text_names(planned),
     weights=weights and {**weights, 'test': weights['val']},
@@ -163,8 +165,10 @@ def refuse_target(y: Any) -> None:
   if masked is not None and masked.any():
     raise InputError(f'y: masked in {tables.located(masked)}; drop these rows')
   column = y if isinstance(y, pd.Series) else np.asarray(y)
-  if column.ndim == 2 and column.shape[1] == 1:
-    column = np.asarray(column)[:, 0]
+  if column.ndim == 2:
+    for own in column.T:
+      refuse_target(own)
+    return
   if column.ndim != 1 or column.dtype.kind not in 'iuO':
     return
   try:
@@ -184,6 +188,12 @@ def split(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
   order = np.random.RandomState(seed).permutation(n)
   num_val = -(-n // 5)
   return order[:-num_val], order[-num_val:]
+
+
+def names_of(y: Any) -> list[str]:
+  """Of several targets; [] where their columns have no names."""
+  names = list(map(str, getattr(y, 'columns', ())))
+  return names if getattr(y, 'ndim', 1) == 2 and len(names) > 1 else []
 
 
 def name_of(y: Any) -> str:

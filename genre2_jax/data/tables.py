@@ -46,6 +46,7 @@ __all__ = [
   'split_rows',
   'target_column',
   'weighted',
+  'with_target',
 ]
 
 SPLITS = ('train', 'val', 'test')
@@ -57,7 +58,8 @@ class Rows:
 
   numeric: [n, F_num] float64, NaN where missing; may hold ±inf.
   categories: [n, F_cat] object: str, None where missing.
-  target: [n] float64, finite; None for rows to predict.
+  target: [n] float64, finite; of several targets [n, k]; None for rows to
+    predict.
   text: [n, T] object: str, None where missing; None without text columns.
   num_embedded: numeric columns, the last ones, that were made of the text.
   weight: [n] float64, of mean 1 over the train rows; None: all count alike.
@@ -125,6 +127,7 @@ class Table:
   kinds: of the columns, numeric first, as in `cells`; () if they don't matter.
   text_names: of the columns of text, whose numbers are yet to be made.
   drawn_from: train rows that there were before `cut`; 0 if all are here.
+  target_names: of several targets; () of one.
   """
 
   name: str
@@ -137,6 +140,7 @@ class Table:
   kinds: tuple[str, ...] = ()
   text_names: tuple[str, ...] = ()
   drawn_from: int = 0
+  target_names: tuple[str, ...] = ()
 
 
 def build(
@@ -148,14 +152,16 @@ def build(
   target_name: str,
   kinds: Sequence[str] = (),
   text_names: Sequence[str] = (),
+  target_names: Sequence[str] = (),
   weights: Mapping[str, np.ndarray] | None = None,
   non_finite: bool = False,
 ) -> Table:
   """Checked table from raw arrays: every loader ends here.
 
   splits: for each of `SPLITS` (numeric [n, F_num] or None, categories
-  [n, F_cat] or None, target [n] or [n, 1]), of any plain dtype; with
+  [n, F_cat] or None, target [n], [n, 1] or [n, k]), of any plain dtype; with
   `text_names` behind them the text [n, T].
+  target_names: of k targets; without, those of several count from y_0.
   weights: for each of `SPLITS` [n], as `weights.checked` gives them.
   non_finite: whether targets may be NaN or infinite.
   Raises InputError for a table that cannot be trained on.
@@ -169,6 +175,15 @@ def build(
     _rows(f'{name}: {split}', splits[split], widths, non_finite)
     for split in SPLITS
   )
+  shapes = {rows.known_target.shape[1:] for rows in (train, val, test)}
+  if len(shapes) > 1:
+    raise InputError(f'{name}: splits differ in their targets; align them')
+  (shape,) = shapes
+  if shape:
+    if len(target_names) != shape[0]:
+      target_names = [f'{target_name}_{i}' for i in range(shape[0])]
+    refuse_duplicates(f'{name}: targets', target_names)
+    target_name = ', '.join(target_names)
   if weights is not None:
     train, val, test = weighted((train, val, test), weights)
   return Table(
@@ -178,6 +193,7 @@ def build(
     target_name=target_name,
     kinds=tuple(kinds),
     text_names=tuple(text_names),
+    target_names=tuple(target_names) if shape else (),
     train=train,
     val=val,
     test=test,
@@ -204,7 +220,7 @@ def read_file(
 
   Args:
     path: of the file.
-    target: name of the target column.
+    target: name of the target column, or of several as 'a,b'.
     seed: of the split.
     kinds: of columns, as 'size=number,zip=category'; the others are found.
     reading: how the file is written, as 'separator=; decimal=,'.
@@ -272,10 +288,13 @@ def load_openml(
   key = str(name_or_id)
   where = f'OpenML {key}'
   which = {'data_id': int(key)} if key.isdecimal() else {'name': key}
+  # One column that a comma is in is not to be had here.
+  targets = columns.target_names(target, ())
+  wanted = targets[0] if len(targets) == 1 else list(targets)
   try:
     bunch = datasets.fetch_openml(
       **which,
-      target_column=target or 'default-target',
+      target_column=wanted or 'default-target',
       as_frame=True,
       parser='auto',
     )
@@ -286,18 +305,20 @@ def load_openml(
       f'{where}: not loaded, {one_line(error)}; check the name, the target '
       'and the network'
     ) from error
-  if not isinstance(bunch.target, pd.Series):
+  is_one = isinstance(bunch.target, pd.Series)
+  if not is_one and len(targets) == 1:
     raise InputError(
       f'{where}: has no single default target; name one of '
       f'{listed(map(str, bunch.frame.columns))}'
     )
   name = (bunch.get('details') or {}).get('name', key)
-  frame = bunch.data.assign(**{bunch.target.name: bunch.target})
+  found = {bunch.target.name: bunch.target} if is_one else dict(bunch.target)
+  frame = bunch.data.assign(**found)
   kinds = columns.with_texts(columns.parse_kinds(kinds), text_columns)
   return _from_frame(
     frame,
     name,
-    bunch.target.name,
+    bunch.target.name if is_one else target,
     seed,
     where,
     kinds=kinds,
@@ -320,6 +341,22 @@ def cut(table: Table, max_train_rows: int, seed: int) -> Table:
   of_kept = {s: getattr(found, s).weight for s in SPLITS}
   train, val, test = weighted(splits, of_kept)
   return dataclasses.replace(found, train=train, val=val, test=test)
+
+
+def with_target(table: Table, place: int) -> Table:
+  """A table of several targets as one of its `place`-th alone."""
+  train, val, test = (
+    dataclasses.replace(rows, target=rows.known_target[:, place])
+    for rows in (table.train, table.val, table.test)
+  )
+  return dataclasses.replace(
+    table,
+    target_name=table.target_names[place],
+    target_names=(),
+    train=train,
+    val=val,
+    test=test,
+  )
 
 
 def read_rows(
@@ -548,10 +585,13 @@ def _target(
     )
   if target.ndim == 2 and target.shape[1] == 1:
     target = target[:, 0]
-  if target.ndim != 1:
-    raise InputError(f'{where} has shape {target.shape}; it must be one column')
+  if target.ndim not in (1, 2) or not target.shape[-1:][0]:
+    raise InputError(
+      f'{where} has shape {target.shape}; it must be one column, or several'
+    )
   target = numbers(where, target)
   bad = ~np.isfinite(target)
+  bad = bad if bad.ndim == 1 else bad.any(axis=1)
   if bad.all():
     raise InputError(f'{where}: no row has a finite number; one at least must')
   if bad.any() and not non_finite:
@@ -575,12 +615,14 @@ def _from_frame(
   non_finite: bool = False,
 ) -> Table:
   frame, kinds = frame.rename(columns=str), dict(kinds or {})
-  if target not in frame:
-    raise no_column(where, target, list(frame))
+  names = columns.target_names(target, list(frame))
+  for own in names:
+    if own not in frame:
+      raise no_column(where, own, list(frame))
   columns.check_kinds(where, kinds, list(frame))
   row_weights = None
   if weight:
-    if weight == target:
+    if weight in names:
       raise InputError(f'{where}: {weight!r} is the target, and no weight')
     row_weights = weights_.of_column(where, frame, weight, formats)
     kept, where = weights_.counted(where, row_weights)
@@ -588,12 +630,14 @@ def _from_frame(
     row_weights = row_weights[kept]
     kinds.pop(weight, None)
   # Checked before the split, so that errors count rows as the file does.
-  column, kind = frame.pop(target), kinds.pop(target, '')
-  y = target_column(
-    f'{where}: target {target!r}', column, formats, kind, non_finite
-  )
-  if not kind:
-    columns.say_of_target(where, target, y[np.isfinite(y)])
+  ys = []
+  for own in names:
+    column, kind = frame.pop(own), kinds.pop(own, '')
+    of = f'{where}: target {own!r}'
+    ys.append(target_column(of, column, formats, kind, non_finite))
+    if not kind:
+      columns.say_of_target(where, own, ys[-1][np.isfinite(ys[-1])])
+  y = ys[0] if len(ys) == 1 else np.stack(ys, axis=1)
   # A frame would look for each column among all others to let it go.
   parts = {str(name): column for name, column in frame.items()}
   del frame
@@ -617,7 +661,8 @@ def _from_frame(
     },
     numeric_names=[column.name for column in numeric],
     category_names=[column.name for column in categories],
-    target_name=target,
+    target_name=names[0],
+    target_names=names,
     kinds=[column.kind for column in (*numeric, *categories)],
     text_names=columns.text_names(plan),
     weights=None

@@ -1,7 +1,8 @@
 """Tasks in the folder format of the TALENT benchmark.
 
 A folder holds `{N,C,y}_{train,val,test}.npy` (N numeric features, C
-categories, y target; N or C may be absent) and `info.json`. Published C are
+categories, y target, [n], or of several targets [n, k], which `target` in the
+info may name in a list; N or C may be absent) and `info.json`. Published C are
 pickled object arrays. They are read here without letting the pickle reach
 any function outside this file.
 """
@@ -38,12 +39,15 @@ def load(
     split: tuple(arrays[part].get(split) for part in 'NCy')
     for split in tables.SPLITS
   }
+  target = info.get('target') or 'y'
+  listed = target if isinstance(target, list) else []
   return tables.build(
     name,
     splits,
     numeric_names=_names(info.get('num_features'), arrays['N'], 'N'),
     category_names=_names(info.get('cat_features'), arrays['C'], 'C'),
-    target_name=str(info.get('target') or 'y'),
+    target_name='y' if len(listed) > 1 else str((listed or [target])[0]),
+    target_names=[str(own) for own in listed],
     non_finite=non_finite,
   )
 

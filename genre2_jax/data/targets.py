@@ -159,7 +159,84 @@ class QuantileScaler:
     return cls(quantiles=tuple(map(float, quantiles)), normal=normal)
 
 
+@dataclasses.dataclass(frozen=True)
+class JointScaler:
+  """The scales of k targets, each its own: arrays [..., k].
+
+  Attributes:
+    names: of the targets.
+    parts: their scalers.
+  """
+
+  names: tuple[str, ...]
+  parts: tuple[TargetScaler | QuantileScaler, ...]
+
+  @property
+  def is_constant(self) -> bool:
+    """Whether all of them are."""
+    return all(part.is_constant for part in self.parts)
+
+  @property
+  def is_linear(self) -> bool:
+    """Whether z is a straight line of the target; they are of one kind."""
+    return self.parts[0].is_linear
+
+  def standardize(self, y: npt.ArrayLike) -> np.ndarray:
+    """z of targets y [..., k]."""
+    columns = np.moveaxis(np.asarray(y, np.float64), -1, 0)
+    z = [p.standardize(x) for p, x in zip(self.parts, columns, strict=True)]
+    return np.stack(z, axis=-1)
+
+  def restore(self, z: npt.ArrayLike) -> np.ndarray:
+    """y of z [..., k]."""
+    columns = np.moveaxis(np.asarray(z, np.float64), -1, 0)
+    y = [p.restore(x) for p, x in zip(self.parts, columns, strict=True)]
+    return np.stack(y, axis=-1)
+
+  def to_json(self) -> dict[str, Any]:
+    """Plain lists and numbers, for json.dump."""
+    parts = [part.to_json() for part in self.parts]
+    return {'names': list(self.names), 'parts': parts}
+
+  @classmethod
+  def from_json(cls, data: Mapping[str, Any]) -> Self:
+    """Inverse of `to_json`. Raises InputError for anything else."""
+    names, parts = data.get('names'), data.get('parts')
+    if (
+      not isinstance(names, list)
+      or not isinstance(parts, list)
+      or len(names) != len(parts)
+      or not all(isinstance(name, str) for name in names)
+      or not all(isinstance(part, Mapping) for part in parts)
+    ):
+      raise InputError(
+        'saved JointScaler: it needs a name and a scaler for each target; save '
+        'it again'
+      )
+    return cls(tuple(names), tuple(map(_one_from_json, parts)))
+
+
 Scaler = TargetScaler | QuantileScaler
+AnyScaler = Scaler | JointScaler
+
+
+def fit_all(
+  transform: str, y: np.ndarray, names: tuple[str, ...] = ()
+) -> AnyScaler:
+  """`fit` of train targets y [n], or of each column of y [n, k]."""
+  if y.ndim == 1:
+    return fit(transform, y)
+  return JointScaler(names, tuple(fit(transform, column) for column in y.T))
+
+
+def parts_of(scaler: AnyScaler) -> tuple[Scaler, ...]:
+  """Of the targets, one by one."""
+  return scaler.parts if isinstance(scaler, JointScaler) else (scaler,)
+
+
+def names_of(scaler: AnyScaler) -> tuple[str, ...]:
+  """Of several targets; () of one."""
+  return scaler.names if isinstance(scaler, JointScaler) else ()
 
 
 def fit(transform: str, y: np.ndarray) -> Scaler:
@@ -210,8 +287,14 @@ def _check_resolution(scaler: Scaler, y: np.ndarray, transform: str) -> None:
     say(f'{said}; data.transform={other} may tell them apart')
 
 
-def from_json(data: Mapping[str, Any]) -> Scaler:
-  """The scaler that `to_json` of either kind wrote. Raises InputError."""
+def from_json(data: Mapping[str, Any]) -> AnyScaler:
+  """The scaler that `to_json` of any kind wrote. Raises InputError."""
+  if 'parts' in data:
+    return JointScaler.from_json(data)
+  return _one_from_json(data)
+
+
+def _one_from_json(data: Mapping[str, Any]) -> Scaler:
   kind = QuantileScaler if 'quantiles' in data else TargetScaler
   return kind.from_json(data)
 

@@ -388,6 +388,12 @@ def _checked(
 ) -> tuple[pd.DataFrame, np.ndarray]:
   """A frame and its targets; empty texts refused, or left out."""
   if choice.target not in frame:
+    several = [name.strip() for name in choice.target.split(',')]
+    if len(several) > 1 and set(several) <= set(frame):
+      raise InputError(
+        f'text.target={choice.target}: of a text one number is written, and '
+        f'there are {len(several)} targets: name one'
+      )
     raise tables.no_column(where, choice.target, list(frame))
   prompts = list(filter(None, (choice.prompt, choice.second)))
   for prompt in prompts:

@@ -1,4 +1,4 @@
-"""How messages name rows and cells, and how a doubt is said."""
+"""How messages name rows, cells and times, and how a doubt is said."""
 
 import collections
 import sys
@@ -45,3 +45,12 @@ def counted(cells: Iterable, limit: int = 3) -> str:
   most = collections.Counter(cells).most_common()
   first = ', '.join(f'{shortened(cell)!r} ({n})' for cell, n in most[:limit])
   return first + (', ...' if len(most) > limit else '')
+
+
+def duration(seconds: float) -> str:
+  """Seconds, minutes or hours, as one says them."""
+  if seconds < 90:
+    return f'{seconds:.0f} s'
+  if seconds < 5400:
+    return f'{seconds / 60:.0f} min'
+  return f'{seconds / 3600:,.1f} h'

@@ -55,6 +55,15 @@ def shared(key: Hashable, make: Callable[[], _Program]) -> _Program:
   return found
 
 
+def signature(tree: Any) -> Hashable:
+  """What a compiled program depends on of its arguments, hashable."""
+  leaves, structure = jax.tree.flatten(tree)
+  found = (
+    (x.shape, str(x.dtype), getattr(x, 'sharding', None)) for x in leaves
+  )
+  return structure, tuple(found)
+
+
 def keep_programs(folder: str = '') -> None:
   """Compiled programs are kept in a folder, and taken from there.
 

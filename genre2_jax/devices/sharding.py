@@ -181,7 +181,7 @@ def constrained(network: Network, mesh: Mesh) -> Network:
     return jax.tree.map(constrain, tree)
 
   def per_row(function):
-    """Of `encode` and `predict`: rows in, rows out."""
+    """Of `encode`, its halves and `predict`: rows in, rows out."""
 
     def run(params, inputs, dropout_key=None):
       with layout(len(jax.tree.leaves(inputs)[0])):
@@ -203,7 +203,7 @@ def constrained(network: Network, mesh: Mesh) -> Network:
       )
       return rows(logits, 'batch', 'group'), cache
 
-  at_once = network.at_once
+  at_once, halves = network.at_once, network.halves
 
   def read_and_decode(
     params, inputs, tokens, positions, visible, dropout_key=None
@@ -220,6 +220,7 @@ def constrained(network: Network, mesh: Mesh) -> Network:
     decode=decode,
     at_once=at_once and read_and_decode,
     shares_nodes=False,
+    halves=halves and (per_row(halves[0]), per_row(halves[1])),
     writer=network.writer and _constrained_writer(network.writer, layout, rows),
   )
 

@@ -32,6 +32,7 @@ def check_values(config: ConfigDict) -> None:
     'pretrain.learning_rate', 'finetune.learning_rate', 'rollouts.group_size',
     'rollouts.temperature', 'rollouts.num_updates', 'trie.max_nodes',
     'eval.num_samples', 'eval.temperature', 'eval.batch_size',
+    'eval.num_conditionals',
     'checkpoint.keep', 'optimizer.accumulation', 'text.max_length',
     'text.buckets', 'text.budget', 'device_share',
   )  # fmt: skip
@@ -65,6 +66,7 @@ def check_values(config: ConfigDict) -> None:
     raise InputError(f'model.dropout={config.model.dropout} must be below 1')
   for field, choices in (
     ('rollouts.reward', REWARDS),
+    ('rollouts.credit', ('all', 'later')),
     ('trie.beyond', ('error', 'prefix', 'samples')),
     ('model.head', ('decoder', 'trie', 'histogram', 'pointwise')),
     ('model.compute_dtype', (*products.DTYPES, 'auto')),

@@ -78,7 +78,8 @@ def get_config() -> ConfigDict:
   data.openml = ''  # an OpenML dataset's name or id; needs the network
   data.root = ''  # folder of TALENT tasks
   data.name = 'diabetes'  # task under root; without root, scikit-learn's set
-  data.target = ''  # target column, of path and openml
+  data.target = ''  # target column, of path and openml; several: 'a,b', whose
+  # numbers are written one after another
   data.weight = ''  # column of how much each row counts, which is no feature:
   # 0 or more; rows of 0 are left out. Of path, openml and texts
   data.kinds = ''  # of columns, by hand: 'size=number,zip=category'; date,
@@ -267,6 +268,8 @@ def get_config() -> ConfigDict:
   rollouts.reward = 'squared'  # -error^2; clipped: -min(error^2, 50), for p10,
   # ieee and exponent_first; absolute: -|error|; rank: in the group. In z-scores
   rollouts.num_updates = 1  # updates per rollout; beyond 1 the ratio is clipped
+  rollouts.credit = 'all'  # of several targets, which rewards a token is
+  # credited with: all; later: of its own number and those behind it
 
   config.trie = trie = ConfigDict()  # all numbers at once
   trie.max_nodes = 1024  # larger tries are not enumerated
@@ -297,6 +300,8 @@ def get_config() -> ConfigDict:
   evaluation.num_samples = 128  # per row
   evaluation.temperature = 1.0  # of sampling
   evaluation.batch_size = 128  # rows per dispatch
+  evaluation.num_conditionals = 16  # of several targets: samples of the numbers
+  # before one whose trie is scored, unless trie.max_nodes holds the joint trie
   evaluation.rail_numbers = 0  # evenly spaced, for the estimators rail and
   # rail_normalized (RAIL on a subset); the whole grid's is exact_mean
   evaluation.recalibrate = True  # temperature and conformal, on validation rows

@@ -17,7 +17,7 @@ from genre2_jax.data import tables
 from genre2_jax.data.features import Features
 from genre2_jax.data.subwords import TextFeatures
 from genre2_jax.data.tables import Table
-from genre2_jax.data.targets import Scaler
+from genre2_jax.data.targets import AnyScaler, names_of
 from genre2_jax.data.texts import Texts
 from genre2_jax.devices import profiling
 from genre2_jax.errors import InputError
@@ -57,12 +57,17 @@ class Evaluation:
     temperature: of sampling.
     exact: whether the whole trie is scored.
     rail_numbers: evenly spaced numbers scored for RAIL; 0: none.
+    num_conditionals: of several targets, samples of the numbers before one
+      whose trie is scored.
+    max_nodes: of a joint trie that is enumerated.
   """
 
   num_samples: int
   temperature: float
   exact: bool
   rail_numbers: int
+  num_conditionals: int
+  max_nodes: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -248,7 +253,7 @@ def with_compute_dtype(experiment: Prepared, dtype: str) -> Prepared:
 def reopened(
   fields: dict[str, Any],
   features: Features | TextFeatures,
-  scaler: Scaler,
+  scaler: AnyScaler,
   where: str = 'config.json',
   numbers: Sequence[float] = (),
   num_memory: int = 0,
@@ -328,6 +333,8 @@ def _shared(
       temperature=config.eval.temperature,
       exact=_is_enumerable(config, model),
       rail_numbers=config.eval.rail_numbers,
+      num_conditionals=config.eval.num_conditionals,
+      max_nodes=config.trie.max_nodes,
     ),
     recalibrate=config.eval.recalibrate,
     pretrained=('' if is_table(config) else config.language_model.pretrained),
@@ -344,7 +351,7 @@ def _shared(
 
 def _is_enumerable(config, model):
   """Whether the whole distribution is to be evaluated exactly."""
-  tokenizer = model.codec.tokenizer
+  tokenizer = model.codec.parts[0].tokenizer
   return (
     not isinstance(model.network, Pointwise)
     and model.network.writer is None
@@ -362,6 +369,13 @@ def _check_fits(source, config, table):
         f'init_from={source.workdir} was trained with another {group} config: '
         f'{theirs}'
       )
+  theirs = len(names_of(source.experiment.model.scaler))
+  ours = len(table.target_names) if isinstance(table, Table) else 0
+  if theirs != ours:
+    raise InputError(
+      f'init_from={source.workdir} writes {max(1, theirs)} targets, and '
+      f'{table.name} has {max(1, ours)}: train from scratch'
+    )
   if not source.experiment.model.features.fits(table):
     raise InputError(
       f'init_from={source.workdir} was trained on other columns, or another '

@@ -19,7 +19,7 @@ from genre2_jax.data.subwords import (
   TextFeatures,
 )
 from genre2_jax.data.tables import Rows, Table
-from genre2_jax.data.targets import Scaler
+from genre2_jax.data.targets import AnyScaler
 from genre2_jax.data.texts import TextRows, Texts
 from genre2_jax.errors import InputError
 from genre2_jax.experiment.fields import is_table
@@ -39,9 +39,15 @@ from genre2_jax.models.sentence_policy import with_encoder
 from genre2_jax.models.tabular import tabular_policy
 from genre2_jax.models.text_columns import TextColumns
 from genre2_jax.objectives.catalog import build_term
+from genre2_jax.objectives.objective import (
+  Objective,
+  Rollouts,
+  check_objective,
+)
 from genre2_jax.policy import trie
 from genre2_jax.tokenizers import Tokenizer
-from genre2_jax.tokenizers.codec import Bound, Codec
+from genre2_jax.tokenizers.codec import Bound, Codec, JointCodec
+from genre2_jax.tokenizers.joint import of_parts, parts_of
 
 # BERT's own rate, where the table's network has that or more.
 _DROPOUT = 0.1
@@ -122,9 +128,14 @@ def build_model(
       with_missing=config.model.missing_features,
     )
   target = table.train.known_target
-  target = target[np.isfinite(target)]
-  scaler = targets.fit(config.data.transform, target)
-  tokenizer = build_tokenizer(config).fitted(scaler.standardize(target))
+  names = table.target_names if isinstance(table, Table) else ()
+  if names:
+    check_several(config, len(names))
+  else:
+    target = target[np.isfinite(target)]
+  scaler = targets.fit_all(config.data.transform, target, names)
+  tokenizer = of_parts([build_tokenizer(config)] * max(1, len(names)))
+  tokenizer = tokenizer.fitted(scaler.standardize(target))
   if config.model.prior:
     priors.check_name(config.model.prior)
   return model_of(
@@ -150,7 +161,7 @@ def features_from_json(data: Mapping[str, Any]) -> Features | TextFeatures:
 def model_of(
   config: ConfigDict,
   features: Features | TextFeatures,
-  scaler: Scaler,
+  scaler: AnyScaler,
   numbers: Sequence[float] = (),
   *,
   memory: Rows | TextRows | int = 0,
@@ -175,8 +186,14 @@ def model_of(
   Raises:
     InputError: parts that do not fit together.
   """
-  tokenizer = build_tokenizer(config).with_numbers(numbers)
+  scalers = targets.parts_of(scaler)
+  tokenizer = build_tokenizer(config)
+  tokenizers = parts_of(
+    of_parts([tokenizer] * len(scalers)).with_numbers(numbers)
+  )
   model = config.model
+  if len(scalers) > 1:
+    check_several(config, len(scalers))
   if tokenizer.domain == 'natural' and not scaler.is_linear:
     raise InputError(
       f'tokenizer.name={config.tokenizer.name} writes the target in its own '
@@ -208,8 +225,11 @@ def model_of(
         f'model.{field} mixes distributions of tables: it goes neither with '
         'model.head=pointwise nor with texts'
       )
-  codec = Codec(
-    tokenizer, scaler.low, scaler.high, scaler.mean, scaler.std, scaler.bounds
+  codec = JointCodec.of(
+    [
+      Codec(own, z.low, z.high, z.mean, z.std, z.bounds)
+      for own, z in zip(tokenizers, scalers, strict=True)
+    ]
   )
   num_train = memory if isinstance(memory, int) else len(memory)
   if texts is not None:
@@ -218,7 +238,7 @@ def model_of(
     features=features,
     scaler=scaler,
     codec=codec,
-    network=_network(config, tokenizer, features),
+    network=_network(config, codec.tokenizer, features),
     looks_up=bool(model.neighbours),
     prior=Blank(tokenizer.num_sequences, num_train) if model.prior else None,
     texts=texts,
@@ -230,6 +250,44 @@ def model_of(
     form=_form(config, plain, held),
     num_memory=0 if held.rows is None else len(held.rows.places),
   )
+
+
+def check_several(config: ConfigDict, num_targets: int) -> None:
+  """Raises InputError of what writes, or learns, one number alone."""
+  model, several = config.model, f'there are {num_targets} targets'
+  numbers = config.eval.rail_numbers
+  for said, is_used, advice in (
+    (
+      f'model.head={model.head}',
+      model.head != 'decoder',
+      'take a decoder, as the recipes crps, ce and remax do',
+    ),
+    (f'model.neighbours={model.neighbours}', model.neighbours, 'set 0'),
+    ('model.marginal=True', model.marginal, 'set False'),
+    (f'model.prior={model.prior}', model.prior, 'leave it empty'),
+    (f'eval.rail_numbers={numbers}', numbers, 'set 0'),
+    (
+      'tokenizer.non_finite=tokens',
+      config.tokenizer.non_finite == 'tokens',
+      'set refuse',
+    ),
+  ):
+    if is_used:
+      raise InputError(f'{said} is of one number, and {several}: {advice}')
+  for section in map(str, config.stages):
+    terms = [build_term(*part) for part in config[section].objective]
+    try:
+      check_objective(
+        Objective(
+          terms=tuple(terms),
+          rollouts=Rollouts(**config.rollouts),
+          dropout=config[section].dropout,
+        ),
+        config.tokenizer.name,
+        num_targets,
+      )
+    except ValueError as error:
+      raise InputError(f'{section}.{error}') from error
 
 
 def build_tokenizer(config: ConfigDict) -> Tokenizer:

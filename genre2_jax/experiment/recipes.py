@@ -230,6 +230,17 @@ TALENT = Family(
         'model.category_embedding': 'one_hot',
       },
     ),
+    'joint': _after_ce(
+      'For several targets, as for one: CRPS of every number given those '
+      'before it, with a remainder of cross-entropy, on adaptive grids.',
+      ('crps', 1.0, {}),
+      ('ce', 0.05, {}),
+      fields=_ADAPTIVE
+      | {
+        'model.numeric_embedding': 'piecewise_linear',
+        'model.category_embedding': 'one_hot',
+      },
+    ),
     # What validation rows chose (benchmarks/README.md).
     'best': _from_scratch(
       'CRPS by an MLP to all prefixes of an adaptive grid, mixed with targets '

@@ -22,6 +22,7 @@ from genre2_jax.data.wording import place_of
 from genre2_jax.errors import InputError, shortened
 from genre2_jax.experiment.fields import is_table
 from genre2_jax.models.model import Model
+from genre2_jax.tokenizers.joint import columns_of
 
 PathLike = str | os.PathLike[str]
 
@@ -183,16 +184,17 @@ def describe(table: Table | Texts, model: Model) -> str:
     lines.append(
       'The target is constant: the model can only learn to repeat it.'
     )
-  lines += _out_of_reach(table, model.codec.tokenizer)
+  targets = columns_of(table.train.target, len(model.codec.parts))
+  for target, codec in zip(targets, model.codec.parts, strict=True):
+    lines += _out_of_reach(target, codec.tokenizer)
   return '\n'.join(lines)
 
 
-def _out_of_reach(table, tokenizer):
+def _out_of_reach(target, tokenizer):
   """What numbers in the target's own unit cannot say of its targets."""
   if tokenizer.domain != 'natural':
     return []
   least, most = tokenizer.range
-  target = table.train.target
   target = target[np.isfinite(target)]
   count = int(((target < least) | (target > most)).sum())
   if not count:

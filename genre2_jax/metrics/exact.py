@@ -46,13 +46,14 @@ class Summary(NamedTuple):
 
 
 def mixture(log_p: ArrayLike, weights: ArrayLike | None = None) -> np.ndarray:
-  """log of the mean of S distributions [S, n, K], or Σ w·p by [S]: [n, K]."""
+  """log of the mean of S distributions [S, ..., K], or Σ w·p by [S]."""
   log_p = np.asarray(log_p)
   if weights is None:
     return np.logaddexp.reduce(log_p, axis=0) - np.log(len(log_p))
   used = np.flatnonzero(weights)
   log_w = np.log(np.asarray(weights)[used]).astype(log_p.dtype)
-  return np.logaddexp.reduce(log_p[used] + log_w[:, None, None], axis=0)
+  log_w = log_w.reshape(-1, *(1,) * (log_p.ndim - 1))
+  return np.logaddexp.reduce(log_p[used] + log_w, axis=0)
 
 
 def quantiles(log_p: ArrayLike, values: ArrayLike, q: ArrayLike) -> np.ndarray:

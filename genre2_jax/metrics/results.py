@@ -19,7 +19,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from genre2_jax.errors import InputError
-from genre2_jax.metrics import exact, kinds, points, recalibration, sampled
+from genre2_jax.metrics import (
+  exact,
+  joint,
+  kinds,
+  points,
+  recalibration,
+  sampled,
+)
 
 # Of results.csv.
 COLUMNS = ('task', 'seed', 'stage', 'split', 'estimator', 'metric', 'value')
@@ -53,13 +60,21 @@ class Codec(Protocol):
   def index(self, z: ArrayLike, /) -> np.ndarray: ...
 
 
-class Model(Protocol):
-  """What the rows need of a model."""
+class Target(Protocol):
+  """What the rows need of a target."""
 
   @property
   def scaler(self) -> Scaler: ...
   @property
   def codec(self) -> Codec: ...
+
+
+class Model(Protocol):
+  """What the rows need of a model."""
+
+  @property
+  def target_names(self) -> Sequence[str]: ...
+  def by_target(self) -> Sequence[Target]: ...
 
 
 # What a seed's weight in the ensemble is.
@@ -103,11 +118,11 @@ def pooled(predicted: Predicted) -> dict[str, np.ndarray]:
   }
   member |= {name: values[0] for name, values in texts.items()}
   if 'samples_z' in predicted:
-    samples = predicted['samples_z']  # [S, n, G]
-    num_seeds, _, group = samples.shape
+    samples = predicted['samples_z']  # [S, n, G], of k targets [S, n, G, k].
+    num_seeds, _, group = samples.shape[:3]
     alike = np.full(num_seeds, 1 / num_seeds)
     seeds, places = _turns(alike if weights is None else weights, group)
-    pool = samples[seeds, :, places].T
+    pool = np.moveaxis(samples[seeds, :, places], 0, 1)
     member['samples_z'] = np.ascontiguousarray(pool)
   if 'log_p' in predicted:
     member['log_p'] = exact.mixture(predicted['log_p'], weights)
@@ -171,14 +186,16 @@ def rows(
   """Rows of results.csv for one stage and split.
 
   Each seed by itself; of several seeds their 'mean' and 'std' (ddof 1), and
-  the 'ensemble' that pools them. Rows whose target is no number count for
-  'non_finite' alone (`kinds.py`). Too few validation rows for an interval of
-  nine in ten: no rows 'conformal', and one warning.
+  the 'ensemble' that pools them. Of several targets the means over them, each
+  by name, and 'energy' of the joint samples (`joint.together`). Rows whose
+  target is no number count for 'non_finite' alone (`kinds.py`). Too few
+  validation rows for an interval of nine in ten: no rows 'conformal', and one
+  warning.
 
   Args:
     predicted: of S seeds, as `pooled` takes it.
-    target_z: [n].
-    model: with `codec` and `scaler`.
+    target_z: [n], of several targets [n, k].
+    model: of the run.
     seeds: S integers.
     task: its name.
     stage: its name.
@@ -187,63 +204,92 @@ def rows(
     weight: [n], how much each row counts; None: all alike.
     validation_weight: the same of the other rows.
   """
+  targets, names = model.by_target(), model.target_names
   of_kinds: dict[int | str, list] = {}
   if NON_FINITE in predicted:
     for seed, member in members(predicted, seeds):
       of_kinds[seed] = kinds.evaluate(member[NON_FINITE], target_z, weight)
-  kept = np.isfinite(target_z)
-  predicted, target_z, weight = _rows_of(kept, predicted, target_z, weight)
-  if validation is not None:
-    kept = np.isfinite(validation[1])
-    *validation, validation_weight = _rows_of(
-      kept, *validation, validation_weight
-    )
-  scaler = model.scaler
-  unit = _unit(scaler) | {'weight': weight}
+  if not names:  # Several targets are numbers in every row.
+    kept = np.isfinite(target_z)
+    predicted, target_z, weight = _rows_of(kept, predicted, target_z, weight)
+    if validation is not None:
+      kept = np.isfinite(validation[1])
+      *validation, validation_weight = _rows_of(
+        kept, *validation, validation_weight
+      )
   found: list[tuple] = []
   fitted_on: dict[int | str, dict[str, np.ndarray]] = {}
   fitted_to = target_z[:0]
   if validation is not None:
     fitted_on, fitted_to = dict(members(validation[0], seeds)), validation[1]
   for seed, member in members(predicted, seeds):
-    values = sampled.evaluate(
-      member['samples_z'],
-      member['greedy_z'],
-      member['entropy'],
-      target_z,
-      low=scaler.low,
-      high=scaler.high,
-      **unit,
-    )
-    if 'grid_mass' in member:
-      shares = np.asarray(member['grid_mass'], np.float64)
-      mass = float(points.mean(shares, weight))
-      values.append(('sample', 'grid_mass', mass))
-    if 'text_length' in member:
-      lengths = member['text_length'].astype(np.float64)
-      length = float(points.mean(lengths, weight))
-      values.append(('sample', 'text_length', length))
-    for name in LEARNED_AND_RAIL:
-      if f'{name}_z' in member:
-        values += points.evaluate(name, member[f'{name}_z'], target_z, **unit)
-    if 'log_p' in member:
-      grid, index = _grid(model.codec), model.codec.index(target_z)
-      summary = exact.summarize(member['log_p'], grid, target_z, index)
-      values += exact.evaluate(summary, target_z, **unit)
-      if seed in fitted_on:
-        values += _recalibrated(
-          member['log_p'],
-          summary,
-          target_z,
+    others = fitted_on.get(seed), fitted_to, validation_weight
+    if not names:
+      values = _of_target(member, target_z, weight, targets[0], *others)
+      values += of_kinds.get(seed, [])
+    else:
+      by_name = {}
+      for place, name in enumerate(names):
+        fitted, fitted_z, fitted_weight = others
+        by_name[name] = _of_target(
+          joint.of_target(member, place),
+          target_z[:, place],
           weight,
-          fitted_on[seed]['log_p'],
-          fitted_to,
-          validation_weight,
-          model,
+          targets[place],
+          fitted and joint.of_target(fitted, place),
+          fitted_z[:, place],
+          fitted_weight,
         )
-    values += of_kinds.get(seed, [])
+      values = joint.together(by_name, names)
+      samples = member['samples_z']
+      score = joint.energy_score(samples, target_z, weight=weight)
+      values.append(('sample', 'energy', score))
     found += [(task, seed, stage, split, *value) for value in values]
   return over_seeds(found)
+
+
+def _of_target(
+  member, target_z, weight, target, fitted, fitted_to, fitted_weight
+):
+  """[(estimator, metric, value)] of one target; `fitted`: other rows' own."""
+  scaler, codec = target.scaler, target.codec
+  unit = _unit(scaler) | {'weight': weight}
+  values = sampled.evaluate(
+    member['samples_z'],
+    member['greedy_z'],
+    member['entropy'],
+    target_z,
+    low=scaler.low,
+    high=scaler.high,
+    **unit,
+  )
+  if 'grid_mass' in member:
+    shares = np.asarray(member['grid_mass'], np.float64)
+    mass = float(points.mean(shares, weight))
+    values.append(('sample', 'grid_mass', mass))
+  if 'text_length' in member:
+    lengths = member['text_length'].astype(np.float64)
+    length = float(points.mean(lengths, weight))
+    values.append(('sample', 'text_length', length))
+  for name in LEARNED_AND_RAIL:
+    if f'{name}_z' in member:
+      values += points.evaluate(name, member[f'{name}_z'], target_z, **unit)
+  if 'log_p' in member:
+    grid, index = _grid(codec), codec.index(target_z)
+    summary = exact.summarize(member['log_p'], grid, target_z, index)
+    values += exact.evaluate(summary, target_z, **unit)
+    if fitted is not None:
+      values += _recalibrated(
+        member['log_p'],
+        summary,
+        target_z,
+        weight,
+        fitted['log_p'],
+        fitted_to,
+        fitted_weight,
+        target,
+      )
+  return values
 
 
 def over_seeds(rows: Iterable[Sequence]) -> list[tuple]:
@@ -279,6 +325,7 @@ _SUMMARY = (
   ),
   *(('sample', m) for m in ('reward', 'crps', 'coverage90', 'width90')),
   *(('exact', m) for m in ('reward', 'crps', 'nll', 'coverage90', 'width90')),
+  ('sample', 'energy'),
   ('sample', 'grid_mass'),
   ('sample', 'text_length'),
   *(('non_finite', m) for m in ('share', 'predicted', 'brier', 'log_loss')),
@@ -364,18 +411,18 @@ def _warn_once(text: str) -> None:
 
 
 def _recalibrated(
-  log_p, summary, target_z, weight, val_log_p, val_target, val_weight, model
+  log_p, summary, target_z, weight, val_log_p, val_target, val_weight, own
 ):
   """Rows 'tempered' and 'conformal', fitted on validation rows."""
-  grid = _grid(model.codec)
-  index = model.codec.index
+  grid = _grid(own.codec)
+  index = own.codec.index
   fit = val_log_p, grid, val_target, index(val_target)
   temperature = recalibration.fit_temperature(*fit, weight=val_weight)
   tempered = exact.summarize(
     recalibration.temper(log_p, temperature), grid, target_z, index(target_z)
   )
   found = exact.evaluate(
-    tempered, target_z, name='tempered', weight=weight, **_unit(model.scaler)
+    tempered, target_z, name='tempered', weight=weight, **_unit(own.scaler)
   )
   found.append(('tempered', 'temperature', temperature))
   val = exact.summarize(*fit)
@@ -386,7 +433,7 @@ def _recalibrated(
   except InputError as error:
     _warn_once(f'no conformal interval: {error}')
     return found
-  within = model.codec.within
+  within = own.codec.within
   low = within(np.minimum(summary.low - margin, summary.median))
   high = within(np.maximum(summary.high + margin, summary.median))
   covered = (low <= target_z) & (target_z <= high)

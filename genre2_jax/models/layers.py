@@ -217,9 +217,10 @@ def _draws(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
   Drawing is the most of dropout, and a rate needs no more than 16 bits.
   """
   *rows, width = shape
-  words = jax.random.bits(key, (*rows, -(-width // 2)))
+  num_words = -(-width // 2)
+  words = jax.random.bits(key, (*rows, num_words))
   halves = jax.lax.bitcast_convert_type(words, jnp.uint16)
-  return halves.reshape(*rows, -1)[..., :width]
+  return halves.reshape(*rows, 2 * num_words)[..., :width]
 
 
 def encode_and_decode(

@@ -75,17 +75,27 @@ def marginal_policy(
       boxed[SHARE] = nn.LogicallyPartitioned(jnp.ones(()), ())
     return {'network': base.init(key, inputs), MARGINAL: boxed}
 
-  def encode(
+  def of_network(
     params: Params, inputs: Inputs, dropout_key: jax.Array | None = None
   ) -> jax.Array:
     context = base.encode(params['network'], inputs, dropout_key)
-    own = trie.log_probs(base, params['network'], context)
+    return trie.log_probs(base, params['network'], context)
+
+  def mix(
+    params: Params, own: jax.Array, dropout_key: jax.Array | None = None
+  ) -> jax.Array:
+    del dropout_key
     # No gradient: training rows would always ask for none of it.
     mixed = jax.lax.stop_gradient(params[MARGINAL])
     weight = mixed[WEIGHT]
     left = jnp.log1p(-jnp.minimum(weight, 1 - 1e-6))
     mixture = jnp.logaddexp(left + own, tables.log_of(weight) + mixed[_LOG_P])
     return tables.logits_of(tokenizer, mixture)
+
+  def encode(
+    params: Params, inputs: Inputs, dropout_key: jax.Array | None = None
+  ) -> jax.Array:
+    return mix(params, of_network(params, inputs, dropout_key))
 
   def frozen(path: tuple[str, ...]) -> bool:
     if path[0] == MARGINAL:
@@ -105,6 +115,7 @@ def marginal_policy(
     frozen=frozen,
     is_table=True,
     prepare=prepare,
+    halves=(of_network, mix),
   )
 
 

@@ -7,11 +7,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from genre2_jax.data import targets
 from genre2_jax.data.batches import Examples
 from genre2_jax.data.features import Features
 from genre2_jax.data.subwords import TextFeatures
 from genre2_jax.data.tables import Rows
-from genre2_jax.data.targets import Scaler
 from genre2_jax.data.texts import TextRows
 from genre2_jax.models.neighbours import ROW
 from genre2_jax.models.prior import PRIOR, Prior
@@ -61,6 +61,24 @@ def form_of(model: Formed) -> Form:
   return Form(None, lambda *_: (model.network, model.codec), {})
 
 
+@dataclasses.dataclass(frozen=True)
+class Target:
+  """One target's scales.
+
+  Attributes:
+    scaler: of its training rows.
+    codec: z-scores <-> tokens of its number.
+  """
+
+  scaler: targets.Scaler
+  codec: Codec
+
+  @functools.cached_property
+  def grid(self) -> tuple[np.ndarray, np.ndarray]:
+    """`Codec.grid`, computed once; not to be written to."""
+    return self.codec.grid()
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
   """Features, scaler, codec and network, fitted to one data set.
@@ -81,7 +99,7 @@ class Model:
   """
 
   features: Features | TextFeatures
-  scaler: Scaler
+  scaler: targets.AnyScaler
   codec: Codec
   network: Policy | Pointwise
   looks_up: bool = False
@@ -91,14 +109,24 @@ class Model:
   form: Form | None = None
 
   @property
+  def target_names(self) -> tuple[str, ...]:
+    """Of several targets; () of one."""
+    return targets.names_of(self.scaler)
+
+  def by_target(self) -> tuple[Target, ...]:
+    """What is known of each target by itself."""
+    return self._targets
+
+  @functools.cached_property
+  def _targets(self):
+    scalers = targets.parts_of(self.scaler)
+    pairs = zip(scalers, self.codec.parts, strict=True)
+    return tuple(Target(scaler, codec) for scaler, codec in pairs)
+
+  @property
   def widths(self) -> tuple[int, ...]:
     """That texts are padded to; () of tables."""
     return getattr(self.features, 'widths', ())
-
-  @functools.cached_property
-  def grid(self) -> tuple[np.ndarray, np.ndarray]:
-    """`Codec.grid`, computed once; not to be written to."""
-    return self.codec.grid()
 
   def with_numbers(self, rows: Rows) -> Rows:
     """Rows with the numbers of their text, as the features know them."""

@@ -22,6 +22,7 @@ from genre2_jax.policy import (
   Policy,
   Text,
   in_one_pass,
+  joint,
   teacher_forced,
   trie,
 )
@@ -31,6 +32,7 @@ from genre2_jax.policy.enumeration import (
   subset_numbers,
 )
 from genre2_jax.tokenizers.codec import Codec
+from genre2_jax.tokenizers.joint import columns_of, parts_of, spans_of
 
 # Of a stage: 'policy', and with some objectives 'critic' or 'numbers'.
 StageParams = dict[str, Params]
@@ -56,12 +58,16 @@ class Rollouts:
     temperature: of sampling; log-probabilities are taken at it too.
     reward: a name of `REWARDS`.
     num_updates: updates per rollout.
+    credit: 'all': every token is credited with the rewards of all targets;
+      'later': with those of its own number and of the ones behind it, which
+      are all that it can change.
   """
 
   group_size: int = 16
   temperature: float = 1.0
   reward: str = 'squared'
   num_updates: int = 1
+  credit: str = 'all'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,12 +123,15 @@ class Objective:
     return tuple(names)
 
 
-def check_objective(objective: Objective, tokenizer: str) -> None:
+def check_objective(
+  objective: Objective, tokenizer: str, num_targets: int = 1
+) -> None:
   """Raises a ValueError unless an objective can be learnt.
 
   Args:
     objective: with its rollouts.
     tokenizer: the name of the number vocabulary.
+    num_targets: k.
 
   Raises:
     ValueError: one line, of terms that do not go together or of what one of
@@ -139,6 +148,12 @@ def check_objective(objective: Objective, tokenizer: str) -> None:
     wanted = term.requires.tokenizer
     if wanted and tokenizer != wanted:
       raise ValueError(f'objective: {term.name} needs tokenizer.name={wanted}')
+    most = term.requires.most_targets
+    if most and num_targets > most:
+      raise ValueError(
+        f'objective: {term.name} learns one target, and there are '
+        f'{num_targets}: take remax, dar or crps, or name one'
+      )
   if not any(term.requires.moves_alone for term in terms):
     raise ValueError(f'objective: {listed} alone keeps the weights as they are')
   sequence = objective.at('sequence')
@@ -223,7 +238,9 @@ def supervised(
     dropout_key: None for no dropout.
 
   Returns:
-    {name of a term: [B]}, not weighted.
+    {name of a term: [B]}, not weighted. Of several targets the mean over them:
+    the grid of each is given the true numbers before it, so that a proper loss
+    of every conditional is a proper loss of the whole.
   """
   encode_key = decode_key = None
   if dropout_key is not None:
@@ -241,51 +258,89 @@ def supervised(
     network = in_one_pass(network)
   context = network.encode(own, batch.inputs, encode_key)
   if objective.at('token'):
-    text_log_probs = None
-    if network.writer is None:
-      logits = teacher_forced(network, own, context, batch.tokens, decode_key)
-    else:
-      text_log_probs, logits = network.writer.score(
-        own,
-        context,
-        given_text(batch.inputs),
-        batch.tokens[:, None],
-        dropout_key=decode_key,
-      )
-      logits = logits[:, 0]
-    for term in objective.at('token'):
-      loss = term.loss(logits, batch.tokens, batch.target, network.tokenizer)
-      if text_log_probs is not None and term.requires.covers_text:
-        loss = _with_text(loss, text_log_probs[:, 0], batch)
-      losses[term.name] = loss
-  grids = {}
-  for term in objective.at('grid'):
-    if term.subset not in grids:
-      grids[term.subset] = (
-        subset_numbers(network, codec, own, context, term.subset)
-        if term.subset
-        else enumerate_numbers(
-          network, codec, own, context, keys, objective.enumeration
-        )
-      )
-    log_p, numbers = grids[term.subset]
-    values: grid.Values = numbers
-    if isinstance(numbers, jax.Array) and numbers.ndim == 1:
-      values = grid.Ascending(numbers)  # Of a `Bound`.
-    more = {'weights': params['numbers']} if term.learnable else {}
-    loss = term.loss
-    if term.enumerates and objective.enumeration.is_sampled:
-      loss = getattr(loss, 'of_samples', loss)
-    if network.tokenizer.num_special:
-      assert isinstance(numbers, np.ndarray)  # Of a whole trie.
-      count = codec.finite.tokenizer.num_sequences
-      given = non_finite.split(log_p, batch.target, count)
-      losses[term.name] = non_finite.loss_of(
-        loss, given, numbers[:count], **more
-      )
-      continue
-    losses[term.name] = loss(log_p, values, batch.target, **more)
+    losses |= _of_tokens(params, batch, context, network, objective, decode_key)
+  if objective.at('grid'):
+    losses |= _of_grids(params, batch, keys, context, network, codec, objective)
   return losses
+
+
+def _of_tokens(params, batch, context, network, objective, dropout_key):
+  """Losses of the token level, and of free text before a number."""
+  own, text_log_probs = params['policy'], None
+  if network.writer is None:
+    logits = teacher_forced(network, own, context, batch.tokens, dropout_key)
+  else:
+    text_log_probs, logits = network.writer.score(
+      own,
+      context,
+      given_text(batch.inputs),
+      batch.tokens[:, None],
+      dropout_key=dropout_key,
+    )
+    logits = logits[:, 0]
+  spans, numbers = spans_of(network.tokenizer), parts_of(network.tokenizer)
+  targets = columns_of(batch.target, len(spans))
+  losses: dict[str, jax.Array] = {}
+  for term in objective.at('token'):
+    loss = _mean(
+      [
+        term.loss(logits[:, span], batch.tokens[:, span], target, tokenizer)
+        for span, target, tokenizer in zip(spans, targets, numbers, strict=True)
+      ]
+    )
+    if text_log_probs is not None and term.requires.covers_text:
+      loss = _with_text(loss, text_log_probs[:, 0], batch)
+    losses[term.name] = loss
+  return losses
+
+
+def _of_grids(params, batch, keys, context, network, codec, objective):
+  """Losses of the grid level, of each target given the true ones before."""
+  own, spans = params['policy'], spans_of(network.tokenizer)
+  targets = columns_of(batch.target, len(spans))
+  found: dict[str, list[jax.Array]] = {}
+  for place, (part, span) in enumerate(zip(codec.parts, spans, strict=True)):
+    policy, inner = joint.given(
+      network, own, context, batch.tokens[:, : span.start]
+    )
+    own_keys = keys
+    if place:
+      own_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, place)
+    grids = {}
+    for term in objective.at('grid'):
+      if term.subset not in grids:
+        grids[term.subset] = (
+          subset_numbers(policy, part, own, inner, term.subset)
+          if term.subset
+          else enumerate_numbers(
+            policy, part, own, inner, own_keys, objective.enumeration
+          )
+        )
+      log_p, numbers = grids[term.subset]
+      values: grid.Values = numbers
+      if isinstance(numbers, jax.Array) and numbers.ndim == 1:
+        values = grid.Ascending(numbers)  # Of a `Bound`.
+      more = {}
+      if term.learnable:
+        weights = params['numbers']
+        more['weights'] = weights if len(spans) == 1 else weights[place]
+      loss = term.loss
+      if term.enumerates and objective.enumeration.is_sampled:
+        loss = getattr(loss, 'of_samples', loss)
+      if policy.tokenizer.num_special:
+        assert isinstance(numbers, np.ndarray)  # Of a whole trie.
+        count = part.finite.tokenizer.num_sequences
+        given = non_finite.split(log_p, targets[place], count)
+        value = non_finite.loss_of(loss, given, numbers[:count], **more)
+      else:
+        value = loss(log_p, values, targets[place], **more)
+      found.setdefault(term.name, []).append(value)
+  return {name: _mean(parts) for name, parts in found.items()}
+
+
+def _mean(parts):
+  """Of arrays; of one array itself, to the bit."""
+  return sum(parts[1:], parts[0]) / len(parts) if len(parts) > 1 else parts[0]
 
 
 def given_text(inputs: Inputs) -> Text:
@@ -309,6 +364,8 @@ def _with_text(
 
 def _decodes_once(objective: Objective, policy: Policy) -> bool:
   """Whether `supervised` asks for the logits of one set of nodes only."""
+  if len(parts_of(policy.tokenizer)) > 1:
+    return False  # Each number has nodes of its own.
   subsets = {term.subset for term in objective.at('grid')}
   if 0 in subsets and not (
     objective.enumeration.depth == policy.tokenizer.num_tokens

@@ -16,6 +16,7 @@ class Requirements:
       would be wrong, for want of a ratio to the policy that wrote it.
     reads_reward: sequence level: whether the rewards make a difference.
     moves_alone: whether it changes the weights without another term.
+    most_targets: that it can learn at once; 0: any number.
     tokenizer: the only one that it works with, by name; '': any.
     covers_text: token level: whether it is a mean of −log p, and so looks at
       the free text before a number too, where there is any.
@@ -26,6 +27,7 @@ class Requirements:
   single_update: bool = False
   reads_reward: bool = True
   moves_alone: bool = True
+  most_targets: int = 0
   tokenizer: str = ''
   covers_text: bool = False
 

@@ -1,7 +1,8 @@
 """Rewards of decoded numbers: how near they come to the target.
 
 Every reward is a function `(predictions [..., R], target [..., 1]) ->
-[..., R]` of R numbers written for one input, in z-scores.
+[..., R]` of R numbers written for one input, in z-scores. That of the numbers
+of several targets is the sum of theirs (`summed`).
 """
 
 from collections.abc import Callable
@@ -55,6 +56,27 @@ REWARDS: dict[str, Reward] = {
   'absolute': negative_absolute_error,
   'rank': negative_rank,
 }
+
+
+def summed(
+  reward: Reward, predictions: jax.Array, target: jax.Array, num_targets: int
+) -> jax.Array:
+  """Σ over the targets of a number's reward.
+
+  Args:
+    reward: of one number.
+    predictions: [..., R], of several targets [..., R, k].
+    target: [..., 1], of several [..., 1, k].
+    num_targets: k.
+
+  Returns:
+    [..., R].
+  """
+  if num_targets == 1:
+    return reward(predictions, target)
+  places = range(num_targets)
+  parts = [reward(predictions[..., i], target[..., i]) for i in places]
+  return sum(parts[1:], parts[0])
 
 
 def comparable(name: str) -> Reward:

@@ -13,7 +13,7 @@ from genre2_jax.objectives.means import mean
 from genre2_jax.objectives.non_finite import stand_ins
 from genre2_jax.objectives.objective import Objective, StageParams
 from genre2_jax.objectives.policy_gradient import kl_estimate
-from genre2_jax.objectives.rewards import REWARDS
+from genre2_jax.objectives.rewards import REWARDS, summed
 from genre2_jax.objectives.sequence import Judgement, Metrics, Samples
 from genre2_jax.policy import Policy, Text, grammatical, in_one_pass
 from genre2_jax.policy.sampling import sample, without_greedy
@@ -101,11 +101,16 @@ def judge(
   """
   log_probs = samples.token_log_probs()  # [B, G, T], of text too
   tokens = jnp.concatenate([samples.tokens, greedy_tokens[:, None]], axis=1)
-  predictions, target = codec.decode(tokens), batch.target  # [B, G + 1]
-  special = codec.tokenizer.num_special
+  predictions = codec.decode(tokens)  # [B, G + 1], of several [B, G + 1, k].
+  target, special = batch.target, codec.tokenizer.num_special
   if special:
     predictions, target = stand_ins(predictions, target, codec.span)
-  scores = REWARDS[objective.rollouts.reward](predictions, target[:, None])
+  scores = summed(
+    REWARDS[objective.rollouts.reward],
+    predictions,
+    target[:, None],
+    len(codec.parts),
+  )
   given, greedy = scores[:, :-1], scores[:, -1]
   weight = batch.weight
   kl: jax.Array = jnp.zeros(())
@@ -148,8 +153,23 @@ def judge(
     last_values=last_values,
     text=samples.text,
     weight=weight,
+    later=_later(predictions, penalty, batch, objective),
   )
   return judgement, metrics
+
+
+def _later(predictions, penalty, batch, objective):
+  """`Judgement.later` of numbers [B, G + 1, k], the greedy ones last."""
+  if objective.rollouts.credit == 'all' or predictions.ndim < 3:
+    return None
+  reward = REWARDS[objective.rollouts.reward]
+  own = [
+    reward(predictions[..., i], batch.target[:, None, i])
+    for i in range(predictions.shape[-1])
+  ]
+  later = jnp.cumsum(jnp.stack(own[::-1], -1), -1)[..., ::-1]
+  penalty = jnp.asarray(penalty)[..., None]
+  return later[:, :-1] - penalty, later[:, -1]
 
 
 def sequence_losses(

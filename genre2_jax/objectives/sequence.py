@@ -44,8 +44,8 @@ class Judgement(NamedTuple):
   """What is constant to the gradient.
 
   Attributes:
-    target: [B], z-scores.
-    predictions: [B, G], z-scores, the numbers written.
+    target: [B], z-scores; of several targets [B, k].
+    predictions: [B, G], z-scores, the numbers written; [B, G, k].
     rewards: [B, G].
     greedy_rewards: [B], of the greedy number.
     token_log_probs: [B, G, T], under the parameters that wrote them; as those
@@ -58,6 +58,8 @@ class Judgement(NamedTuple):
       None.
     text: a `policy.Text`, written before the numbers, or None.
     weight: [B], how much each row counts, or None.
+    later: (rewards [B, G, k], greedy ones [B, k]) of each number and of those
+      behind it, or None: every token is credited with all rewards.
   """
 
   target: jax.Array
@@ -72,6 +74,7 @@ class Judgement(NamedTuple):
   last_values: jax.Array | None = None
   text: Any = None
   weight: jax.Array | None = None
+  later: tuple[jax.Array, jax.Array] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,21 +105,42 @@ class PolicyGradient:
     self, samples: Samples, judgement: Judgement
   ) -> tuple[jax.Array, Metrics]:
     weight = judgement.weight
-    advantages = weighed(
-      self.advantage, judgement.rewards, judgement.greedy_rewards, weight
-    )
+    log_probs = samples.token_log_probs
+    if judgement.later is None:
+      advantages = weighed(
+        self.advantage, judgement.rewards, judgement.greedy_rewards, weight
+      )[..., None]
+    else:
+      advantages = self._of_numbers(*judgement.later, weight, log_probs)
     if judgement.num_updates == 1:
-      loss = policy_gradient_loss(samples.token_log_probs, advantages, weight)
-      return loss, {}
+      if judgement.later is None:
+        return policy_gradient_loss(log_probs, advantages[..., 0], weight), {}
+      one_by_one = log_probs[..., None], advantages
+      return log_probs.shape[-1] * policy_gradient_loss(*one_by_one, weight), {}
     loss, clipped = clipped_loss(
-      samples.token_log_probs,
+      log_probs,
       judgement.token_log_probs,
-      advantages[..., None],
+      advantages,
       self.clip_low,
       self.clip_high,
       weight,
     )
     return loss, {'clipped': clipped}
+
+  def _of_numbers(
+    self,
+    rewards: jax.Array,
+    greedy: jax.Array,
+    weight: jax.Array | None,
+    log_probs: jax.Array,
+  ) -> jax.Array:
+    """Each token's advantage, that of its number: [B, G, T]."""
+    count = rewards.shape[-1]
+    parts = [
+      weighed(self.advantage, rewards[..., i], greedy[..., i], weight)
+      for i in range(count)
+    ]
+    return jnp.repeat(jnp.stack(parts, -1), log_probs.shape[-1] // count, -1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,7 +236,8 @@ class DAR:
   A_i = (G − 1) · (CRPS(set without i) − CRPS(set)), of the fair score
   mean |x − y| − ΣΣ |x_i − x_j| / (2G(G−1)) (DAR, arXiv 2605.20740): a sample
   is worth what the set would lose without it, so samples keep apart as far as
-  the data do.
+  the data do. Of several targets |·| is the Euclidean norm over them: the
+  energy score of the joint samples.
   """
 
   requires: ClassVar[Requirements] = Requirements(
@@ -234,17 +259,24 @@ def leave_one_out_credit(
 ) -> jax.Array:
   """(G − 1) · (CRPS(set without i) − CRPS(set)): [B, G] of numbers [B, G].
 
-  The target is [B].
+  The target is [B]. Of several targets, [B, G, k] and [B, k], the score is the
+  energy score (Gneiting & Raftery 2007).
   """
-  group = predictions.shape[-1]
-  errors = jnp.abs(predictions - target[:, None])
-  apart = jnp.abs(predictions[..., :, None] - predictions[..., None, :])
-  apart = jnp.sum(apart, -1)  # [B, G]
+  group = predictions.shape[1]
+  errors = predictions - target[:, None]
+  apart = predictions[:, :, None] - predictions[:, None]
+  length = jnp.abs if target.ndim == 1 else _norm
+  errors = length(errors)
+  apart = jnp.sum(length(apart), -1)  # [B, G]
   error, spread = (jnp.sum(x, -1, keepdims=True) for x in (errors, apart))
   whole = error / group - spread / (2 * group * (group - 1))
   without = (error - errors) / (group - 1)
   without -= (spread - 2 * apart) / (2 * (group - 1) * (group - 2))
   return (group - 1) * (without - whole)
+
+
+def _norm(x: jax.Array) -> jax.Array:
+  return jnp.sqrt(jnp.sum(jnp.square(x), -1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,6 +294,7 @@ class REAL:
     least_group=2,
     single_update=True,
     reads_reward=False,
+    most_targets=1,
   )
 
   def __call__(

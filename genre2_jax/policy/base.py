@@ -106,6 +106,10 @@ class Policy(NamedTuple):
       which then takes no cache, reads them too.
     prepare: `params -> params` with what `encode` without dropout would compute
       of them at every call, for many calls; None: there is nothing.
+    halves: `encode` in two, `(params, inputs, dropout_key=None) -> half` and
+      `(params, half, dropout_key=None) -> context`: what costs, and what is
+      quick and alone reads parameters that are chosen when a stage is over;
+      None: it is one.
     writer: free text before the number, whose context is that of `encode`;
       `decode` then is of numbers without any. None: there is none.
   """
@@ -121,6 +125,7 @@ class Policy(NamedTuple):
   at_once: Callable[..., jax.Array] | None = None
   reads_inputs: bool = False
   prepare: Callable[[Params], Params] | None = None
+  halves: tuple[Callable[..., Any], Callable[..., Context]] | None = None
   writer: Writer | None = None
 
 

@@ -155,6 +155,6 @@ def _logits_at_once(
     visible,
   )
   root, rest = logits[:, :, :1], logits[:, 0, 1:]
-  rest = rest.reshape(batch, num_rows, length - 1, -1)
+  rest = rest.reshape(batch, num_rows, length - 1, rest.shape[-1])
   root = jnp.broadcast_to(root, (batch, num_rows, *root.shape[2:]))
   return jnp.concatenate([root, rest], axis=2)

@@ -16,7 +16,7 @@ from genre2_jax.data import targets
 from genre2_jax.errors import InputError
 from genre2_jax.files import metrics_log, reading
 from genre2_jax.files.atomic import PathLike
-from genre2_jax.metrics import sampled
+from genre2_jax.metrics import joint, sampled
 from genre2_jax.metrics.results import COLUMNS
 from genre2_jax.report import numbers
 from genre2_jax.report.palette import COLORS
@@ -209,28 +209,65 @@ class Run:
     return z * self.std + self.mean
 
 
-def load(workdir: PathLike) -> Run:
+def target_names(workdir: PathLike) -> list[str]:
+  """Of a finished run's several targets; [] of one.
+
+  Raises:
+    InputError: run.json is missing or damaged.
+  """
+  path = pathlib.Path(workdir) / 'run.json'
+  try:
+    return _read_info(path).get('targets', [])
+  except FileNotFoundError as error:
+    raise InputError(
+      f'{path} is missing: a report needs a finished run'
+    ) from error
+
+
+def overall(workdir: PathLike, run: Run) -> Run:
+  """A run of several targets, its results the means over them and joint ones.
+
+  Args:
+    workdir: of the run.
+    run: of any of its targets.
+  """
+  results: dict[tuple[str, ...], float] = {
+    (row['seed'], row['stage'], row['estimator'], row['metric']): value
+    for row, value in read_results(pathlib.Path(workdir))
+    if row['split'] == SPLIT and joint.OF not in row['metric']
+  }
+  return dataclasses.replace(run, results=results)
+
+
+def load(workdir: PathLike, target: str = '') -> Run:
   """Reads a finished run.
+
+  Args:
+    workdir: of the run.
+    target: of several, the one to look at.
 
   Raises:
     InputError: a file of it is missing or damaged.
   """
   workdir = pathlib.Path(workdir)
+  of = f'{joint.OF}{target}' if target else ''
   try:
     info = _read_info(workdir / 'run.json')
+    if target:
+      info = info | {'target': target}
     config = _read_config(workdir / 'config.json')
     env = reading.read_json(workdir / 'env.json')
     results = read_results(workdir, info.get('num_results'))
     _check_complete(workdir / 'results.csv', results, info)
     predictions = [
-      _read_predictions(workdir, key, info) for key in info['stages']
+      _read_predictions(workdir, key, info, target) for key in info['stages']
     ]
   except FileNotFoundError as error:
     raise InputError(
       f'{error.filename} is missing: a report needs a finished run'
     ) from error
   prediction = _read_prediction(
-    workdir, info, predictions[-1]['samples_z'].shape[-1]
+    workdir, info, predictions[-1]['samples_z'].shape[-1], of
   )
   kept = np.isfinite(predictions[-1]['target'])
   if not kept.all():
@@ -253,9 +290,14 @@ def load(workdir: PathLike) -> Run:
     env=env,
     records=metrics_log.read_intact(workdir),
     results={
-      (row['seed'], row['stage'], row['estimator'], row['metric']): value
+      (
+        row['seed'],
+        row['stage'],
+        row['estimator'],
+        row['metric'].removesuffix(of),
+      ): value
       for row, value in results
-      if row['split'] == SPLIT
+      if row['split'] == SPLIT and row['metric'].endswith(of)
     },
     stages=stages,
     target_z=truth['target_z'].astype(np.float64),
@@ -265,9 +307,9 @@ def load(workdir: PathLike) -> Run:
     scaler=_scaler(truth),
     operations=_read_operations(workdir, stages),
     prediction=prediction,
-    references=_read_references(workdir, truth),
+    references=_read_references(workdir, truth, of),
     columns=_read_columns(workdir),
-    importances=_read_importances(workdir),
+    importances=_read_importances(workdir, target),
     weight=truth.get('weight'),
   )
 
@@ -353,6 +395,7 @@ def _read_info(path: pathlib.Path) -> dict[str, Any]:
     'num_results': _is_count(info.get('num_results', 0)),
     'drawn_from': _is_count(info.get('drawn_from', 0)),
     'out_of_time': _are(info.get('out_of_time', []), _is_text),
+    'targets': _are(info.get('targets', []), _is_text),
   }
   _refuse(path, [name for name, is_sound in checks.items() if not is_sound])
   return info
@@ -394,9 +437,12 @@ def _tokenizer_fields(name: Any) -> tuple[str, ...]:
 
 
 def _read_predictions(
-  workdir: pathlib.Path, stage: str, info: Mapping[str, Any]
+  workdir: pathlib.Path, stage: str, info: Mapping[str, Any], target: str
 ) -> dict[str, np.ndarray]:
-  """Arrays of a stage's predictions, with every shape checked."""
+  """Arrays of a stage's predictions, with every shape checked.
+
+  Of several targets those of the one that is looked at.
+  """
   path = workdir / 'evaluation' / f'{stage}_{SPLIT}.npz'
   arrays = reading.read_npz(path)
   S, n = len(info['seeds']), info['num_test']
@@ -411,8 +457,17 @@ def _read_predictions(
     shapes |= {'weight': (n,)}
   if 'quantiles' in arrays:
     shapes |= {'quantiles': (None,), 'normal': ()}
+  if not target:
+    check_shapes(path, arrays, shapes)
+    return arrays
+  k, place = len(info['targets']), info['targets'].index(target)
+  for name in shapes.keys() - {'weight'}:
+    own = shapes[name]
+    shapes[name] = (k, *own) if name == 'quantiles' else (*own, k)
   check_shapes(path, arrays, shapes)
-  return arrays
+  of = {name: (..., place) for name in shapes} | {'quantiles': (place,)}
+  of['weight'] = (...,)
+  return {name: arrays[name][of[name]] for name in shapes}
 
 
 def check_shapes(
@@ -464,13 +519,17 @@ def _scaler(arrays: Mapping[str, np.ndarray]) -> targets.QuantileScaler | None:
 
 
 def _read_prediction(
-  workdir: pathlib.Path, info: Mapping[str, Any], num_samples: int
+  workdir: pathlib.Path, info: Mapping[str, Any], num_samples: int, of: str
 ) -> Prediction | None:
   """The defaults of predictions.csv; None of runs that kept none."""
   path = workdir / 'predictions.csv'
   if not path.exists():
     return None
-  table = reading.read_columns(path)
+  table = {
+    name.removesuffix(of): cells
+    for name, cells in reading.read_columns(path).items()
+    if name.endswith(of)
+  }
   if 'prediction' not in table:
     return None
 
@@ -492,7 +551,7 @@ def _read_prediction(
 
 
 def _read_references(
-  workdir: pathlib.Path, truth: Mapping[str, np.ndarray]
+  workdir: pathlib.Path, truth: Mapping[str, np.ndarray], of: str
 ) -> dict[str, dict[str, float]]:
   """What the references reach on test; errors in the target's own unit too."""
   path = workdir / 'references.csv'
@@ -500,10 +559,11 @@ def _read_references(
     return {}
   found: dict[str, dict[str, list[float]]] = {}
   for row in reading.read_csv(path, COLUMNS):
-    if row['split'] == SPLIT and row['seed'].isdecimal():
+    is_own = row['split'] == SPLIT and row['metric'].endswith(of)
+    if is_own and row['seed'].isdecimal():
       metrics = found.setdefault(row['stage'], {})
       value = reading.number(path, row['value'])
-      metrics.setdefault(row['metric'], []).append(value)
+      metrics.setdefault(row['metric'].removesuffix(of), []).append(value)
   means = {
     stage: {metric: float(np.mean(v)) for metric, v in metrics.items()}
     for stage, metrics in found.items()
@@ -542,11 +602,17 @@ def _is_column(value: Any) -> bool:
   )
 
 
-def _read_importances(workdir: pathlib.Path) -> dict[str, Any] | None:
+def _read_importances(
+  workdir: pathlib.Path, target: str
+) -> dict[str, Any] | None:
   path = workdir / 'importances.json'
   if not path.exists():
     return None
-  found = reading.read_json(path)
+  found: Any = reading.read_json(path)
+  if target:
+    found = found.get(target)
+    if not isinstance(found, dict):
+      raise InputError(f'{path} is damaged: delete it')
   sound = (
     all(_is_count(found.get(key)) for key in ('rows', 'repeats'))
     and _are(found.get('importances'), _is_importance)

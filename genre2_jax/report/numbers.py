@@ -39,15 +39,6 @@ def percent(share: float) -> str:
   return f'{share:.0%}'.replace('-', _MINUS) if math.isfinite(share) else ''
 
 
-def duration(seconds: float) -> str:
-  """Seconds, minutes or hours, as one says them."""
-  if seconds < 90:
-    return f'{seconds:.0f} s'
-  if seconds < 5400:
-    return f'{seconds / 60:.0f} min'
-  return f'{seconds / 3600:.1f} h'
-
-
 def count(number: int, noun: str) -> str:
   """1 row, 2,000 rows."""
   return f'{number:,} {noun}{"s" * (number != 1)}'

@@ -23,6 +23,7 @@ from genre2_jax.report import (
   drawing,
   figures,
   inputs,
+  numbers,
   palette,
   result_tables,
   words,
@@ -32,12 +33,39 @@ from genre2_jax.report import (
 def write(workdir: PathLike) -> pathlib.Path:
   """Writes figures/*.svg and report.html; returns the path of the latter.
 
-  Missing or damaged inputs raise InputError.
+  Of several targets each has a page and figures of its own, and report.html is
+  what they say together. Missing or damaged inputs raise InputError.
   """
   workdir = pathlib.Path(workdir)
-  run = inputs.load(workdir)
+  path = workdir / 'report.html'
+  names = inputs.target_names(workdir)
+  if not names:
+    return _write_one(workdir, inputs.load(workdir), path)
+  runs, links = [], []
+  for place, name in enumerate(names, start=1):
+    slug = ''.join(c if c.isalnum() or c in '-_' else '_' for c in name)
+    own = workdir / f'report_{place}_{slug}.html'
+    runs.append(inputs.load(workdir, name))
+    links.append(result_tables.Link(name, own.name))
+    _write_one(workdir, runs[-1], own, f'{place}_{slug}')
+  together = inputs.overall(workdir, runs[-1])
+  html = template('report/targets.html.j2').render(
+    title=f'{numbers.listed(names)} of {together.info["task"]}',
+    targets=result_tables.of_targets(runs, links),
+    joint=result_tables.joint(together),
+    facts=words.facts(together),
+    unit=words.unit(together),
+  )
+  atomic.write_text(path, with_contents(html))
+  return path
+
+
+def _write_one(
+  workdir: pathlib.Path, run: inputs.Run, path: pathlib.Path, folder: str = ''
+) -> pathlib.Path:
+  """Writes the page of one target, and figures/<folder>/*.svg."""
   drawn = figures.draw(run)
-  write_figures(workdir, drawn.values())
+  write_figures(workdir, drawn.values(), folder)
   (predicted,) = drawn.pop(figures.PREDICTED, _NO_FIGURES).panels or (None,)
   html = template('report/report.html.j2').render(
     title=words.headline(run),
@@ -69,7 +97,6 @@ def write(workdir: PathLike) -> pathlib.Path:
     config=_flatten(run.config),
     env=_flatten({k: v for k, v in run.env.items() if k != 'command'}),
   )
-  path = workdir / 'report.html'
   atomic.write_text(path, with_contents(html))
   return path
 
@@ -78,12 +105,12 @@ _NO_FIGURES = drawing.Section('', '', ())
 
 
 def write_figures(
-  workdir: pathlib.Path, sections: Iterable[drawing.Section]
+  workdir: pathlib.Path, sections: Iterable[drawing.Section], folder: str = ''
 ) -> None:
-  """Writes figures/*.svg of a workdir."""
+  """Writes figures/*.svg of a workdir, or figures/<folder>/*.svg."""
   for section in sections:
     for panel in section.panels:
-      path = workdir / 'figures' / f'{panel.name}.svg'
+      path = workdir / 'figures' / folder / f'{panel.name}.svg'
       atomic.write_text(path, panel.file())
 
 

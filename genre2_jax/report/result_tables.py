@@ -3,9 +3,9 @@
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from genre2_jax.data import targets
+from genre2_jax.data import targets, wording
 from genre2_jax.metrics import sampled
 from genre2_jax.report import numbers, words
 from genre2_jax.report.inputs import NOMINAL, Run, Stage
@@ -71,7 +71,15 @@ RAIL_POINTS = ('rail', 'rail_normalized')
 EXACT_METRICS = ('nll', 'outside')
 EXACT_DISTRIBUTIONS = ('exact', 'tempered', 'conformal')
 
-Label = Stage | str
+
+class Link(NamedTuple):
+  """A row's name that leads to another page."""
+
+  name: str
+  href: str
+
+
+Label = Stage | Link | str
 Number = tuple[float, float]  # and its spread over seeds
 Row = tuple[Label, Sequence[Number]]
 
@@ -122,9 +130,57 @@ def stages(run: Run) -> Table | None:
   _append(
     table,
     'Training',
-    [numbers.duration(s) if math.isfinite(s) else '' for s in seconds],
+    [wording.duration(s) if math.isfinite(s) else '' for s in seconds],
   )
   return table
+
+
+def of_targets(runs: Sequence[Run], links: Sequence[Link]) -> Table:
+  """What the last stage reached of each of several targets: a row each."""
+  first = runs[0]
+  columns = [
+    *(dataclasses.replace(c, estimator='best') for c in OWN_COLUMNS[:4]),
+    Column('CRPS', '{z}', 'crps', _lower, words.distribution(first)),
+    Column('Coverage', "model's own 90%", 'coverage90', _nominal, 'spread'),
+  ]
+  rows = []
+  for run, link in zip(runs, links, strict=True):
+    of = {'best': run.best.estimator, 'spread': words.distribution(run)}
+    values = [
+      run.value(
+        run.last, of.get(c.estimator, c.estimator), c.metric, run.together
+      )
+      for c in columns
+    ]
+    cells = [
+      _cells(run, column, [(value, math.nan)])[0]
+      for column, value in zip(columns, values, strict=True)
+    ]
+    rows.append((link, cells))
+  return Table(('Target',), _columns(first, columns), [('', rows)])
+
+
+def joint(run: Run) -> Table:
+  """What each stage reached over all of several targets: a row per stage."""
+  estimator, kind = run.best.estimator, words.distribution(run)
+  columns = [
+    Column('RMSE', 'mean, {z}', 'rmse', _lower, estimator),
+    Column('R²', 'mean', 'r2', _higher, estimator),
+    Column('CRPS', 'mean, {z}', 'crps', _lower, kind),
+    Column('Coverage', 'mean, of 90%', 'coverage90', _nominal, kind),
+    Column('Energy score', 'joint, {z}', 'energy', _lower, 'sample'),
+  ]
+  rows: list[Row] = [
+    (
+      stage.name,
+      [
+        (_value(run, stage, c.estimator, c.metric, run.together), math.nan)
+        for c in columns
+      ],
+    )
+    for stage in run.stages
+  ]
+  return _table(run, ('Stage',), _columns(run, columns), [('', rows)])
 
 
 def estimates(run: Run) -> Table:

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from genre2_jax.data import targets
+from genre2_jax.data import targets, wording
 from genre2_jax.files import metrics_log
 from genre2_jax.metrics import points
 from genre2_jax.report import numbers
@@ -336,7 +336,7 @@ def epochs(run: Run, stage: Stage) -> str:
 def _training_time(run: Run) -> str:
   total = [seconds(run, stage) for stage in run.stages]
   known = [value for value in total if math.isfinite(value)]
-  return f'{numbers.duration(sum(known))}, compiling aside' if known else ''
+  return f'{wording.duration(sum(known))}, compiling aside' if known else ''
 
 
 def _device(run: Run) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from genre2_jax.baselines import distributions, points
+from genre2_jax.data import tables
 from genre2_jax.data.tables import SPLITS, Rows, Table
 from genre2_jax.errors import InputError
 from genre2_jax.experiment.experiment import Prepared
@@ -21,6 +22,8 @@ _MOST_COLUMNS = 256
 _MOST_CELLS = 2**24
 # Beside every run; texts have the first.
 REFERENCES = ('train_mean', 'histogram_trees')
+# Between the seeds of two targets.
+_APART = 2**20
 
 
 def fit(
@@ -29,7 +32,8 @@ def fit(
   """What a baseline predicts, every seed's, split by split.
 
   Point masses, or distributions over the numbers that the model can write; as
-  `evaluation.predict` gives them.
+  `evaluation.predict` gives them. Of several targets each is fitted by itself,
+  and what is drawn of them is independent.
 
   Args:
     experiment: with its data.
@@ -45,18 +49,45 @@ def fit(
   if is_number is not None:
     found = fit(experiment, name, seeds, interrupts)['test']
     cuts = [len(is_number['val'])]
-    parts = {n: np.split(x, cuts, axis=1) for n, x in found.items()}
+    cut = {n: np.split(x, cuts, axis=1) for n, x in found.items()}
     return {
-      split: {n: x[place] for n, x in parts.items()}
+      split: {n: x[place] for n, x in cut.items()}
       for place, split in enumerate(('val', 'test'))
     }
-  if name in distributions.NAMES:
-    return _fit_distributions(experiment, name, seeds, interrupts)
+  parts = []
+  for place, target in enumerate(experiment.model.by_target()):
+    table = experiment.table
+    if isinstance(table, Table) and table.target_names:
+      table = tables.with_target(table, place)
+    fit_one = _fit_points
+    if name in distributions.NAMES:
+      fit_one = _fit_distributions
+    # Targets that drew alike would rise and fall together.
+    own = [(seed + _APART * place) % 2**32 for seed in seeds]
+    parts.append(fit_one(experiment, table, target, name, own, interrupts))
+  if not experiment.model.target_names:
+    return parts[0]
+  return {
+    split: _together([part[split] for part in parts]) for split in parts[0]
+  }
+
+
+def _together(parts):
+  """What is predicted of several targets, each by itself."""
+  return {
+    name: np.stack(
+      [part[name] for part in parts], axis=-2 if name == 'log_p' else -1
+    )
+    for name in parts[0]
+  }
+
+
+def _fit_points(experiment, table, target, name, seeds, interrupts):
   fitted = [
     points.fit_predict(
       name,
-      experiment.table,
-      experiment.model.scaler,
+      table,
+      target.scaler,
       seed=seed,
       num_trials=experiment.baseline_trials,
       interrupts=interrupts,
@@ -152,18 +183,18 @@ def _is_quick(table):
   )
 
 
-def _fit_distributions(experiment, name, seeds, interrupts):
+def _fit_distributions(experiment, table, target, name, seeds, interrupts):
   if not experiment.evaluation.exact:
     raise InputError(
       f'baseline.name={name} has a probability for every number: raise '
       'trie.max_nodes, or take fewer tokenizer.digits'
     )
-  values = experiment.model.codec.grid()[0]
+  values = target.codec.grid()[0]
   fitted = [
     distributions.fit_predict(
       name,
-      experiment.table,
-      experiment.model.scaler,
+      table,
+      target.scaler,
       values,
       seed=seed,
       interrupts=interrupts,

@@ -173,7 +173,8 @@ class FinishedRun:
 
   def _rows_at_once(self, num_samples, block_size):
     """Whole device blocks, so that a row has its bits whatever comes after."""
-    each = len(self.seeds) * (num_samples + self._num_numbers)
+    num_targets = len(self.model.codec.parts)
+    each = len(self.seeds) * (num_samples * num_targets + self._num_numbers)
     rows = min(_MAX_ROWS, _MAX_NUMBERS // each)
     return max(1, rows // block_size) * block_size
 
@@ -227,7 +228,7 @@ class FinishedRun:
   def _num_numbers(self):
     """Numbers that every row has the probability of."""
     exact = self.experiment.evaluation.exact
-    return len(self.model.codec.values()) if exact else 0
+    return self.model.codec.values().size if exact else 0
 
   @functools.cached_property
   def _predictors(self):

@@ -5,6 +5,7 @@ importances.json: permutation importances (Breiman 2001, Machine Learning 45,
 as scikit-learn's `permutation_importance`) and partial dependence (Friedman
 2001, Annals of Statistics 29) of the most important columns, on validation
 rows. A column is one of the file: a date goes with its month, weekday and hour.
+Of several targets one of each, by name.
 
 The work is bounded by rows to predict, not by seconds: the same run gives the
 same numbers on every machine.
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from genre2_jax.data import columns as table_columns
+from genre2_jax.data import tables
 from genre2_jax.data.columns import TEXT, Column
 from genre2_jax.data.features import Features
 from genre2_jax.data.tables import SPLITS, Rows, Table
@@ -65,16 +67,17 @@ def write(
     interrupts: true once the run is asked to leave.
   """
   table, model = experiment.table, experiment.model
-  if not isinstance(table, Table) or not isinstance(model.features, Features):
+  features = model.features
+  if not isinstance(table, Table) or not isinstance(features, Features):
     return
   is_first = processes.is_first()
   if is_first:
-    write_columns(workdir, table, model.features)
+    write_columns(workdir, table, features)
     (workdir / FILE).unlink(missing_ok=True)
   if params is None or experiment.baseline:
     return
 
-  def predict(rows: Rows) -> np.ndarray:
+  def predict_all(rows: Rows) -> np.ndarray:
     predicted = evaluation.predict(
       predict_block,
       params,
@@ -86,8 +89,17 @@ def write(
     named = estimates.points(predicted, model)
     return model.scaler.restore(named[estimates.default_name(named)])
 
+  def inspected(place: int) -> dict[str, Any] | None:
+    rows = tables.with_target(table, place).val
+    return inspect(rows, features, lambda x: predict_all(x)[:, place])
+
   with processes.at_once(interrupts, 'predicting shuffled columns'):
-    found = inspect(table.val, model.features, predict)
+    if model.target_names:
+      names = enumerate(model.target_names)
+      of_each = {name: inspected(place) for place, name in names}
+      found = None if None in of_each.values() else of_each
+    else:
+      found = inspect(table.val, features, predict_all)
   if is_first and found is not None:
     atomic.write_json(workdir / FILE, found)
 

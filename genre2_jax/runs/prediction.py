@@ -88,7 +88,7 @@ def _predict_file(
         columns = estimates.columns(
           predicted, run.model, run.margins, has_interval=has_interval
         )
-        count = len(columns['prediction'])
+        count = len(next(iter(columns.values())))
         if is_first:
           part = {n: x.slice(place - begin, count) for n, x in kept.items()}
           write({_ROW: np.arange(place, place + count) + 1} | part | columns)
@@ -152,7 +152,8 @@ def _look_through(
   num_rows = 0
   for frame in pieces():
     if not types:
-      names = _names_kept(frame, keep, source)
+      reserved = estimates.names_for(run.model.target_names)
+      names = _names_kept(frame, keep, source, reserved)
     rows = read(num_rows, frame)
     types.append(pyarrow.schema([(n, _cells(frame[n]).type) for n in names]))
     num_rows += len(frame)
@@ -163,7 +164,10 @@ def _look_through(
 
 
 def _names_kept(
-  frame: pd.DataFrame, keep: Sequence[str], source: pathlib.Path
+  frame: pd.DataFrame,
+  keep: Sequence[str],
+  source: pathlib.Path,
+  reserved: Sequence[str],
 ) -> list[str]:
   """Names of the columns that are to be carried along."""
   names = list(frame) if list(keep) == [_ALL] else list(dict.fromkeys(keep))
@@ -173,7 +177,7 @@ def _names_kept(
         f'--keep={name}: {source} has no such column; '
         f'{suggestion(name, list(frame))}'
       )
-    if name in (_ROW, *estimates.NAMES):
+    if name in (_ROW, *reserved):
       raise InputError(
         f'--keep={",".join(keep)}: the predictions have a column {name!r} too; '
         f'leave yours out, or rename it in {source}'

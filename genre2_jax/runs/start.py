@@ -27,11 +27,12 @@ def write_prior(
   table = experiment.table
   assert isinstance(table, Table)
   if experiment.source is None:
+    (target,) = experiment.model.by_target()
     prior = priors.Prior.fit(
       experiment.fields['model']['prior'],
       table,
-      experiment.model.scaler,
-      experiment.model.codec.grid()[0],
+      target.scaler,
+      target.codec.grid()[0],
       seed=experiment.seeds[0],
       interrupts=interrupts,
     )

@@ -28,7 +28,7 @@ from genre2_jax.training.checkpoints import (
   StageCheckpoints,
   restored,
 )
-from genre2_jax.training.programs import abstract_state
+from genre2_jax.training.initialization import abstract_state
 from genre2_jax.training.stages import Stage
 
 FOLDER = 'weights'

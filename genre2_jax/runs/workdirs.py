@@ -17,7 +17,8 @@ prior/           trees that the model starts from (`baselines/priors.py`)
 weights/         of each stage, enough to predict (`weights.py`)
 checkpoints/     of each stage, to go on from (`training/checkpoints.py`)
 profile/         traces, where asked for (`profiling.py`)
-report.html      and figures/ (`report/page.py`)
+report.html      and figures/; of several targets a page of each, beside it
+                 (`report/page.py`)
 """
 
 import contextlib
@@ -32,9 +33,9 @@ from typing import Any
 
 import numpy as np
 
+from genre2_jax.data import targets
 from genre2_jax.data.reading import path_of
 from genre2_jax.data.tables import Table
-from genre2_jax.data.targets import Scaler
 from genre2_jax.data.texts import Texts
 from genre2_jax.errors import InputError
 from genre2_jax.experiment import networks
@@ -194,27 +195,39 @@ def write_evaluation(
   split: str,
   predicted: Mapping[str, np.ndarray],
   target: np.ndarray,
-  scaler: Scaler,
+  scaler: targets.AnyScaler,
   weight: np.ndarray | None = None,
 ) -> None:
   """Keeps what a stage predicted for a split, in float32.
 
-  Of exact distributions results.csv keeps what there is to say.
+  Of exact distributions results.csv keeps what there is to say. Of several
+  targets all arrays have their axis, the last one.
   """
   kept = {k: v for k, v in predicted.items() if k != 'log_p'}
   if weight is not None:
     kept['weight'] = weight
+  parts = [_scales(part) for part in targets.parts_of(scaler)]
+  scales = parts[0]
+  if targets.names_of(scaler):
+    scales = {name: np.stack([x[name] for x in parts]) for name in scales}
   atomic.write_npz(
     workdir / 'evaluation' / f'{stage}_{split}.npz',
     **kept,
     target=target,
     target_z=scaler.standardize(target),
-    mean=scaler.mean,
-    std=scaler.std,
-    low=scaler.low,
-    high=scaler.high,
-    **({} if scaler.is_linear else scaler.to_json()),
+    **scales,
   )
+
+
+def _scales(scaler):
+  """What takes one target's z-scores back to its unit."""
+  return {
+    'mean': scaler.mean,
+    'std': scaler.std,
+    'low': scaler.low,
+    'high': scaler.high,
+    **({} if scaler.is_linear else scaler.to_json()),
+  }
 
 
 def write_results(workdir: pathlib.Path, rows: Sequence[Sequence]) -> None:
@@ -246,6 +259,7 @@ def write_run(
     {
       'task': table.name,
       'target': table.target_name,
+      **_several(table),
       'stages': list(stages),
       'seeds': list(experiment.seeds),
       'num_train': len(table.train),
@@ -260,6 +274,12 @@ def write_run(
       'out_of_time': list(out_of_time),
     },
   )
+
+
+def _several(table):
+  """The names of several targets; {} of one."""
+  names = table.target_names if isinstance(table, Table) else ()
+  return {'targets': list(names)} if names else {}
 
 
 def _default_name(experiment, stages):

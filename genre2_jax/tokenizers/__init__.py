@@ -15,6 +15,7 @@ from genre2_jax.tokenizers.adaptive import Adaptive
 from genre2_jax.tokenizers.base import Tokenizer, check_choice
 from genre2_jax.tokenizers.bins import Bins
 from genre2_jax.tokenizers.error_correcting import Hamming, Repetition
+from genre2_jax.tokenizers.joint import Joint
 from genre2_jax.tokenizers.non_finite import NonFinite
 from genre2_jax.tokenizers.normalized import Normalized
 from genre2_jax.tokenizers.scientific import Scientific
@@ -26,6 +27,7 @@ __all__ = [
   'Bins',
   'Decimal',
   'Hamming',
+  'Joint',
   'NonFinite',
   'Normalized',
   'Repetition',

@@ -1,6 +1,7 @@
 """Between z-scored targets and number tokens."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import ArrayLike
 from genre2_jax.errors import InputError
 from genre2_jax.tokenizers import Adaptive, Bins, Tokenizer
 from genre2_jax.tokenizers.base import ArrayT
+from genre2_jax.tokenizers.joint import Joint
 
 _MAX_NUMBERS = 2**22
 # Sequences that are decoded together: bounds the memory, not the result.
@@ -44,6 +46,11 @@ class Codec:
   mean: float = 0.0
   std: float = 1.0
   bounds: tuple[float, float] | None = None
+
+  @property
+  def parts(self) -> tuple['Codec', ...]:
+    """Of the targets, one by one: itself, of one."""
+    return (self,)
 
   def numbers(self) -> dict[str, np.ndarray] | None:
     """What of the data a program with this codec reads: `Bound`'s numbers.
@@ -226,6 +233,55 @@ class Bound(Codec):
   def values(self) -> Any:
     """z-scores of all sequences, ascending where they are of the data: [K]."""
     return self.held['values'] if 'values' in self.held else super().values()
+
+
+@dataclasses.dataclass(frozen=True)
+class JointCodec(Codec):
+  """Between the z-scores of several targets, [..., k], and their tokens.
+
+  Attributes:
+    codecs: each target's own.
+  """
+
+  codecs: tuple[Codec, ...] = ()
+
+  @classmethod
+  def of(cls, codecs: Sequence[Codec]) -> Codec:
+    """The codec of one target or several."""
+    if len(codecs) == 1:
+      return codecs[0]
+    tokenizer = Joint(tuple(codec.tokenizer for codec in codecs))
+    return cls(tokenizer, 0.0, 1.0, codecs=tuple(codecs))
+
+  @property
+  def parts(self) -> tuple[Codec, ...]:
+    return self.codecs
+
+  def numbers(self) -> None:
+    return None
+
+  def encode(self, z: ArrayLike) -> np.ndarray:
+    columns = np.moveaxis(np.asarray(z, np.float64), -1, 0)
+    tokens = [c.encode(x) for c, x in zip(self.codecs, columns, strict=True)]
+    return np.concatenate(tokens, axis=-1)
+
+  def decode(self, tokens: ArrayT) -> ArrayT:
+    xp = tokens.__array_namespace__()
+    length = self.codecs[0].tokenizer.num_tokens
+    numbers = [
+      codec.decode(tokens[..., i * length : (i + 1) * length])
+      for i, codec in enumerate(self.codecs)
+    ]
+    return xp.stack(numbers, axis=-1)
+
+  def within(self, z: ArrayT) -> ArrayT:
+    xp = z.__array_namespace__()
+    inside = [c.within(z[..., i]) for i, c in enumerate(self.codecs)]
+    return xp.stack(inside, axis=-1)
+
+  def values(self) -> np.ndarray:
+    """z-scores of all numbers of each target, float64 [k, K]."""
+    return np.stack([codec.values() for codec in self.codecs])
 
 
 def _voronoi(values: np.ndarray) -> np.ndarray:

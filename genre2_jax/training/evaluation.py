@@ -1,8 +1,8 @@
 """Validation and predictions on padded blocks of rows, on the device."""
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,11 +23,12 @@ from genre2_jax.objectives.objective import (
   StageParams,
   supervised,
 )
-from genre2_jax.objectives.rewards import comparable
+from genre2_jax.objectives.rewards import comparable, summed
 from genre2_jax.policy import (
   Inputs,
   Pointwise,
   Policy,
+  joint,
   sampling,
   scoring,
   special,
@@ -37,30 +38,75 @@ from genre2_jax.policy.enumeration import subset_numbers
 from genre2_jax.tokenizers.codec import Codec
 from genre2_jax.training.train_state import each_seed
 
+# A stream of a seed's key, beside its rows' numbers.
+_CONDITIONALS = 2**31 - 1
+
 
 class Predictor:
-  """Compiled predictions of blocks of rows."""
+  """Compiled predictions of blocks of rows.
+
+  Args:
+    block: `(params, inputs or their halves, numbers) -> predictions`.
+    prepare: of stacked parameters, as `Policy.prepare`, or None.
+    half: `(params, inputs) -> halves`, as `Policy.halves`, or None.
+  """
 
   def __init__(
     self,
     block: Callable[..., dict[str, jax.Array]],
     prepare: Callable[[StageParams], StageParams] | None,
+    half: Callable[..., Any] | None = None,
   ) -> None:
-    self._block, self._prepare = block, prepare
+    self._block, self._prepare, self._half = block, prepare, half
     self._last: tuple[StageParams, StageParams] | None = None
 
   def __call__(
     self, params: StageParams, inputs: Inputs, numbers: jax.Array
   ) -> dict[str, jax.Array]:
+    """`finish` of `begin`."""
+    return self.finish(params, self.begin(params, inputs), numbers)
+
+  def begin(self, params: StageParams, inputs: Inputs) -> Any:
+    """What costs of a block: halves [S, b, ...], else the inputs themselves."""
+    if self._half is None:
+      return inputs
+    return self._half(self._prepared(params), inputs)
+
+  def finish(
+    self, params: StageParams, begun: Any, numbers: jax.Array
+  ) -> dict[str, jax.Array]:
     """Of b rows, of numbers int32 [b]: {name: [S, b, ...]}.
 
-    What the parameters alone tell is computed when they are first seen.
+    Args:
+      params: those of `begin`, but for what the second half alone reads.
+      begun: of `begin`.
+      numbers: of the rows.
     """
+    if self._half is None:
+      params = self._prepared(params)
+    return self._block(params, begun, numbers)
+
+  def _prepared(self, params):
+    """What the parameters alone tell is computed when they are first seen."""
     if self._prepare is None:
-      return self._block(params, inputs, numbers)
+      return params
     if self._last is None or self._last[0] is not params:
       self._last = params, self._prepare(params)
-    return self._block(self._last[1], inputs, numbers)
+    return self._last[1]
+
+
+class Begun(NamedTuple):
+  """A block of rows, begun.
+
+  Attributes:
+    half: what `Predictor.begin` gave.
+    numbers: int32 [b], of the rows, as the device has them.
+    rows: [b], which they are of all, −1 where padded.
+  """
+
+  half: Any
+  numbers: Any
+  rows: np.ndarray
 
 
 def validation(
@@ -113,16 +159,16 @@ def validation(
       greedy=True,
     )
     samples, greedy_tokens = sampling.without_greedy(rollout)
-    reward = comparable(rollouts.reward)
+    reward, count = comparable(rollouts.reward), len(codec.parts)
     written, target = codec.decode(samples.tokens), rows.target
     greedy = codec.decode(greedy_tokens)
     if codec.tokenizer.num_special:
       written, _ = stand_ins(written, target, codec.span)
       greedy, target = stand_ins(greedy, target, codec.span)
-    rewards = reward(written, target[:, None])
+    rewards = summed(reward, written, target[:, None], count)
     return {
       'reward': jnp.mean(rewards, -1),
-      'greedy_reward': reward(greedy, target),
+      'greedy_reward': summed(reward, greedy, target, count),
       'entropy': jnp.mean(samples.entropy(), -1),
       **_text_length(samples),
     }
@@ -150,6 +196,8 @@ def predictions(
   temperature: float,
   exact: bool,
   rail_numbers: int = 0,
+  num_conditionals: int = 16,
+  max_nodes: int = 1024,
 ) -> dict[str, jax.Array]:
   """What one seed predicts for one block of rows.
 
@@ -168,6 +216,9 @@ def predictions(
     temperature: of sampling.
     exact: whether the whole trie is asked for.
     rail_numbers: so many evenly spaced numbers are scored for RAIL; 0: none.
+    num_conditionals: of several targets, samples of the numbers before a
+      number whose trie is scored (`joint.marginals`).
+    max_nodes: of several targets, of a joint trie that is enumerated.
 
   Returns:
     {'samples_z': [b, G], 'greedy_z': [b], 'entropy': [b]} if G > 0, and of a
@@ -181,7 +232,9 @@ def predictions(
     them over the whole trie too, if exact, and 'grid_mass' [b], the probability
     that it writes a number at all, exact or estimated from the samples. A
     member of a pack that was chosen from has its 'share' [b], the same for all
-    rows. A `Pointwise` predicts a point mass: G is 1.
+    rows. A `Pointwise` predicts a point mass: G is 1. Of k targets 'samples_z'
+    are joint, [b, G, k]; 'greedy_z', 'entropy' and 'learned_mean_z' are [b, k],
+    and 'log_p', of the marginals, is [b, k, K].
   """
   own = params['policy']
   if isinstance(network, Pointwise):
@@ -214,7 +267,7 @@ def predictions(
     predicted |= {
       'samples_z': codec.within(codec.decode(samples.tokens)),
       'greedy_z': codec.within(codec.decode(greedy_tokens)),
-      'entropy': jnp.mean(samples.entropy(), -1),
+      'entropy': jnp.mean(_entropy(samples, len(codec.parts)), 1),
       **_text_length(samples),
     }
     if rollout.text is not None:
@@ -223,7 +276,19 @@ def predictions(
       text = jnp.where(written, rollout.text.tokens, -1)
       predicted |= {'greedy_text': text[:, -1], 'sample_text': text[:, 0]}
   rail = None
-  if exact:
+  if exact and len(codec.parts) > 1:
+    log_p = predicted['log_p'] = joint.marginals(
+      network,
+      own,
+      context,
+      jax.random.fold_in(key, _CONDITIONALS),
+      max_nodes=max_nodes,
+      num_conditionals=num_conditionals,
+    )
+    if 'numbers' in params:
+      mean = jnp.sum(jnp.exp(log_p) * params['numbers'], -1)
+      predicted['learned_mean_z'] = codec.within(mean)
+  elif exact:
     log_p = predicted['log_p'] = trie.log_probs(network, own, context)
     if NON_FINITE in predicted:
       count = codec.finite.tokenizer.num_sequences
@@ -251,6 +316,15 @@ def predictions(
       mean = expected_value(log_p, codec.within(values), normalize)
       predicted[name] = codec.within(mean)
   return predicted
+
+
+def _entropy(samples: scoring.Rollout, num_targets: int) -> jax.Array:
+  """Of each target's numbers, in nats: [b, G], of several [b, G, k]."""
+  if num_targets == 1:
+    return samples.entropy()
+  parts = jnp.split(samples.log_probs, num_targets, axis=-2)
+  own = [samples._replace(log_probs=part).entropy() for part in parts]
+  return jnp.stack(own, axis=-1)
 
 
 def _text_length(samples: scoring.Rollout) -> dict[str, jax.Array]:
@@ -287,15 +361,26 @@ def predictor(
   form = form_of(model)
   build = form.build  # Without the numbers: programs outlive them.
 
-  def stacked(held, params, inputs, numbers, keys):
+  def parts(held):
     network, codec = build(held)
     if mesh is not None:
       network = sharding_rules.constrained(network, mesh)
+    return network, codec
+
+  def stacked(held, params, inputs, numbers, keys):
+    network, codec = parts(held)
+    has_halves = isinstance(network, Policy) and network.halves is not None
+    if has_halves:  # The inputs are halves, and every seed has its own.
+      network = network._replace(encode=network.halves[1])
     function: Callable[..., Any] = functools.partial(
       predictions, network=network, codec=codec, **options
     )
-    run = each_seed(function, (0, None, None, 0))
+    run = each_seed(function, (0, 0 if has_halves else None, None, 0))
     return run(params, inputs, numbers, keys)
+
+  def begin(held, params, inputs):
+    network, _ = parts(held)
+    return each_seed(network.halves[0], (0, None))(params['policy'], inputs)
 
   def prepare(held, params):
     network, _ = build(held)
@@ -306,10 +391,16 @@ def predictor(
   held = jax.tree.map(jnp.asarray, form.numbers)
   compiled = compilation.shared(key, lambda: jax.jit(stacked))
   prepared = compilation.shared(own, lambda: jax.jit(prepare))
+  half = None
+  if getattr(model.network, 'halves', None) is not None:
+    own_half = form.key and ('begin', form.key, mesh)
+    begun = compilation.shared(own_half, lambda: jax.jit(begin))
+    half = functools.partial(begun, held)
   is_plain = getattr(model.network, 'prepare', None) is None
   return Predictor(
     lambda *args: compiled(held, *args, keys),
     None if is_plain else functools.partial(prepared, held),
+    half,
   )
 
 
@@ -324,7 +415,41 @@ def predict(
   widths: Sequence[int] = (),
   first: int = 0,
 ) -> dict[str, np.ndarray]:
-  """Predictions of all rows, block by block.
+  """Predictions of all rows, block by block: `finish` of `begin`.
+
+  Args: as of `begin`.
+
+  Returns:
+    numpy, what `predictions` gives: {'samples_z': [S, n, G], ...}.
+  """
+  begun = begin(
+    predict_block,
+    params,
+    inputs,
+    block_size=block_size,
+    sharding=sharding,
+    interrupts=interrupts,
+    widths=widths,
+    first=first,
+  )
+  return finish(predict_block, params, begun)
+
+
+def begin(
+  predict_block: Predictor,
+  params: StageParams,
+  inputs: Inputs,
+  *,
+  block_size: int,
+  sharding: jax.sharding.Sharding | None,
+  interrupts: object = (),
+  widths: Sequence[int] = (),
+  first: int = 0,
+) -> Iterator[Begun]:
+  """Blocks of rows, each begun when it is asked for.
+
+  Whoever keeps them can finish them with several parameters: of a policy with
+  halves they take [S, n, K] on the device.
 
   Args:
     predict_block: what `predictor` gave.
@@ -335,25 +460,38 @@ def predict(
     interrupts: true once the run is asked to leave.
     widths: that texts are padded to; rows of one go together.
     first: number of the first row, which its samples depend on.
-
-  Returns:
-    numpy, what `predictions` gives: {'samples_z': [S, n, G], ...}.
   """
   if sharding is not None and len(sharding.device_set) == 1:
     sharding = None  # One device takes them sooner than they are laid out.
-  outputs: list[dict[str, np.ndarray]] = []
-  chosen = []
   for rows, part in batches.by_width(inputs, widths):
-    blocks, numbers = batches.blocks(part, block_size, rows)
-    for index, number in enumerate(np.where(numbers < 0, -1, numbers + first)):
+    blocks, taken = batches.blocks(part, block_size, rows)
+    numbers = np.where(taken < 0, -1, taken + first)
+    for index, number in enumerate(numbers):
       if interrupts:
         raise InterruptedRunError('interrupted while predicting')
       block = jax.tree.map(lambda x, i=index: x[i], blocks)
       if sharding is not None:
         block, number = processes.place((block, number), sharding)
-      outputs.append(processes.fetch(predict_block(params, block, number)))
-    chosen.append(numbers.ravel())
-  taken = np.concatenate(chosen)  # Row numbers, in the order of the outputs.
+      yield Begun(predict_block.begin(params, block), number, taken[index])
+
+
+def finish(
+  predict_block: Predictor, params: StageParams, begun: Iterable[Begun]
+) -> dict[str, np.ndarray]:
+  """Predictions of all rows whose blocks `begin` gave.
+
+  Args:
+    predict_block: what `predictor` gave.
+    params: as `Predictor.finish` takes them.
+    begun: all blocks.
+  """
+  outputs: list[dict[str, np.ndarray]] = []
+  rows = []
+  for block in begun:
+    found = predict_block.finish(params, block.half, block.numbers)
+    outputs.append(processes.fetch(found))
+    rows.append(block.rows)
+  taken = np.concatenate(rows)  # Row numbers, in the order of the outputs.
   real = np.flatnonzero(taken >= 0)
   place = real[np.argsort(taken[real])]
   return {

@@ -24,12 +24,8 @@ from genre2_jax.objectives.objective import StageParams
 from genre2_jax.policy import Params
 from genre2_jax.training import train_state
 from genre2_jax.training.checkpoints import Frozen, StageCheckpoints
-from genre2_jax.training.programs import (
-  Programs,
-  Trainable,
-  abstract_state,
-  compile_stage,
-)
+from genre2_jax.training.initialization import Trainable, abstract_state
+from genre2_jax.training.programs import Programs, compile_stage
 from genre2_jax.training.progress import Progress
 from genre2_jax.training.stages import Stage
 from genre2_jax.training.step import train_step

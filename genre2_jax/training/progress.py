@@ -12,6 +12,8 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self, TextIO
 
+from genre2_jax.data.wording import duration
+
 # Of a terminal, a notebook and a file: seconds between two lines.
 _TERMINAL, _NOTEBOOK, _FILE = 0.1, 0.5, 10.0
 _WIDTH = 80  # where a terminal does not say
@@ -134,11 +136,11 @@ class Progress:
       f'step {self._step:,} of {self._total:,}',
     ]
     if left is not None:
-      parts.append(f'{_duration(left)} left')
+      parts.append(f'{duration(left)} left')
     return parts + self._said()
 
   def _ending(self):
-    time = f'in {_duration(self.seconds)}'
+    time = f'in {duration(self.seconds)}'
     return [f'{self.name}: step {self._step:,} {time}', *self._said()]
 
   def _said(self):
@@ -279,12 +281,3 @@ def _width(stream):
     return os.get_terminal_size(stream.fileno()).columns or _WIDTH
   except (OSError, ValueError):
     return _WIDTH
-
-
-def _duration(seconds):
-  """'0:42', '1:02:03'."""
-  minutes, second = divmod(round(seconds), 60)
-  hours, minute = divmod(minutes, 60)
-  if hours:
-    return f'{hours}:{minute:02}:{second:02}'
-  return f'{minute}:{second:02}'

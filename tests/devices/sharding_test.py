@@ -34,12 +34,9 @@ from genre2_jax.models.neighbours import MEMORY
 from genre2_jax.policy import Policy
 from genre2_jax.tokenizers.codec import Codec
 from genre2_jax.training import stages
-from genre2_jax.training.programs import (
-  describe_layout,
-  functions,
-  lower_run,
-  state_program,
-)
+from genre2_jax.training.initialization import describe_layout, state_program
+from genre2_jax.training.programs import lower_run
+from genre2_jax.training.stage_functions import functions
 from genre2_jax.training.step import train_step
 
 # One worker: what has been computed for one test serves the others.

@@ -10,7 +10,7 @@ from genre2_jax.data.batches import Examples
 from genre2_jax.experiment import costs, experiment, meshes, networks, recipes
 from genre2_jax.experiment.stages import build_stages
 from genre2_jax.experiment.tasks import read_table
-from genre2_jax.training import programs
+from genre2_jax.training import initialization, programs, stage_functions
 from genre2_jax.training.step import train_step
 
 ROWS = {'train': 282, 'val': 71, 'test': 89}
@@ -36,7 +36,7 @@ def test_a_step_costs_what_its_trace_multiplies(name):
   model = networks.build_model(resolved, table)
   mesh = meshes.build_mesh(resolved)
   (stage,) = build_stages(resolved)
-  run, _, optimizer = programs.functions(
+  run, _, optimizer = stage_functions.functions(
     train_step,
     stage,
     model,
@@ -44,7 +44,7 @@ def test_a_step_costs_what_its_trace_multiplies(name):
     batch_size=128,
     mesh=mesh,
   )
-  abstract, _ = programs.state_program(
+  abstract, _ = initialization.state_program(
     stage, model, seeds=(0,), mesh=mesh, optimizer=optimizer
   )
   examples: Examples = model.training_examples(table.train)

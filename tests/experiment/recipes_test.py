@@ -23,6 +23,7 @@ STAGES = {
   'best': ['crps'],
   'boosted': ['crps'],
   'crps_piecewise': ['ce', 'crps'],
+  'joint': ['ce', 'crps_ce'],
   'crps_ce': ['ce', 'crps_ce'],
   'dist2': ['ce_dist2'],
   'genre2': ['ce', 'remax_expert'],
@@ -55,7 +56,7 @@ def make_recipe(data_file):
 
 def test_there_are_recipes():
   assert {'ce', 'remax', 'crps', 'pointwise', 'linear'} <= set(RECIPES)
-  assert len(RECIPES) == 44
+  assert len(RECIPES) == 45
 
 
 @pytest.mark.parametrize('family', recipes.FAMILIES)

@@ -2,11 +2,11 @@
 
 import dataclasses
 import logging
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy import special
+from tiny import one_target
 
 from genre2_jax import tokenizers
 from genre2_jax.data.features import TargetScaler
@@ -24,7 +24,7 @@ CODEC = Codec(
   tokenizers.build('normalized', base=3, digits=2), low=-1.0, high=2.0
 )
 SCALER = TargetScaler(mean=100.0, std=10.0, low=-1.0, high=2.0)
-MODEL = SimpleNamespace(codec=CODEC, scaler=SCALER)
+MODEL = one_target(CODEC, SCALER)
 VALUES = CODEC.values()
 
 
@@ -185,9 +185,7 @@ def test_errors_are_taken_within_the_bounds_of_the_target():
   """Numbers beyond them mean the nearer bound, in all that is exact."""
   bounds = (-0.5, 1.2)
   codec = dataclasses.replace(CODEC, bounds=bounds)
-  model = SimpleNamespace(
-    codec=codec, scaler=SCALER, grid=codec.grid(), features=None
-  )
+  model = one_target(codec, SCALER)
   target = np.linspace(*bounds, 8)
   log_p = SINGLE['log_p'][0].astype(np.float64)
   found = by_seed(result_rows(SINGLE, (7,), target, model=model))[7]

@@ -24,7 +24,7 @@ from genre2_jax.runs.finished import open_run
 from genre2_jax.tokenizers.codec import Codec
 from genre2_jax.training import optimizers, stages, train_state
 from genre2_jax.training.checkpoints import KeptFrozen, StageCheckpoints
-from genre2_jax.training.programs import state_program
+from genre2_jax.training.initialization import state_program
 from genre2_jax.training.step import train_step
 
 pytestmark = pytest.mark.usefixtures('quick_compiles')

@@ -1,11 +1,10 @@
 """Default numbers and intervals: what they are, and what they are called."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from checks import assert_refused
 from scipy import special
+from tiny import one_target
 
 from genre2_jax import tokenizers
 from genre2_jax.data.features import TargetScaler
@@ -17,9 +16,7 @@ CODEC = Codec(
   tokenizers.build('normalized', base=3, digits=2), low=-1.0, high=2.0
 )
 SCALER = TargetScaler(mean=100.0, std=10.0, low=-1.0, high=2.0)
-MODEL = SimpleNamespace(
-  codec=CODEC, scaler=SCALER, network=None, grid=CODEC.grid(), features=None
-)
+MODEL = one_target(CODEC, SCALER, network=None)
 VALUES = CODEC.values()
 POINTS = (*sampled.POINT_ESTIMATORS, 'exact_mean', 'exact_median')
 ENDS = ('lower90', 'upper90')

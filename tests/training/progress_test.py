@@ -69,11 +69,11 @@ def test_a_terminal_shows_all_that_matters_at_80_columns(monkeypatch, clock):
   assert stream.getvalue().count('\n') == 2
   assert 'remax_expert: 0%, step 0 of 20' in lines
   assert lines[-2] == (
-    'remax_expert: step 20 in 1:02, val/loss 1.25, best epoch 1, train/loss 1.5'
+    'remax_expert: step 20 in 62 s, val/loss 1.25, best epoch 1, train/loss 1.5'
   )
   middle = [x for x in lines if 'step 12 of 20' in x]
   assert middle == [
-    'remax_expert: 60%, step 12 of 20, 0:05 left, val/loss 1.25, best epoch 0'
+    'remax_expert: 60%, step 12 of 20, 5 s left, val/loss 1.25, best epoch 0'
   ]
 
 
@@ -83,7 +83,7 @@ def test_nothing_is_said_of_training_before_the_first_step(monkeypatch, clock):
   with Progress('ce', clock=clock) as line:
     line.start(0, 10, 1)
     line.validated(0, [0], {'train/loss': 0.0, 'val/loss': 2.0})
-  assert stream.getvalue().splitlines()[-1] == 'ce: step 0 in 0:00, val/loss 2'
+  assert stream.getvalue().splitlines()[-1] == 'ce: step 0 in 0 s, val/loss 2'
 
 
 def test_compiling_and_warming_up_are_not_in_the_time_left(clock):
@@ -127,7 +127,7 @@ def test_a_short_stage_leaves_its_first_and_its_last_line(monkeypatch, clock):
     line.validated(1, [1, 0], _METRICS)
   assert stream.getvalue().splitlines() == [
     'ce: compiling',
-    'ce: step 1 in 0:00, val/loss 1.25, best epoch 0 to 1, train/loss 1.5',
+    'ce: step 1 in 0 s, val/loss 1.25, best epoch 0 to 1, train/loss 1.5',
   ]
 
 
