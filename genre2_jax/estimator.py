@@ -395,6 +395,10 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
       fields['data.text_encoder'] = os.fspath(self.text_encoder)
     fields |= _flat(self.config or {})
     config = _updated(config, fields)
+    if fields.get('data.weight'):
+      raise InputError(
+        'config: data.weight is of the command line: give fit sample_weight='
+      )
     if any(fields.get(name) for name in _NOT_HERE):
       raise InputError(
         'config: report, baseline.name and language_model.name belong to the '
@@ -717,13 +721,21 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
       known, lets_through = y, self._takes_non_finite()
       if lets_through:
         known = _with_zeros(y)
-      _, known = check_X_y(
-        np.zeros((len(X), 1)),
-        known,
-        y_numeric=True,
-        multi_output=np.ndim(y) == 2 and np.shape(y)[1] > 1,
-        estimator=self,
-      )
+      try:
+        _, known = check_X_y(
+          np.zeros((len(X), 1)),
+          known,
+          y_numeric=True,
+          multi_output=np.ndim(y) == 2 and np.shape(y)[1] > 1,
+          estimator=self,
+        )
+      except ValueError as error:
+        if 'y contains' not in str(error):
+          raise
+        raise InputError(
+          f'{" ".join(str(error).split())} Drop these rows, or fit with '
+          "non_finite='tokens'"
+        ) from error
       if lets_through:
         known = np.asarray(y, np.float64).reshape(known.shape)
       y = known

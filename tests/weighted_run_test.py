@@ -183,3 +183,20 @@ def test_what_are_no_weights_is_refused_in_one_line(weights, words):
   assert_refused(
     lambda: DecodingRegressor(**FIT).fit(X, y, sample_weight=weights), words
   )
+
+
+def test_a_weight_that_a_fit_would_pass_over_is_refused():
+  X, y, _ = data()
+  model = DecodingRegressor(config={'data.weight': 'w'})
+  assert_refused(lambda: model.fit(X, y), 'data.weight', 'sample_weight=')
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf])
+def test_a_target_that_is_no_number_names_what_takes_it(value):
+  X, y, _ = data()
+  y = np.where(y == y.max(), value, y)
+  assert_refused(
+    lambda: DecodingRegressor(**FIT).fit(X, y),
+    'Input y contains',
+    "non_finite='tokens'",
+  )
