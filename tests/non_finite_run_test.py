@@ -127,6 +127,7 @@ def test_new_rows_get_the_same_columns(run, tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_an_estimator_of_crps_takes_such_targets():
   """Whole tries, mixed with neighbours and the marginal."""
   draw = np.random.RandomState(0)

@@ -170,6 +170,7 @@ def test_new_rows_need_no_targets(run, frame, folder):
     np.testing.assert_allclose(out[column], written[column], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(run, folder):
   config = make_config(folder, report=False)
 
@@ -307,6 +308,7 @@ def test_the_estimator_has_an_axis_of_targets(run, frame):
     assert near.max() < 1e-3  # Each in its own target's unit.
 
 
+@pytest.mark.slow
 def test_an_estimator_is_fitted_as_the_page_shows(
   frame, tmp_path, tiny_regressor
 ):

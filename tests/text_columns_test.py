@@ -135,6 +135,7 @@ def test_an_encoder_that_is_gone_or_another_is_said_in_one_line(run, home):
   model.predict(rows)
 
 
+@pytest.mark.slow
 def test_the_estimator_reads_texts_and_keeps_them(home, tmp_path):
   frame = rows_of(60, seed=2)
   frame.loc[3, 'review'] = 'very ' * 40

@@ -417,6 +417,7 @@ def test_a_subword_without_a_row_is_refused_in_texts_alone(
   )
 
 
+@pytest.mark.slow
 def test_an_exported_run_is_a_checkpoint_with_its_tokenizer(
   make, checkpoint, home, tmp_path
 ):

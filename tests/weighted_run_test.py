@@ -127,6 +127,7 @@ def fitted(X, y, **more):
   return DecodingRegressor(**FIT).fit(X, y, **more).predict(X)
 
 
+@pytest.mark.slow
 def test_weights_of_one_change_no_bit_of_a_fit():
   X, y, _ = data()
   plain = fitted(X, y)

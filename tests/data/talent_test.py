@@ -396,7 +396,7 @@ def test_info_must_say_regression(tmp_path, content):
     ({'N': lambda n: np.ones((n, n))}, ['val', '(3, 3)', '(3, 6)']),
     ({'C': lambda n: np.ones((n + 1, 2), 'U1')}, ['train', '7', '6']),
     ({'y': lambda n: np.arange(n + 1)}, ['train', '6', '7']),
-    ({'y': lambda n: np.ones((n, 2))}, ['target', '(6, 2)']),
+    ({'y': lambda n: np.ones((n, 2, 2))}, ['target', '(6, 2, 2)']),
     ({'y': lambda n: np.ones(())}, ['single value']),
     ({'y': lambda n: np.array([1, np.nan] * n)[:n]}, ['3 rows: 2, 4, 6']),
     ({'y': lambda n: np.array([np.inf] + [0] * (n - 1))}, ['1 row: 1']),

@@ -230,6 +230,7 @@ def test_one_pass_says_what_two_say_and_their_gradients(options):
     np.testing.assert_allclose(x, y, rtol=0, atol=2e-5 * scale)
 
 
+@pytest.mark.slow
 def test_what_asks_for_one_set_of_nodes_reads_in_one_pass():
   """Losses by one pass are those by two; several sets share a context."""
   tokenizer, (policy, params) = DIGITS, built(vocabulary='all')

@@ -264,6 +264,7 @@ def test_cross_entropy_is_of_text_end_and_number(judge):
     np.testing.assert_allclose(losses['ce'][row], expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_policy_gradient_is_that_of_the_expected_reward(judge):
   """Of text and number: Σ p · r over all that is written, differentiated."""
   policy, params = judge

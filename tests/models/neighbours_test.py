@@ -157,6 +157,7 @@ def test_blocks_of_rows_change_nothing(monkeypatch):
   assert np.abs(whole[1]['lookup']['map']['kernel']).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_equal_rows_keep_gradients_finite():
   _, mixed, params = policies()
   rows = np.array([2], np.int32)

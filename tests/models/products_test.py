@@ -158,6 +158,7 @@ def test_a_policy_is_near_that_of_float32(name):
   assert 0 < np.abs(np.exp(found) - np.exp(wanted)).max() < 0.05
 
 
+@pytest.mark.slow
 def test_samples_are_scored_by_the_logits_that_they_were_drawn_from():
   _, policy, params, inputs = policies('decoder')
   context = policy.encode(params, inputs)

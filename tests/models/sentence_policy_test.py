@@ -108,6 +108,7 @@ def test_it_starts_from_the_encoder_as_it_is(built, start, home):
   )
 
 
+@pytest.mark.slow
 def test_all_of_it_is_trained_and_predicts_new_pairs(config, start, tmp_path):
   workdir = train.train_and_evaluate(config, tmp_path / 'run', verbose=0)
   losses = [record['val/loss'] for record in read_log(workdir)]

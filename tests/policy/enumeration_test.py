@@ -85,6 +85,7 @@ def test_partial_enumerations_are_unbiased_with_their_gradients(depth):
   assert np.abs(expected).max() > 0.01
 
 
+@pytest.mark.slow
 def test_deeper_enumerations_vary_less():
   policy, params, context = drawn_policy(TERNARY.tokenizer)
   codec = TERNARY
