@@ -795,7 +795,7 @@ def _filled(y, weight):
   if y is None or weight is None:
     return y
   left_out = np.asarray(weight) == 0
-  if left_out.shape != np.shape(y)[:1] or left_out.all():
+  if left_out.shape != np.asarray(y).shape[:1] or left_out.all():
     return y
   rows = np.where(left_out, left_out.argmin(), np.arange(len(left_out)))
   if isinstance(y, pd.Series | pd.DataFrame):

@@ -18,12 +18,12 @@ Weight = ArrayLike | None
 
 def rmse(x: ArrayLike, y: ArrayLike, weight: Weight = None) -> float:
   """√mean (x − y)², in the unit of y."""
-  return float(np.sqrt(mean(np.square(error(x, y)), weight)))
+  return float(np.sqrt(mean_of_all(np.square(error(x, y)), weight)))
 
 
 def mae(x: ArrayLike, y: ArrayLike, weight: Weight = None) -> float:
   """mean |x − y|, in the unit of y."""
-  return float(mean(np.abs(error(x, y)), weight))
+  return float(mean_of_all(np.abs(error(x, y)), weight))
 
 
 def r2(x: ArrayLike, y: ArrayLike, weight: Weight = None) -> float:
@@ -114,6 +114,13 @@ def mean(values: Any, weight: Any = None, axis: int = 0) -> Any:
   if weight is None:
     return np.mean(values, axis=axis)
   return np.average(values, axis=axis, weights=weight)
+
+
+def mean_of_all(values: np.ndarray, weight: Weight = None) -> float:
+  """The mean over rows by their weights and over what else there is: [n, ...]."""
+  if weight is None:
+    return float(np.mean(values))
+  return float(np.mean(mean(values, weight)))
 
 
 def _counted(x, y, weight):

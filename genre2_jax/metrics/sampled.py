@@ -212,7 +212,7 @@ def evaluate(
   rows.remove(next(row for row in rows if row[:2] == ('sample', 'reward')))
   errors = points.error(samples_z, np.expand_dims(target_z, -1))
   values = {
-    'reward': -_mean_of_all(np.square(errors), weight),
+    'reward': -points.mean_of_all(np.square(errors), weight),
     'crps': crps(samples_z, target_z, weight),
     'coverage90': coverage(samples_z, target_z, weight=weight),
     'width90': width(samples_z, weight=weight),
@@ -220,13 +220,6 @@ def evaluate(
   }
   rows += [('sample', metric, float(v)) for metric, v in values.items()]
   return rows
-
-
-def _mean_of_all(values: np.ndarray, weight: Weight) -> float:
-  """The mean of values [n, G] over both axes."""
-  if weight is None:
-    return float(np.mean(values))
-  return float(points.mean(values.mean(axis=1), weight))
 
 
 def sampling_efficiency(

@@ -135,3 +135,12 @@ def test_few_rows_that_count_are_few_rows():
   assert recalibration.num_effective(weight) == pytest.approx(5, rel=1e-3)
   with pytest.raises(InputError, match='9 calibration rows, and there are 5'):
     recalibration.conformal_margin(X, X, Y, 0.9, weight)
+
+
+def test_errors_of_samples_are_over_rows_and_samples():
+  errors = np.arange(6.0).reshape(3, 2)
+  zeros, weight = np.zeros((3, 2)), np.array([1.0, 0.0, 3.0])
+  assert points.mae(errors, zeros) == 2.5
+  assert points.rmse(errors, zeros) == np.sqrt(55 / 6)
+  expected = (0.5 * 1 + 4.5 * 3) / 4
+  assert points.mae(errors, zeros, weight) == pytest.approx(expected)
