@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import math
 import os
 import tempfile
 import warnings
@@ -726,7 +727,7 @@ class DecodingRegressor(RegressorMixin, BaseEstimator):
           np.zeros((len(X), 1)),
           known,
           y_numeric=True,
-          multi_output=np.ndim(y) == 2 and np.shape(y)[1] > 1,
+          multi_output=math.prod(np.asarray(y).shape[1:]) > 1,
           estimator=self,
         )
       except ValueError as error:

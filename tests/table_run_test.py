@@ -220,6 +220,7 @@ def test_rewards_train_a_mixture_from_a_run_like_this(
       'data.path': str(data_file),
       'data.target': 'rooms',
       'model.head': head,
+      'model.dropout': 0.0,
       'stages': ('pretrain', 'finetune'),
       'pretrain.objective': (('ce', 1.0, {}),),
       'pretrain.epochs': 4,
