@@ -117,7 +117,7 @@ def mean(values: Any, weight: Any = None, axis: int = 0) -> Any:
 
 
 def mean_of_all(values: np.ndarray, weight: Weight = None) -> float:
-  """The mean over rows by their weights and over what else there is: [n, ...]."""
+  """Of [n, ...]: the mean over rows, by their weights, and over the rest."""
   if weight is None:
     return float(np.mean(values))
   return float(np.mean(mean(values, weight)))
