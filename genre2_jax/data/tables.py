@@ -585,7 +585,7 @@ def _target(
     )
   if target.ndim == 2 and target.shape[1] == 1:
     target = target[:, 0]
-  if target.ndim not in (1, 2) or not target.shape[-1:][0]:
+  if target.ndim not in (1, 2) or not target.shape[-1]:
     raise InputError(
       f'{where} has shape {target.shape}; it must be one column, or several'
     )
@@ -622,12 +622,10 @@ def _from_frame(
   columns.check_kinds(where, kinds, list(frame))
   row_weights = None
   if weight:
-    if weight in names:
-      raise InputError(f'{where}: {weight!r} is the target, and no weight')
-    row_weights = weights_.of_column(where, frame, weight, formats)
-    kept, where = weights_.counted(where, row_weights)
-    frame = frame.loc[kept].drop(columns=weight)
-    row_weights = row_weights[kept]
+    frame, row_weights, where = weights_.counted(
+      where, frame, weight, names, formats
+    )
+    frame = frame.drop(columns=weight)
     kinds.pop(weight, None)
   # Checked before the split, so that errors count rows as the file does.
   ys = []
@@ -673,9 +671,12 @@ def _from_frame(
 
 
 def weighted(
-  splits: Iterable[Rows], weights: Mapping[str, np.ndarray]
-) -> list[Rows]:
-  """Rows of `SPLITS` with weights [n], of mean 1 over the train rows."""
+  splits: Iterable[Any], weights: Mapping[str, np.ndarray]
+) -> list[Any]:
+  """Rows of `SPLITS` with weights [n], of mean 1 over the train rows.
+
+  `Rows`, or `texts.TextRows`: whatever has a `weight`.
+  """
   found = weights_.normalized(weights)
   return [
     dataclasses.replace(rows, weight=found[split])

@@ -218,11 +218,8 @@ def build(
         where, frame, choice.weight, choice.reading
       )
   if choice.weight:
-    found = weights_.normalized(weights)
-    rows = {
-      split: dataclasses.replace(part, weight=found[split])
-      for split, part in rows.items()
-    }
+    weighted = tables.weighted(rows.values(), weights)
+    rows = dict(zip(tables.SPLITS, weighted, strict=True))
   return Texts(
     name=name,
     prompt=choice.prompt,
@@ -405,11 +402,9 @@ def _checked(
   if choice.rationale:  # That may be empty.
     _check_columns(frame, choice.rationale, where, 'text.rationale')
   if choice.weight:
-    if choice.weight == choice.target:
-      raise InputError(f'{where}: {choice.weight!r} is the target, no weight')
-    found = weights_.of_column(where, frame, choice.weight, choice.reading)
-    kept, where = weights_.counted(where, found)
-    frame = frame[kept]
+    frame, _, where = weights_.counted(
+      where, frame, choice.weight, (choice.target,), choice.reading
+    )
   bad = _is_empty(frame, ''.join(prompts))
   if bad.any():
     if not choice.drop_empty:

@@ -4,7 +4,7 @@ A row of weight 2 counts as two of weight 1, one of weight 0 is left out. In a
 table their mean over the train rows is 1; equal weights are none.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -67,14 +67,36 @@ def of_column(
   return checked(where, columns.read_as(where, frame[name], 'number', formats))
 
 
-def counted(where: str, weights: np.ndarray) -> tuple[np.ndarray, str]:
-  """Whether rows count, bool [n], and where those are; says how many do not."""
+def counted(
+  where: str,
+  frame: pd.DataFrame,
+  name: str,
+  targets: Sequence[str],
+  formats: cells.Formats = cells.PLAIN,
+) -> tuple[pd.DataFrame, np.ndarray, str]:
+  """(The rows that count, their weights [n], where they are for messages).
+
+  Says how many do not count.
+
+  Args:
+    where: the frame is, to begin messages with.
+    frame: of all rows.
+    name: of the column of weights.
+    targets: names of other columns.
+    formats: of text.
+
+  Raises:
+    InputError: as `of_column`, or the column is a target.
+  """
+  if name in targets:
+    raise InputError(f'{where}: {name!r} is the target, and no weight')
+  weights = of_column(where, frame, name, formats)
   kept = weights > 0
   left_out = int((~kept).sum())
   if left_out:
     say(f'{where}: rows of weight 0 are left out: {left_out}')
     where += ', counting no rows of weight 0'
-  return kept, where
+  return frame.loc[kept], weights[kept], where
 
 
 def normalized(
