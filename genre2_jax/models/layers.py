@@ -212,7 +212,7 @@ def _as_draw(rate: Any) -> jax.Array:
 
 
 def _draws(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-  """Even numbers below 2^16, uint16: two of each word that is drawn.
+  """Uniform draws below 2^16, uint16: two of each word that is drawn.
 
   Drawing is the most of dropout, and a rate needs no more than 16 bits.
   """

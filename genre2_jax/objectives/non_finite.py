@@ -64,10 +64,7 @@ def log_kinds(log_p: jax.Array, num_numbers: int) -> jax.Array:
 
 
 def loss_of(
-  loss: Callable[..., jax.Array],
-  given: Grid,
-  values: np.ndarray,
-  **more: object,
+  loss: Callable[..., jax.Array], given: Grid, values: np.ndarray
 ) -> jax.Array:
   """A grid-level loss and the log loss of kinds: [B], nats added to its unit.
 
@@ -75,9 +72,8 @@ def loss_of(
     loss: `(log_p, values, target)`.
     given: the `Grid`.
     values: [K], the numbers.
-    **more: what else the loss takes.
   """
-  own = loss(given.log_p, values, given.target, **more)
+  own = loss(given.log_p, values, given.target)
   return jnp.where(given.is_number, own, 0.0) + given.kind_loss
 
 

@@ -7,6 +7,7 @@ last, for training and validation alike; `rollouts` the third.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -316,26 +317,28 @@ def _of_grids(params, batch, keys, context, network, codec, objective):
             policy, part, own, inner, own_keys, objective.enumeration
           )
         )
-      log_p, numbers = grids[term.subset]
-      values: grid.Values = numbers
-      if isinstance(numbers, jax.Array) and numbers.ndim == 1:
-        values = grid.Ascending(numbers)  # Of a `Bound`.
-      more = {}
-      if term.learnable:
-        weights = params['numbers']
-        more['weights'] = weights if len(spans) == 1 else weights[place]
       loss = term.loss
       if term.enumerates and objective.enumeration.is_sampled:
         loss = getattr(loss, 'of_samples', loss)
-      if policy.tokenizer.num_special:
-        assert isinstance(numbers, np.ndarray)  # Of a whole trie.
-        count = part.finite.tokenizer.num_sequences
-        given = non_finite.split(log_p, targets[place], count)
-        value = non_finite.loss_of(loss, given, numbers[:count], **more)
-      else:
-        value = loss(log_p, values, targets[place], **more)
+      if term.learnable:
+        weights = params['numbers']
+        own_weights = weights if len(spans) == 1 else weights[place]
+        loss = functools.partial(loss, weights=own_weights)
+      value = _of_grid(loss, *grids[term.subset], targets[place], part)
       found.setdefault(term.name, []).append(value)
   return {name: _mean(parts) for name, parts in found.items()}
+
+
+def _of_grid(loss, log_p, numbers, target, codec):
+  """A loss of one target's numbers: [B]."""
+  if codec.tokenizer.num_special:
+    assert isinstance(numbers, np.ndarray)  # Of a whole trie.
+    count = codec.finite.tokenizer.num_sequences
+    given = non_finite.split(log_p, target, count)
+    return non_finite.loss_of(loss, given, numbers[:count])
+  if isinstance(numbers, jax.Array) and numbers.ndim == 1:
+    numbers = grid.Ascending(numbers)  # Of a `Bound`.
+  return loss(log_p, numbers, target)
 
 
 def _mean(parts):

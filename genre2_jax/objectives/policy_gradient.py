@@ -22,14 +22,18 @@ def policy_gradient_loss(
 
   Args:
     log_probs: [..., T], of the tokens written.
-    advantages: [...], constants to the gradient.
+    advantages: [...], of numbers, or [..., T], of tokens; constants to the
+      gradient.
     weight: of the rows, the first axis, or None.
 
   Returns:
     A scalar.
   """
-  chex.assert_shape(advantages, log_probs.shape[:-1])
   advantages = jax.lax.stop_gradient(advantages)
+  if advantages.ndim == log_probs.ndim:
+    chex.assert_equal_shape([advantages, log_probs])
+    return -mean(jnp.sum(advantages * log_probs, -1), weight)
+  chex.assert_shape(advantages, log_probs.shape[:-1])
   return -mean(advantages * jnp.sum(log_probs, -1), weight)
 
 

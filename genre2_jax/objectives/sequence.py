@@ -109,14 +109,13 @@ class PolicyGradient:
     if judgement.later is None:
       advantages = weighed(
         self.advantage, judgement.rewards, judgement.greedy_rewards, weight
-      )[..., None]
+      )
     else:
       advantages = self._of_numbers(*judgement.later, weight, log_probs)
     if judgement.num_updates == 1:
-      if judgement.later is None:
-        return policy_gradient_loss(log_probs, advantages[..., 0], weight), {}
-      one_by_one = log_probs[..., None], advantages
-      return log_probs.shape[-1] * policy_gradient_loss(*one_by_one, weight), {}
+      return policy_gradient_loss(log_probs, advantages, weight), {}
+    if judgement.later is None:
+      advantages = advantages[..., None]
     loss, clipped = clipped_loss(
       log_probs,
       judgement.token_log_probs,

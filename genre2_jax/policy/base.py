@@ -192,8 +192,19 @@ def teacher_forced(
 
   [B, T, V + 1] of an open policy.
   """
+  return decoded_along(policy, params, context, tokens, dropout_key)[0][:, 0]
+
+
+def decoded_along(
+  policy: Policy,
+  params: Params,
+  context: Context,
+  tokens: jax.Array,
+  dropout_key: jax.Array | None = None,
+) -> tuple[jax.Array, Cache]:
+  """`Policy.decode` of the prefixes of tokens [B, T], one path per input."""
   length = tokens.shape[-1]
-  logits, _ = policy.decode(
+  return policy.decode(
     params,
     context,
     jnp.roll(tokens, 1, axis=-1)[:, None],
@@ -201,4 +212,3 @@ def teacher_forced(
     np.tri(length, dtype=bool),
     dropout_key=dropout_key,
   )
-  return logits[:, 0]

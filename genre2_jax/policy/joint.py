@@ -11,7 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from genre2_jax.policy import sampling, trie
-from genre2_jax.policy.base import Cache, Context, Params, Policy
+from genre2_jax.policy.base import (
+  Cache,
+  Context,
+  Params,
+  Policy,
+  decoded_along,
+)
 from genre2_jax.tokenizers.joint import of_parts, parts_of
 
 
@@ -41,13 +47,7 @@ def given(
   own = policy._replace(tokenizer=parts[place])
   if not length:
     return own, context
-  _, past = policy.decode(
-    params,
-    context,
-    jnp.roll(earlier, 1, axis=-1)[:, None],
-    np.arange(length),
-    np.tri(length, dtype=bool),
-  )
+  _, past = decoded_along(policy, params, context, earlier)
 
   def decode(
     params: Params,

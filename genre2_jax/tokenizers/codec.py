@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from genre2_jax.errors import InputError
 from genre2_jax.tokenizers import Adaptive, Bins, Tokenizer
 from genre2_jax.tokenizers.base import ArrayT
-from genre2_jax.tokenizers.joint import Joint
+from genre2_jax.tokenizers.joint import Joint, spans_of
 
 _MAX_NUMBERS = 2**22
 # Sequences that are decoded together: bounds the memory, not the result.
@@ -267,12 +267,8 @@ class JointCodec(Codec):
 
   def decode(self, tokens: ArrayT) -> ArrayT:
     xp = tokens.__array_namespace__()
-    length = self.codecs[0].tokenizer.num_tokens
-    numbers = [
-      codec.decode(tokens[..., i * length : (i + 1) * length])
-      for i, codec in enumerate(self.codecs)
-    ]
-    return xp.stack(numbers, axis=-1)
+    pairs = zip(self.codecs, spans_of(self.tokenizer), strict=True)
+    return xp.stack([c.decode(tokens[..., s]) for c, s in pairs], axis=-1)
 
   def within(self, z: ArrayT) -> ArrayT:
     xp = z.__array_namespace__()
