@@ -1,6 +1,7 @@
 """What many tests check, and what they read to do so."""
 
 import json
+import os
 import pathlib
 
 import flax.linen as nn
@@ -16,6 +17,24 @@ from genre2_jax.training import train_state
 from genre2_jax.training.step import train_step
 
 ROOT = pathlib.Path(__file__).parent.parent
+
+
+def environment_of_eight_devices():
+  """Of a process that has eight devices, all of this machine's cores.
+
+  A thread of XLA:CPU waits in a collective for the other devices, and there
+  are as many threads as devices: where one device waits in two collectives, the
+  last finds none, and all wait for ever. So there are more.
+  """
+  found = os.environ | {
+    'PYTHONPATH': os.pathsep.join((str(ROOT), str(ROOT / 'tests'))),
+    'JAX_PLATFORMS': 'cpu',
+    'JAX_NUM_CPU_DEVICES': '8',
+    'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
+    'PJRT_NPROC': '32',
+  }
+  found.pop('XLA_FLAGS', None)
+  return found
 
 
 def read_checkpoint(folder, step=None):

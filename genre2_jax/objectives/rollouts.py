@@ -13,7 +13,7 @@ from genre2_jax.objectives.means import mean
 from genre2_jax.objectives.non_finite import stand_ins
 from genre2_jax.objectives.objective import Objective, StageParams
 from genre2_jax.objectives.policy_gradient import kl_estimate
-from genre2_jax.objectives.rewards import REWARDS, summed
+from genre2_jax.objectives.rewards import REWARDS, Reward, summed
 from genre2_jax.objectives.sequence import Judgement, Metrics, Samples
 from genre2_jax.policy import Policy, Text, grammatical, in_one_pass
 from genre2_jax.policy.sampling import sample, without_greedy
@@ -101,15 +101,8 @@ def judge(
   """
   log_probs = samples.token_log_probs()  # [B, G, T], of text too
   tokens = jnp.concatenate([samples.tokens, greedy_tokens[:, None]], axis=1)
-  predictions = codec.decode(tokens)  # [B, G + 1], of several [B, G + 1, k].
-  target, special = batch.target, codec.tokenizer.num_special
-  if special:
-    predictions, target = stand_ins(predictions, target, codec.span)
-  scores = summed(
-    REWARDS[objective.rollouts.reward],
-    predictions,
-    target[:, None],
-    len(codec.parts),
+  scores, predictions, target = rewarded(
+    REWARDS[objective.rollouts.reward], tokens, batch.target, codec
   )
   given, greedy = scores[:, :-1], scores[:, -1]
   weight = batch.weight
@@ -128,7 +121,7 @@ def judge(
     )
   if 'last_values' in objective.needs:
     last_values = _last_values(samples.tokens, codec)
-    if special:
+    if codec.tokenizer.num_special:
       last_values, _ = stand_ins(last_values, batch.target, codec.span)
   flat = jnp.max(given, -1) == jnp.min(given, -1)
   metrics = {
@@ -156,6 +149,28 @@ def judge(
     later=_later(predictions, penalty, batch, objective),
   )
   return judgement, metrics
+
+
+def rewarded(
+  reward: Reward, tokens: jax.Array, target: jax.Array, codec: Codec
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Rewards of written numbers, and what they were computed of.
+
+  Args:
+    reward: of one number.
+    tokens: int [B, R, T].
+    target: [B], z-scores, of several targets [B, k].
+    codec: between tokens and z-scores.
+
+  Returns:
+    (rewards [B, R], numbers [B, R] or [B, R, k], targets): z-scores, with
+    `stand_ins` for what is no number.
+  """
+  predictions = codec.decode(tokens)
+  if codec.tokenizer.num_special:
+    predictions, target = stand_ins(predictions, target, codec.span)
+  scores = summed(reward, predictions, target[:, None], len(codec.parts))
+  return scores, predictions, target
 
 
 def _later(predictions, penalty, batch, objective):

@@ -1,4 +1,4 @@
-"""Validation and predictions on padded blocks of rows, on the device."""
+"""Predictions on padded blocks of rows, on the device."""
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from genre2_jax.data import batches
-from genre2_jax.data.batches import Examples
 from genre2_jax.devices import compilation, processes
 from genre2_jax.devices import sharding as sharding_rules
 from genre2_jax.errors import InterruptedRunError
@@ -17,13 +16,7 @@ from genre2_jax.metrics.results import NON_FINITE
 from genre2_jax.models.marginal import SHARE, share_of
 from genre2_jax.models.model import Model, form_of
 from genre2_jax.objectives.grid import expected_value
-from genre2_jax.objectives.non_finite import stand_ins
-from genre2_jax.objectives.objective import (
-  Objective,
-  StageParams,
-  supervised,
-)
-from genre2_jax.objectives.rewards import comparable, summed
+from genre2_jax.objectives.objective import StageParams
 from genre2_jax.policy import (
   Inputs,
   Pointwise,
@@ -109,81 +102,6 @@ class Begun(NamedTuple):
   rows: np.ndarray
 
 
-def validation(
-  params: StageParams,
-  examples: Examples | tuple[Examples, ...],
-  numbers: jax.Array | tuple[jax.Array, ...],
-  key: jax.Array,
-  *,
-  network: Policy | Pointwise,
-  codec: Codec,
-  objective: Objective,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Means over the rows of padded blocks, by their weights, without dropout.
-
-  An objective on whole numbers is judged by its reward; others by their loss.
-  The same key at every call: what changes between epochs is the policy.
-
-  Args:
-    params: of one seed.
-    examples: `Examples` cut into blocks [blocks, b, ...]; a tuple of them
-      where rows have several widths.
-    numbers: int32 [blocks, b], −1 where padded; a tuple of them, likewise.
-    key: of this evaluation.
-    network: a `Policy` or a `Pointwise`.
-    codec: between tokens and z-scores.
-    objective: an `Objective`.
-
-  Returns:
-    (score, higher is better, {name: scalar}).
-  """
-  params = _prepared(params, network)
-
-  def losses(rows, keys):
-    values = supervised(
-      params, rows, keys, network=network, codec=codec, objective=objective
-    )
-    weighted = [t.weight * values[t.name] for t in objective.terms]
-    return values | {'loss': sum(weighted)}
-
-  def sampled(rows, keys):
-    assert isinstance(network, Policy)  # No other writes numbers.
-    rollouts = objective.rollouts
-    rollout = sampling.sample(
-      network,
-      params['policy'],
-      network.encode(params['policy'], rows.inputs),
-      keys,
-      num_samples=rollouts.group_size,
-      temperature=rollouts.temperature,
-      greedy=True,
-    )
-    samples, greedy_tokens = sampling.without_greedy(rollout)
-    reward, count = comparable(rollouts.reward), len(codec.parts)
-    written, target = codec.decode(samples.tokens), rows.target
-    greedy = codec.decode(greedy_tokens)
-    if codec.tokenizer.num_special:
-      written, _ = stand_ins(written, target, codec.span)
-      greedy, target = stand_ins(greedy, target, codec.span)
-    rewards = summed(reward, written, target[:, None], count)
-    return {
-      'reward': jnp.mean(rewards, -1),
-      'greedy_reward': summed(reward, greedy, target, count),
-      'entropy': jnp.mean(samples.entropy(), -1),
-      **_text_length(samples),
-    }
-
-  def block(args):
-    rows, number = args
-    values = sampled if objective.is_sequence else losses
-    return values(rows, _row_keys(key, number))
-
-  means = _mean_over_rows(block, examples, numbers)
-  if objective.is_sequence:
-    return means['reward'], means
-  return -means['loss'], means
-
-
 def predictions(
   params: StageParams,
   inputs: Inputs,
@@ -258,7 +176,7 @@ def predictions(
       writer,
       own,
       context,
-      _row_keys(key, numbers),
+      row_keys(key, numbers),
       num_samples=num_samples,
       temperature=temperature,
       greedy=True,
@@ -268,7 +186,7 @@ def predictions(
       'samples_z': codec.within(codec.decode(samples.tokens)),
       'greedy_z': codec.within(codec.decode(greedy_tokens)),
       'entropy': jnp.mean(_entropy(samples, len(codec.parts)), 1),
-      **_text_length(samples),
+      **text_length(samples),
     }
     if rollout.text is not None:
       written = jnp.arange(rollout.text.tokens.shape[-1])
@@ -327,14 +245,14 @@ def _entropy(samples: scoring.Rollout, num_targets: int) -> jax.Array:
   return jnp.stack(own, axis=-1)
 
 
-def _text_length(samples: scoring.Rollout) -> dict[str, jax.Array]:
+def text_length(samples: scoring.Rollout) -> dict[str, jax.Array]:
   """Subwords of free text, the mean over samples, where there is any."""
   if samples.text is None:
     return {}
   return {'text_length': jnp.mean(samples.text.length.astype(jnp.float32), -1)}
 
 
-def _prepared(params: StageParams, network: Policy | Pointwise) -> StageParams:
+def prepared(params: StageParams, network: Policy | Pointwise) -> StageParams:
   """Of one seed, for many rows."""
   if isinstance(network, Pointwise) or network.prepare is None:
     return params
@@ -384,13 +302,13 @@ def predictor(
 
   def prepare(held, params):
     network, _ = build(held)
-    return jax.vmap(lambda params: _prepared(params, network))(params)
+    return jax.vmap(lambda params: prepared(params, network))(params)
 
   key = form.key and ('predict', form.key, mesh, *sorted(options.items()))
   own = form.key and ('prepare', form.key)
   held = jax.tree.map(jnp.asarray, form.numbers)
   compiled = compilation.shared(key, lambda: jax.jit(stacked))
-  prepared = compilation.shared(own, lambda: jax.jit(prepare))
+  prepare_all = compilation.shared(own, lambda: jax.jit(prepare))
   half = None
   if getattr(model.network, 'halves', None) is not None:
     own_half = form.key and ('begin', form.key, mesh)
@@ -399,39 +317,26 @@ def predictor(
   is_plain = getattr(model.network, 'prepare', None) is None
   return Predictor(
     lambda *args: compiled(held, *args, keys),
-    None if is_plain else functools.partial(prepared, held),
+    None if is_plain else functools.partial(prepare_all, held),
     half,
   )
 
 
 def predict(
-  predict_block: Predictor,
-  params: StageParams,
-  inputs: Inputs,
-  *,
-  block_size: int,
-  sharding: jax.sharding.Sharding | None,
-  interrupts: object = (),
-  widths: Sequence[int] = (),
-  first: int = 0,
+  predict_block: Predictor, params: StageParams, inputs: Inputs, **layout: Any
 ) -> dict[str, np.ndarray]:
   """Predictions of all rows, block by block: `finish` of `begin`.
 
-  Args: as of `begin`.
+  Args:
+    predict_block: what `predictor` gave.
+    params: stacked over S seeds.
+    inputs: of n rows, on the host.
+    **layout: what else `begin` takes.
 
   Returns:
     numpy, what `predictions` gives: {'samples_z': [S, n, G], ...}.
   """
-  begun = begin(
-    predict_block,
-    params,
-    inputs,
-    block_size=block_size,
-    sharding=sharding,
-    interrupts=interrupts,
-    widths=widths,
-    first=first,
-  )
+  begun = begin(predict_block, params, inputs, **layout)
   return finish(predict_block, params, begun)
 
 
@@ -500,42 +405,6 @@ def finish(
   }
 
 
-def _row_keys(key, numbers):
+def row_keys(key: jax.Array, numbers: jax.Array) -> jax.Array:
+  """A key for each row [b] by its number, whatever rows are beside it."""
   return jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
-
-
-def _mean_over_rows(block, examples, numbers):
-  if not isinstance(numbers, tuple):
-    examples, numbers = (examples,), (numbers,)
-  sums, count = [], jnp.zeros((), jnp.int32)
-  for part, number in zip(examples, numbers, strict=True):
-    sums.append(_sums(block, part, number))
-    if part.weight is None:
-      count += jnp.sum(number >= 0)
-    else:
-      count += jnp.sum(jnp.where(number >= 0, part.weight, 0.0))
-  return jax.tree.map(lambda *x: sum(x) / count, *sums)
-
-
-def _sums(block, examples, numbers):
-  """Sums over the rows of blocks; those without rows behind cost nothing."""
-
-  def own(index):
-    rows, number = jax.tree.map(
-      lambda x: jnp.asarray(x)[index], (examples, numbers)
-    )
-    values = block((rows, number))
-    if rows.weight is not None:
-      values = jax.tree.map(lambda x: rows.weight * x, values)
-    return jax.tree.map(lambda x: jnp.where(number >= 0, x, 0.0), values)
-
-  zeros = jax.tree.map(
-    lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(own, 0)
-  )
-  sums = jax.lax.fori_loop(
-    0,
-    jnp.sum(jnp.any(numbers >= 0, axis=1)),
-    lambda index, sums: jax.tree.map(jnp.add, sums, own(index)),
-    zeros,
-  )
-  return jax.tree.map(jnp.sum, sums)

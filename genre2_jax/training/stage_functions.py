@@ -11,7 +11,7 @@ import optax
 from genre2_jax.data import batches
 from genre2_jax.devices import sharding
 from genre2_jax.models.model import Form, form_of
-from genre2_jax.training import evaluation, orders, train_state
+from genre2_jax.training import orders, train_state, validation
 from genre2_jax.training.initialization import Trainable
 from genre2_jax.training.stages import Stage, optimizer_of
 from genre2_jax.training.train_state import TrainState
@@ -196,15 +196,15 @@ def open_functions(
 
   def validate(given, state, rows, numbers):
     held, extent = given
-    validation: Callable[..., Any] = functools.partial(
-      evaluation.validation, **parts(held)
+    of_seed: Callable[..., Any] = functools.partial(
+      validation.validate, **parts(held)
     )
     # An epoch that is cut short has fewer steps than others.
     count = state.step - state.epoch * extent.epoch_steps
     means = jax.tree.map(lambda x: x / count, state.totals)
     keys = jax.vmap(jax.random.wrap_key_data)(state.key)
     keys = jax.vmap(jax.random.fold_in, (0, None))(keys, _VALIDATION)
-    score, values = train_state.each_seed(validation, (0, None, None, 0))(
+    score, values = train_state.each_seed(of_seed, (0, None, None, 0))(
       train_state.merge(state.params, state.frozen), rows, numbers, keys
     )
     state = jax.vmap(train_state.validated, (0, 0, None))(

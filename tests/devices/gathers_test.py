@@ -4,7 +4,6 @@ As a program, `python gathers_test.py` prints the bytes for eight devices.
 """
 
 import json
-import os
 import subprocess
 import sys
 
@@ -12,7 +11,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-from checks import ROOT
+from checks import environment_of_eight_devices
 
 from genre2_jax import tokenizers
 from genre2_jax.ahead_of_time import collectives_of
@@ -102,13 +101,7 @@ def main():
 def bytes_gathered():
   done = subprocess.run(
     [sys.executable, __file__],
-    env=os.environ
-    | {
-      'PYTHONPATH': os.pathsep.join((str(ROOT), str(ROOT / 'tests'))),
-      'JAX_PLATFORMS': 'cpu',
-      'JAX_NUM_CPU_DEVICES': '8',
-      'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
-    },
+    env=environment_of_eight_devices(),
     capture_output=True,
     text=True,
   )

@@ -9,7 +9,6 @@ import csv
 import dataclasses
 import functools
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -20,7 +19,13 @@ import numpy as np
 import pytest
 import tiny_judge
 import tiny_text
-from checks import ROOT, assert_refused, read_log, without_key_bias
+from checks import (
+  ROOT,
+  assert_refused,
+  environment_of_eight_devices,
+  read_log,
+  without_key_bias,
+)
 from tiny import TINY, abstract_mesh
 
 from genre2_jax import tokenizers, train
@@ -366,16 +371,9 @@ def compute(data_file, tmp_path_factory):
   @functools.cache
   def start(names):
     folder = tmp_path_factory.mktemp('devices')
-    environment = os.environ | {
-      'PYTHONPATH': os.pathsep.join((str(ROOT), str(ROOT / 'tests'))),
-      'JAX_PLATFORMS': 'cpu',
-      'JAX_NUM_CPU_DEVICES': '8',
-      'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
-    }
-    environment.pop('XLA_FLAGS', None)
     done = subprocess.run(
       [sys.executable, __file__, str(folder), str(data_file), *names],
-      env=environment,
+      env=environment_of_eight_devices(),
       capture_output=True,
       text=True,
     )

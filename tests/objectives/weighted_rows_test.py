@@ -22,7 +22,7 @@ from genre2_jax.objectives.rollouts import judge
 from genre2_jax.policy import Pointwise, scoring
 from genre2_jax.policy.enumeration import Enumeration
 from genre2_jax.tokenizers.codec import Codec
-from genre2_jax.training import evaluation, step
+from genre2_jax.training import step, validation
 
 pytestmark = pytest.mark.usefixtures('quick_compiles')
 
@@ -144,7 +144,7 @@ def test_validation_counts_rows_by_their_weights(name):
       objective, enumeration=Enumeration(depth=2, samples=0)
     )
   validate = functools.partial(
-    evaluation.validation, network=network, codec=CODEC, objective=objective
+    validation.validate, network=network, codec=CODEC, objective=objective
   )
 
   def validated(index, weight, block_size):

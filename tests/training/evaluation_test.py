@@ -19,7 +19,7 @@ from genre2_jax.objectives.rewards import REWARDS
 from genre2_jax.policy import Pointwise, sampling
 from genre2_jax.policy.enumeration import Enumeration, enumerate_numbers
 from genre2_jax.tokenizers.codec import Codec
-from genre2_jax.training import evaluation
+from genre2_jax.training import evaluation, validation
 
 pytestmark = pytest.mark.usefixtures('quick_compiles')
 
@@ -56,10 +56,10 @@ BLOCK_SIZES = [1, 3, 7, 16]
 
 
 def validate(objective, block_size, network=POLICY, params=PARAMS):
-  validation = functools.partial(
-    evaluation.validation, network=network, codec=CODEC, objective=objective
+  of_seed = functools.partial(
+    validation.validate, network=network, codec=CODEC, objective=objective
   )
-  score, values = jax.jit(validation)(params, *blocks_of(ROWS, block_size), KEY)
+  score, values = jax.jit(of_seed)(params, *blocks_of(ROWS, block_size), KEY)
   return float(score), {name: float(x) for name, x in values.items()}
 
 

@@ -6,7 +6,6 @@ meshes of eight devices.
 
 import functools
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -18,10 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from checks import without_key_bias
+from checks import environment_of_eight_devices, without_key_bias
 from tiny import abstract_mesh, tiny_stage
 
-import genre2_jax
 from genre2_jax import tokenizers
 from genre2_jax.data import batches
 from genre2_jax.devices import sharding
@@ -31,7 +29,7 @@ from genre2_jax.objectives.catalog import build_term
 from genre2_jax.objectives.objective import Objective, Rollouts
 from genre2_jax.policy import Policy
 from genre2_jax.tokenizers.codec import Codec
-from genre2_jax.training import evaluation, stages
+from genre2_jax.training import stages, validation
 from genre2_jax.training.initialization import state_program
 from genre2_jax.training.orders import _SHUFFLE
 from genre2_jax.training.programs import compile_stage
@@ -253,7 +251,7 @@ def test_validation_has_random_numbers_of_its_own():
 
   @jax.jit
   def reward(params, key):
-    _, means = evaluation.validation(
+    _, means = validation.validate(
       params, blocks, numbers, key, network=POLICY, codec=CODEC,
       objective=OBJECTIVES['rl'],
     )  # fmt: skip
@@ -399,14 +397,7 @@ def on_one_device():
 def eight_devices(tmp_path_factory):
   """A process that computes beside the other tests what `main` writes."""
   folder = tmp_path_factory.mktemp('devices')
-  root = pathlib.Path(genre2_jax.__file__).parent.parent
-  environment = os.environ | {
-    'PYTHONPATH': os.pathsep.join(map(str, (root, root / 'tests'))),
-    'JAX_PLATFORMS': 'cpu',
-    'JAX_NUM_CPU_DEVICES': '8',
-    'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
-  }
-  environment.pop('XLA_FLAGS', None)
+  environment = environment_of_eight_devices()
   command = [sys.executable, __file__, str(folder)]
   with subprocess.Popen(command, env=environment) as process:
     yield process, folder
