@@ -21,7 +21,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from genre2_jax.data.batches import Examples
-from genre2_jax.devices import sharding
+from genre2_jax.devices import compilation, sharding
 from genre2_jax.errors import InputError
 from genre2_jax.experiment.experiment import build
 from genre2_jax.training import (
@@ -203,7 +203,7 @@ def compile_step(
     stage, model, seeds=seeds, mesh=mesh, optimizer=optimizer
   )
   traced = programs.trace_run(run, abstract, rows)
-  compiled = traced.lower().compile()
+  compiled = traced.lower().compile(compilation.options(mesh))
   memory = compiled.memory_analysis()
   found, has_loops = collectives_of(compiled.as_text())
   whole = train_state.merge(abstract.params, abstract.frozen)

@@ -55,6 +55,23 @@ def shared(key: Hashable, make: Callable[[], _Program]) -> _Program:
   return found
 
 
+def options(mesh: jax.sharding.Mesh | None = None) -> dict[str, str | bool]:
+  """What XLA is told of a program on a mesh's devices, or on the default ones.
+
+  On CPUs loops keep what does not change in them. XLA would take out of a loop
+  over layers that all their bfloat16 weights and activations become float32,
+  before any is needed: of a LoRA step of a Gemma 3 270M half of the memory and
+  a fifth of the time.
+  """
+  if mesh is None:
+    platform = jax.default_backend()
+  else:
+    platform = mesh.devices.flat[0].platform
+  if platform != 'cpu':
+    return {}
+  return {'xla_disable_hlo_passes': 'while-loop-invariant-code-motion'}
+
+
 def signature(tree: Any) -> Hashable:
   """What a compiled program depends on of its arguments, hashable."""
   leaves, structure = jax.tree.flatten(tree)

@@ -307,12 +307,17 @@ def predictor(
   key = form.key and ('predict', form.key, mesh, *sorted(options.items()))
   own = form.key and ('prepare', form.key)
   held = jax.tree.map(jnp.asarray, form.numbers)
-  compiled = compilation.shared(key, lambda: jax.jit(stacked))
+  compiler_options = compilation.options(mesh)
+  compiled = compilation.shared(
+    key, lambda: jax.jit(stacked, compiler_options=compiler_options)
+  )
   prepare_all = compilation.shared(own, lambda: jax.jit(prepare))
   half = None
   if getattr(model.network, 'halves', None) is not None:
     own_half = form.key and ('begin', form.key, mesh)
-    begun = compilation.shared(own_half, lambda: jax.jit(begin))
+    begun = compilation.shared(
+      own_half, lambda: jax.jit(begin, compiler_options=compiler_options)
+    )
     half = functools.partial(begun, held)
   is_plain = getattr(model.network, 'prepare', None) is None
   return Predictor(

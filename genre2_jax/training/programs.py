@@ -99,6 +99,7 @@ def compile_stage(
     stage, model, seeds=seeds, mesh=mesh, optimizer=optimizer_of(stage, 1)
   )
   epoch_steps = int(extent.epoch_steps)
+  compiler_options = compilation.options(mesh)
 
   def compiled(function, *args):
     own = key and (
@@ -114,7 +115,7 @@ def compile_stage(
       lambda: (
         jax.jit(function, donate_argnums=1, out_shardings=out)
         .lower(given, abstract, *args)
-        .compile()
+        .compile(compiler_options)
       ),
     )
 
@@ -127,7 +128,7 @@ def compile_stage(
     train = processes.place(rows, sharding.replicated(mesh))
     if key is None:  # As it is compiled for machines that are not there.
       fixed = functools.partial(found.run, (form.numbers, extent))
-      compiled_run = lower_run(fixed, abstract, train).compile()
+      compiled_run = lower_run(fixed, abstract, train).compile(compiler_options)
 
       def run(state, num_steps):
         return compiled_run(state, train, np.int32(num_steps))
