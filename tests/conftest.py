@@ -44,6 +44,13 @@ def compilation_cache(tmp_path_factory, worker_id):
   return folder
 
 
+@pytest.fixture(scope='module', autouse=True)
+def programs_of_this_module():
+  """Compiled programs are let go of: those of the whole suite take 5 GB."""
+  yield
+  jax.clear_caches()
+
+
 @pytest.fixture(scope='module')
 def quick_compiles():
   """For modules where compiling is what takes time, not running."""

@@ -18,7 +18,10 @@ from genre2_jax.experiment.stages import build_stages
 from genre2_jax.runs import finished, prediction
 
 pytest.importorskip('transformers')
-pytestmark = pytest.mark.usefixtures('quick_compiles')
+pytestmark = [
+  pytest.mark.slow,
+  pytest.mark.usefixtures('quick_compiles'),
+]
 
 
 @pytest.fixture(scope='module')

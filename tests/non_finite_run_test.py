@@ -3,7 +3,6 @@
 import csv
 import json
 
-import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,20 +15,17 @@ from genre2_jax.data import tables
 from genre2_jax.experiment import experiment
 from genre2_jax.runs import prediction
 
+pytestmark = [
+  pytest.mark.slow,
+  pytest.mark.usefixtures('quick_compiles'),
+]
+
 FIELDS = TINY | {
   'tokenizer.non_finite': 'tokens',
   'data.target': 'price',
   'pretrain.epochs': 6,
   'finetune.epochs': 1,
 }
-
-
-@pytest.fixture(autouse=True, scope='module')
-def quick_compiles():
-  """Compiling is what takes time here, not running."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
 
 
 def write(folder):

@@ -18,6 +18,8 @@ from genre2_jax.metrics import mixing, results
 from genre2_jax.models import marginal
 from genre2_jax.runs import estimates, finished
 
+pytestmark = pytest.mark.usefixtures('quick_compiles')
+
 FIELDS = {
   **TINY,
   'report': False,
@@ -38,14 +40,6 @@ FIELDS = {
   'pretrain.epochs': 3,
   'stages': ('pretrain',),
 }
-
-
-@pytest.fixture(autouse=True, scope='module')
-def quick_compiles():
-  """Compiling is what takes time here, not running."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
 
 
 @pytest.fixture(scope='module')

@@ -4,7 +4,6 @@ import json
 import pathlib
 import re
 
-import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,6 +19,11 @@ from genre2_jax.experiment import experiment
 from genre2_jax.metrics import joint, points
 from genre2_jax.runs import finished, prediction
 
+pytestmark = [
+  pytest.mark.slow,
+  pytest.mark.usefixtures('quick_compiles'),
+]
+
 FIELDS = {
   **TINY,
   'tokenizer.name': 'adaptive',
@@ -31,14 +35,6 @@ FIELDS = {
 }
 NAMES = ('height', 'weight')
 FEATURES = ['p', 'q', 'city']
-
-
-@pytest.fixture(autouse=True, scope='module')
-def quick_compiles():
-  """Compiling is what takes time here, not running."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
 
 
 @pytest.fixture(scope='module')

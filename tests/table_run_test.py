@@ -21,6 +21,8 @@ from genre2_jax.objectives.grid import crps
 from genre2_jax.runs import finished
 from genre2_jax.training import evaluation
 
+pytestmark = pytest.mark.usefixtures('quick_compiles')
+
 FIELDS = {
   **TINY,
   'report': False,
@@ -39,14 +41,6 @@ FIELDS = {
   'pretrain.learning_rate': 1e-3,
   'stages': ('pretrain',),
 }
-
-
-@pytest.fixture(autouse=True, scope='module')
-def quick_compiles():
-  """Compiling is what takes time here, not running."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
 
 
 @pytest.fixture(scope='module')

@@ -3,7 +3,6 @@
 import csv
 import functools
 
-import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,15 +18,9 @@ from genre2_jax.models.marginal import log_shares
 from genre2_jax.models.neighbours import memory_of
 from genre2_jax.runs import finished
 
+pytestmark = pytest.mark.usefixtures('quick_compiles')
+
 FIT = TINY_REGRESSOR | {'objective': 'mse', 'max_steps': 30, 'random_state': 0}
-
-
-@pytest.fixture(autouse=True, scope='module')
-def quick_compiles():
-  """Compiling is what takes time here, not running."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
 
 
 @pytest.fixture(scope='module')

@@ -149,7 +149,11 @@ def prompts(count):
 
 
 @pytest.mark.parametrize(
-  ('name', 'bidirectional'), [('gemma2', True), ('gemma3', False)]
+  ('name', 'bidirectional'),
+  [
+    pytest.param('gemma2', True, marks=pytest.mark.slow),
+    ('gemma3', False),
+  ],
 )
 def test_a_policy_reads_a_prompt_in_blocks_as_it_does_whole(
   name, bidirectional
@@ -197,6 +201,7 @@ def test_no_array_has_the_prompt_on_two_axes(bidirectional):
     assert bool(square) == expected
 
 
+@pytest.mark.slow
 def test_temporary_memory_is_linear_in_the_prompt():
   """Of a gradient as XLA compiles it; four times in whole matrices."""
 

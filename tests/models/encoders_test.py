@@ -25,6 +25,8 @@ from genre2_jax.models.layers import dense
 from genre2_jax.models.tabular import tabular_policy
 from genre2_jax.training import train_state
 
+pytestmark = pytest.mark.usefixtures('quick_compiles')
+
 QUANTILES = (
   (-2.0, -0.5, 0.0, 0.25, 3.0),
   (0.0,),
@@ -41,14 +43,6 @@ CHOICES = [
   {'category_embedding': 'learned'},
   {'numeric_embedding': 'periodic', 'category_embedding': 'learned'},
 ]
-
-
-@pytest.fixture(autouse=True, scope='module')
-def quick_compiles():
-  """Compiling is what takes time here, not running."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
 
 
 def embedding_of(cardinalities=CARDINALITIES, quantiles=QUANTILES, **choices):

@@ -202,6 +202,7 @@ def test_all_ways_to_a_number_agree(vocabulary):
     {'attention': 'bidirectional', 'lora': Lora(rank=2)},
   ],
 )
+@pytest.mark.slow
 def test_one_pass_says_what_two_say_and_their_gradients(options):
   """Logits of all nodes, of a number, of several; with the trie's prefixes."""
   V = SIGNED.vocab_size

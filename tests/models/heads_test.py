@@ -17,6 +17,8 @@ from genre2_jax.models.heads import (
 )
 from genre2_jax.policy import sampling, scoring, tables, teacher_forced, trie
 
+pytestmark = pytest.mark.usefixtures('quick_compiles')
+
 FEATURES = {
   'cardinalities': (3, 2),
   'quantiles': ((-1.0, 0.0, 1.0), (0.0, 1.0)),
@@ -33,14 +35,6 @@ class OddBins(tokenizers.Normalized):
   @property
   def allowed(self):
     return np.arange(16)[None] % 2 == 0
-
-
-@pytest.fixture(autouse=True, scope='module')
-def quick_compiles():
-  """Compiling is what takes time here, not running."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
 
 
 def inputs_of(batch):
@@ -126,7 +120,9 @@ def test_the_trie_head_is_the_mean_of_its_members_distributions(members):
   assert np.std(expected, axis=0).max() > 1e-2  # the inputs matter
 
 
-@pytest.mark.parametrize('members', [1, 2])
+@pytest.mark.parametrize(
+  'members', [1, pytest.param(2, marks=pytest.mark.slow)]
+)
 def test_the_trie_head_writes_the_grammar_only(members):
   tokenizer = tokenizers.build(
     'ieee', base=2, digits=2, exponent_digits=1, specials=False

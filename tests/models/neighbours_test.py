@@ -17,17 +17,11 @@ from genre2_jax.models.neighbours import MEMORY, ROW, Memory, neighbour_policy
 from genre2_jax.models.tabular import tabular_policy
 from genre2_jax.policy import sampling, scoring, trie
 
+pytestmark = pytest.mark.usefixtures('quick_compiles')
+
 TOKENIZER = tokenizers.build('normalized', base=3, digits=2)
 FEATURES = {'cardinalities': (3,), 'category_embedding': 'one_hot'}
 NUM_ROWS = 11
-
-
-@pytest.fixture(autouse=True, scope='module')
-def quick_compiles():
-  """Compiling is what takes time here, not running."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
 
 
 def inputs_of(count, seed):

@@ -20,17 +20,11 @@ from genre2_jax.models.prior import PRIOR, Blank, with_prior
 from genre2_jax.policy import sampling, trie
 from genre2_jax.tokenizers.codec import Codec
 
+pytestmark = pytest.mark.usefixtures('quick_compiles')
+
 TOKENIZER = tokenizers.build('normalized', base=3, digits=2)
 FEATURES = {'cardinalities': (3,), 'category_embedding': 'one_hot'}
 K = 9
-
-
-@pytest.fixture(autouse=True, scope='module')
-def quick_compiles():
-  """Compiling is what takes time here, not running."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
 
 
 def inputs_of(count, seed=0):

@@ -16,6 +16,8 @@ from genre2_jax.models.layers import Dropout
 from genre2_jax.models.tabular import tabular_policy
 from genre2_jax.policy import sampling, scoring, teacher_forced, trie
 
+pytestmark = pytest.mark.usefixtures('quick_compiles')
+
 SIZES = {
   'cardinalities': (3, 5),
   'width': 16,
@@ -31,14 +33,6 @@ TOKENIZERS = {
   'p10': tokenizers.build('p10', base=10, digits=3, max_exponent=2),
   'ieee': tokenizers.build('ieee', base=10, digits=2),
 }
-
-
-@pytest.fixture(autouse=True, scope='module')
-def quick_compiles():
-  """Compiling is what takes time here, not running."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
 
 
 def inputs_of(batch, num_numeric=4, cardinalities=SIZES['cardinalities']):
@@ -370,6 +364,7 @@ def test_one_memory_slot_equals_several_identical_ones():
 
 
 @pytest.mark.parametrize('members', [1, 3])
+@pytest.mark.slow
 def test_nodes_that_inputs_share_are_those_of_every_input(members):
   """Drawn, scored and enumerated, with gradients; beyond the dense levels."""
   tokenizer = tokenizers.build('normalized', base=6, digits=3)

@@ -133,6 +133,7 @@ def test_rewards_are_summed_over_targets(name):
   np.testing.assert_allclose(found, wanted)
 
 
+@pytest.mark.slow
 def test_a_rollout_is_rewarded_for_all_numbers_and_every_token_is_moved():
   policy = table_policy(CODEC.tokenizer)
   objective = objective_of('remax', ('expert', 0.1, {}), group_size=6)

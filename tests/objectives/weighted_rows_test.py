@@ -93,7 +93,16 @@ def loss_of(objective, codec, index, weight=None):
   return {'loss': loss, **metrics}, gradient
 
 
-@pytest.mark.parametrize('name', [*TOKEN, *GRID, *SEQUENCE])
+@pytest.mark.parametrize(
+  'name',
+  [
+    # One of each kind is enough for a quick look.
+    name
+    if name in ('ce', 'crps', 'reinforce')
+    else pytest.param(name, marks=pytest.mark.slow)
+    for name in (*TOKEN, *GRID, *SEQUENCE)
+  ],
+)
 def test_a_row_of_weight_two_is_the_row_twice(name):
   more = {'num_updates': 2} if name in ('remax', 'ppo', 'reinforce') else {}
   terms = ('ce', (name, 1.0, {})) if name == 'kl' else (name,)

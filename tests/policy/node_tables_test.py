@@ -18,6 +18,8 @@ from genre2_jax.policy import (
   trie,
 )
 
+pytestmark = pytest.mark.usefixtures('quick_compiles')
+
 TOKENIZERS = {
   'even': tokenizers.build('normalized', base=3, digits=3),
   'one': tokenizers.build('normalized', base=5, digits=1),

@@ -171,6 +171,7 @@ def test_the_transformers_trie_sums_to_one_for_every_input():
   assert abs(total[0] - total[1]).max() > 0.01  # The inputs do differ.
 
 
+@pytest.mark.slow
 def test_jit_equals_no_jit():
   args = *transformer('decimal'), row_keys(2, 2)
   options = {'num_samples': 11, 'temperature': 0.8, 'greedy': True}

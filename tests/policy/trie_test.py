@@ -101,6 +101,7 @@ def test_gradients_are_those_of_the_numbers_one_by_one(monkeypatch):
   )
 
 
+@pytest.mark.slow
 def test_frequencies_of_samples_are_those_of_the_trie():
   policy, params, context = drawn_policy(TOKENIZERS['ternary'])
   keys = jax.random.split(jax.random.key(0), BATCH)

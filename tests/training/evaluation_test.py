@@ -98,7 +98,9 @@ def test_the_loss_of_a_sum_is_the_weighted_sum_of_its_terms(block_size, depth):
   assert found['loss'] == -score == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize('samples', [2, 5])
+@pytest.mark.parametrize(
+  'samples', [2, pytest.param(5, marks=pytest.mark.slow)]
+)
 def test_a_grid_of_samples_is_judged_fairly(samples):
   """From three on; what a grid is enumerated for stays as it is."""
   objective = dataclasses.replace(
