@@ -466,6 +466,19 @@ def test_heads_predict_what_their_formulas_say(kind):
     np.testing.assert_allclose(predicted[row], np.squeeze(expected), atol=1e-4)
 
 
+def test_parameters_drawn_in_bfloat16_have_no_mean():
+  """Which a sum over a vocabulary would make units of the MLP saturate by."""
+  config = dataclasses.replace(CONFIG, vocab_size=2**14)
+  head = gemma_head('mlp', config, hidden=64, param_dtype='bfloat16')
+  params = nn.unbox(jax.jit(head.init)(jax.random.key(0), INPUTS))
+  for drawn in (
+    params['hidden_layer']['kernel'], params['backbone']['embedding'],
+  ):  # fmt: skip
+    values = np.asarray(drawn, np.float64)
+    assert drawn.dtype == jnp.bfloat16
+    assert abs(values.mean()) < 4 * values.std() / values.size**0.5
+
+
 def test_the_units_of_the_mlp_may_be_those_of_old():
   params, predicted = None, {}
   for activation in ('sigmoid', 'relu'):

@@ -6,6 +6,7 @@ rotary positions are data, so that layers of both kinds are one program in any
 order. Parameters are stacked over layers.
 """
 
+import functools
 import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -22,6 +23,7 @@ from genre2_jax.models.gemma.layers import (
   Numerics,
   Pair,
   RMSNorm,
+  normal,
   softcap,
 )
 from genre2_jax.models.gemma.sizes import GemmaConfig
@@ -45,7 +47,7 @@ class Backbone(nn.Module):
       self,
       'embedding',
       # Of variance 1 once scaled, and with final norms logits of variance 1.
-      nn.initializers.normal(config.width**-0.5),
+      functools.partial(normal, scale=config.width**-0.5),
       ('subword', 'embed'),
       (config.vocab_size, config.width),
       jnp.dtype(numerics.param_dtype),

@@ -111,9 +111,20 @@ def _places(geometry: Geometry, batch: int, count: int) -> jax.Array:
   )
 
 
+def normal(
+  key: jax.Array, shape: tuple[int, ...], dtype: Any, scale: float
+) -> jax.Array:
+  """Drawn in float32, rounded to dtype.
+
+  Drawn in bfloat16 the mean is 0.015 deviations off, which a sum over a
+  vocabulary's logits, all of one sign, makes ten deviations of.
+  """
+  return (scale * jax.random.normal(key, shape, jnp.float32)).astype(dtype)
+
+
 def _fan_in(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
   """Normal, of variance 1 / inputs; at 2B the deviation is near 0.02."""
-  return jax.random.normal(key, shape, dtype) * shape[0] ** -0.5
+  return normal(key, shape, dtype, shape[0] ** -0.5)
 
 
 def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
