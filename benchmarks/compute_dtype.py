@@ -118,7 +118,8 @@ def page(args, rows, processor):
     exact = np.stack([values[task, seed, 'float32'] for seed in seeds])
     apart = np.stack([values[task, s, 'bfloat16'] for s in seeds]) - exact
     noise = exact.std(0, ddof=1)
-    shares.append(np.abs(apart).mean(0) / noise)
+    # Seeds may have the same coverage.
+    shares.append(np.abs(apart).mean(0) / np.maximum(noise, 1e-12))
     cells = [
       f'{mean:.3f} | {own:.4f} | {gap:+.4f} ± {spread:.4f}'
       for mean, own, gap, spread in zip(
