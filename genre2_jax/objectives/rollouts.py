@@ -45,17 +45,8 @@ def roll_out(
   Returns:
     (tokens [B, G, T], `Judgement`, metrics).
   """
-  rollouts = objective.rollouts
   samples, greedy_tokens = without_greedy(
-    sample(
-      policy,
-      params['policy'],
-      policy.encode(params['policy'], batch.inputs),
-      keys,
-      num_samples=rollouts.group_size,
-      temperature=rollouts.temperature,
-      greedy=True,
-    )
+    written(params, batch, keys, policy, objective)
   )
   reference_log_probs = critic_values = None
   if reference is not None:
@@ -74,6 +65,33 @@ def roll_out(
     objective,
   )
   return samples.tokens, judgement, metrics
+
+
+def written(
+  params: StageParams,
+  batch: Examples,
+  keys: jax.Array,
+  policy: Policy,
+  objective: Objective,
+) -> Rollout:
+  """G numbers that a policy writes for each row, and the greedy one behind.
+
+  Args:
+    params: of one seed.
+    batch: `Examples` of B rows.
+    keys: [B].
+    policy: a `Policy`.
+    objective: an `Objective`.
+  """
+  return sample(
+    policy,
+    params['policy'],
+    policy.encode(params['policy'], batch.inputs),
+    keys,
+    num_samples=objective.rollouts.group_size,
+    temperature=objective.rollouts.temperature,
+    greedy=True,
+  )
 
 
 def judge(

@@ -10,7 +10,7 @@ from genre2_jax.objectives.objective import (
   supervised,
 )
 from genre2_jax.objectives.rewards import comparable
-from genre2_jax.objectives.rollouts import rewarded
+from genre2_jax.objectives.rollouts import rewarded, written
 from genre2_jax.policy import Pointwise, Policy, sampling
 from genre2_jax.tokenizers.codec import Codec
 from genre2_jax.training.evaluation import prepared, row_keys, text_length
@@ -55,17 +55,8 @@ def validate(
 
   def sampled(rows, keys):
     assert isinstance(network, Policy)  # No other writes numbers.
-    rollouts = objective.rollouts
-    rollout = sampling.sample(
-      network,
-      params['policy'],
-      network.encode(params['policy'], rows.inputs),
-      keys,
-      num_samples=rollouts.group_size,
-      temperature=rollouts.temperature,
-      greedy=True,
-    )
-    reward = comparable(rollouts.reward)
+    rollout = written(params, rows, keys, network, objective)
+    reward = comparable(objective.rollouts.reward)
     rewards, *_ = rewarded(reward, rollout.tokens, rows.target, codec)
     samples, _ = sampling.without_greedy(rollout)
     return {
