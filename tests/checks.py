@@ -19,19 +19,20 @@ from genre2_jax.training.step import train_step
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def environment_of_eight_devices():
-  """Of a process that has eight devices, all of this machine's cores.
+# Of XLA:CPU, one waits in a collective for the other devices, and there are as
+# many threads as devices: where one device waits in two collectives, the last
+# finds none, and all wait for ever. So there are more.
+THREADS_OF_DEVICES = {'PJRT_NPROC': '32'}
 
-  A thread of XLA:CPU waits in a collective for the other devices, and there
-  are as many threads as devices: where one device waits in two collectives, the
-  last finds none, and all wait for ever. So there are more.
-  """
+
+def environment_of_eight_devices():
+  """Of a process that has eight devices, all of this machine's cores."""
   found = os.environ | {
     'PYTHONPATH': os.pathsep.join((str(ROOT), str(ROOT / 'tests'))),
     'JAX_PLATFORMS': 'cpu',
     'JAX_NUM_CPU_DEVICES': '8',
     'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
-    'PJRT_NPROC': '32',
+    **THREADS_OF_DEVICES,
   }
   found.pop('XLA_FLAGS', None)
   return found

@@ -10,7 +10,7 @@ import textwrap
 
 import numpy as np
 import pytest
-from checks import assert_same_end, read_log
+from checks import THREADS_OF_DEVICES, assert_same_end, read_log
 from run_files import flip, largest_file, num_records, wait_until
 
 _MANY_MOMENTS = (
@@ -19,7 +19,11 @@ _MANY_MOMENTS = (
 )
 _HEARTBEAT = 30  # seconds; a busy machine is no dead one
 # Compiling is what takes time here.
-_QUICK = {'JAX_DISABLE_MOST_OPTIMIZATIONS': '1', 'JAX_PLATFORMS': 'cpu'}
+_QUICK = {
+  'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
+  'JAX_PLATFORMS': 'cpu',
+  **THREADS_OF_DEVICES,
+}
 
 
 def free_port():
