@@ -80,8 +80,10 @@ def measure(data, steps, dtype='float32', clock=time.perf_counter):
 
   from configs import remax_talent
   from genre2_jax.data import batches
+  from genre2_jax.devices import allocator
   from genre2_jax.training import evaluation, stages
 
+  allocator.keep_freed()  # As the commands do.
   data = pathlib.Path(data)
   config = remax_talent.get_config()
   config.size, config.model.compute_dtype = 'paper', dtype

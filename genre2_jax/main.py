@@ -103,7 +103,11 @@ def _run():
       print(ahead_of_time.describe(compiled))
     return
   from genre2_jax import train
+  from genre2_jax.devices import allocator
+  from genre2_jax.experiment.fields import is_table
 
+  if is_table(config.value):
+    allocator.keep_freed()
   with deferred(leaves=True) as interrupts:
     train.train_and_evaluate(config.value, workdir.value, interrupts)
 

@@ -6,6 +6,7 @@ float32 gradients with bfloat16 factors, which is a product in float32.
 """
 
 import functools
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -107,16 +108,27 @@ _rough_projection.defvjp(_forward_projection, _backward_projection)
 
 
 def _of_weights(x, gradient, rows, dtype):
-  """xᵀ·g over some axes, in the dtype of a weight."""
+  """xᵀ·g over the axes of the rows, in the dtype of a weight."""
   return jax.lax.platform_dependent(
     x,
     gradient,
-    cpu=lambda x, gradient: _sums(
-      _columns(x), gradient, tuple(n + 1 for n in rows), rows
-    ).astype(dtype),
+    cpu=lambda x, gradient: _by_columns(x, gradient, rows).astype(dtype),
     # What devices sum is sent in the weight's dtype.
     default=lambda x, gradient: _sums(x, gradient, rows, rows, dtype),
   )
+
+
+def _by_columns(x, gradient, rows):
+  """xᵀ·g, or (gᵀ·x)ᵀ where g has fewer columns to be laid out."""
+  width, outs = x.shape[-1], gradient.shape[len(rows) :]
+  if width <= math.prod(outs) or math.prod(outs) % 2:
+    return _sums(_columns(x, 1), gradient, tuple(n + 1 for n in rows), rows)
+  found = _sums(
+    _columns(gradient, len(outs)), x, tuple(n + len(outs) for n in rows), rows
+  )
+  # In halves: XLA would make xᵀ·g of a product that is transposed whole.
+  halves = jnp.moveaxis(found.reshape(2, -1, width), -1, 0)
+  return halves.reshape(width, *outs)
 
 
 def _sums(a, b, axes_of_a, axes_of_b, dtype=jnp.float32):
@@ -129,13 +141,13 @@ def _sums(a, b, axes_of_a, axes_of_b, dtype=jnp.float32):
   )
 
 
-def _columns(x):
-  """x [..., I] as [I, ...], laid out so in memory.
+def _columns(x, count):
+  """The last axes first, laid out so in memory.
 
   XLA's products on CPUs read bfloat16 fast along the axis that they sum over:
   xᵀ·g takes up to three times as long as with a transpose that is made.
   """
-  x = jnp.moveaxis(x, -1, 0)
+  x = jnp.moveaxis(x, range(-count, 0), range(count))
   return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
 

@@ -21,6 +21,10 @@ SHAPES = {
   'rows': ((24,), (7,)),
   'nodes': ((3, 2, 4), (7,)),
   'several': ((3, 1, 8), (3, 5)),
+  # Fewer columns of a gradient than of x.
+  'narrow': ((24,), (4,)),
+  'narrow_nodes': ((3, 2, 4), (2, 2)),
+  'narrow_odd': ((3, 8), (5,)),
 }
 WIDTH = 6
 TOKENIZER = tokenizers.build('normalized', base=3, digits=3)
@@ -88,9 +92,10 @@ def test_its_derivative_is_near_that_of_float32(name):
     assert 0 < error < 0.01
 
 
-def test_stacked_seeds_are_products_side_by_side():
+@pytest.mark.parametrize('name', ['nodes', 'narrow'])
+def test_stacked_seeds_are_products_side_by_side(name):
   x, kernel, gradient = (
-    jnp.stack([part, 1 - 2 * part]) for part in factors('nodes')
+    jnp.stack([part, 1 - 2 * part]) for part in factors(name)
   )
 
   def both(x, kernel, gradient):

@@ -1,0 +1,55 @@
+"""Memory that a program on the CPU has freed is what its next call takes."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+# Page faults of the calls of a program with a temporary of 256 MiB.
+FAULTS = """
+import resource
+from genre2_jax.devices import allocator
+import jax, jax.numpy as jnp
+kept = allocator.keep_freed()
+program = jax.jit(lambda x: jnp.sort(x[:, None] * x[None], axis=0).sum())
+x = jnp.ones(8192)
+for _ in range(4):
+  program(x).block_until_ready()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+program(x).block_until_ready()
+print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def kept_and_faults(**variables):
+  done = subprocess.run(
+    [sys.executable, '-c', FAULTS],
+    capture_output=True,
+    text=True,
+    check=True,
+    env=os.environ | {'XLA_FLAGS': ''} | variables,  # One device.
+  )
+  kept, faults = done.stdout.split()
+  return kept == 'True', int(faults)
+
+
+@pytest.mark.skipif(
+  platform.libc_ver()[0] != 'glibc', reason='of glibc, which is not here'
+)
+def test_the_next_call_of_a_program_faults_nothing_in_again():
+  kept, faults = kept_and_faults()
+  assert kept
+  assert faults < 64  # Of huge pages 128, of others 65,536.
+
+
+@pytest.mark.parametrize(
+  'variables',
+  [
+    {'MALLOC_ARENA_MAX': '4'},
+    {'GLIBC_TUNABLES': 'glibc.malloc.arena_max=4'},
+  ],
+)
+def test_what_the_environment_says_stays(variables):
+  assert not kept_and_faults(**variables)[0]
