@@ -8,7 +8,7 @@ import numpy as np
 
 from genre2_jax.data import batches
 from genre2_jax.data.batches import Examples
-from genre2_jax.devices import compilation
+from genre2_jax.devices import compilation, processes
 
 # A stream of a stage's key, beside those of its steps, which come not this far.
 _SHUFFLE = 2**31 - 1
@@ -101,6 +101,31 @@ class Orders:
 
 def _of_epoch(keys, epoch, num_rows, size):
   return drawn(keys, jnp.full(len(keys), epoch), num_rows, size)
+
+
+def batches_of(
+  orders: Orders,
+  keys: np.ndarray,
+  epoch: int,
+  *,
+  num_rows: int,
+  batch_size: int,
+) -> tuple[np.ndarray, None]:
+  """Row numbers of an epoch's batches, on the host: [S, steps, B]."""
+  order = np.asarray(processes.fetch(orders.of(keys, epoch)))
+  steps = batches.steps_per_epoch(num_rows, batch_size)
+  index = np.arange(steps * batch_size) % num_rows
+  return order[:, index].reshape(len(order), steps, batch_size), None
+
+
+def batches_by_bucket(
+  keys: np.ndarray, epoch: int, *, buckets: Buckets, batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """`drawn_by_bucket` of one epoch, on the host."""
+  epochs = jnp.full(len(keys), epoch)
+  found = drawn_by_bucket(jnp.asarray(keys), epochs, buckets, batch_size)
+  indices, which = processes.fetch(found)
+  return np.asarray(indices), np.asarray(which)
 
 
 def steps_per_epoch(

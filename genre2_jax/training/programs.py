@@ -121,7 +121,7 @@ def compile_stage(
 
   room = streaming.bytes_for_rows(device_share)
   run: Callable[[TrainState, int], TrainState]
-  if buckets or streaming.size_of(rows) <= room:
+  if streaming.size_of(rows) <= room:
     # Whole on every device, over several processes too: a table is small
     # beside a model, every process reads it anyway, and which rows a batch has
     # is drawn on the device: each gathers its own and nothing is sent.
@@ -150,9 +150,10 @@ def compile_stage(
       mesh,
       room,
       abstract.step.sharding,
+      buckets,
     )
-    shape = stream.example(len(seeds))
-    compiled_run = compiled(found.run_block, shape, np.int32(0), np.int32(1))
+    example = stream.example(len(seeds))
+    compiled_run = compiled(found.run_block, example, np.int32(0), np.int32(1))
 
     def run(state, num_steps):
       return streaming.run(
@@ -175,17 +176,28 @@ def compile_stage(
   )
 
 
-def _stream(rows, num_seeds, batch_size, mesh, room, like):
+def _stream(rows, num_seeds, batch_size, mesh, room, like, buckets):
   num_rows = len(rows.target)
-  size = batches.ladder(num_rows)
+  order: streaming.Order
+  has_buckets = len(buckets) > 1
+  if has_buckets:
+    order = functools.partial(
+      orders.batches_by_bucket, buckets=buckets, batch_size=batch_size
+    )
+  else:
+    drawn = orders.Orders(num_seeds, num_rows, batches.ladder(num_rows), like)
+    order = functools.partial(
+      orders.batches_of, drawn, num_rows=num_rows, batch_size=batch_size
+    )
   return streaming.Stream(
     rows,
-    orders.Orders(num_seeds, num_rows, size, like).of,
+    order,
     batch_size=batch_size,
     num_steps=streaming.steps_of_block(
       rows, num_seeds=num_seeds, batch_size=batch_size, room=room
     ),
     sharding=sharding.batch_sharding(mesh, 'seed', None, num_rows=batch_size),
+    has_buckets=has_buckets,
   )
 
 

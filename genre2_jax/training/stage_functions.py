@@ -101,8 +101,8 @@ class Functions(NamedTuple):
   Attributes:
     run: `(state, training rows, number of steps) -> state`; behind them the
       order of the epoch [S, rows], or it is drawn in every call.
-    run_block: `(state, batches [S, K, B, ...], place of the first to take,
-      number of steps) -> state`, of rows that `streaming` brings.
+    run_block: `(state, a block, place of the first batch to take, number of
+      steps) -> state`, of a `streaming.Block` without its first step.
     validate: `(state, blocks of rows, their numbers) -> (state, metrics)`.
   """
 
@@ -151,19 +151,37 @@ def open_functions(
       **parts(held),
     )
 
-  def run_block(given, state, rows, first, num_steps):
-    one_step = step_of(given)
+  def on_batch(given):
+    """`(state, batch, its bucket) -> state`, of all seeds."""
+    one_step = train_state.each_seed(step_of(given))
+    if len(buckets) < 2:
+      return lambda state, batch, _: one_step(state, batch)
+    branches = [
+      lambda state, batch, width=width: one_step(
+        state, batch._replace(inputs=batches.crop(batch.inputs, width))
+      )
+      for _, width in buckets
+    ]
+    return lambda state, batch, bucket: jax.lax.switch(
+      bucket, branches, state, batch
+    )
+
+  def run_block(given, state, block, first, num_steps):
+    rows, which = block
+    all_seeds = on_batch(given)
 
     def body(index, state):
-      batch = jax.tree.map(lambda x: x[:, first + index], rows)
+      place = first + index
+      batch = jax.tree.map(lambda x: x[:, place], rows)
       batch = jax.lax.with_sharding_constraint(batch, rows_sharding)
-      return train_state.each_seed(one_step)(state, batch)
+      bucket = None if which is None else which[place]
+      return all_seeds(state, batch, bucket)
 
     return jax.lax.fori_loop(0, num_steps, body, state)
 
   def run(given, state, train, num_steps, order=None):
     _, extent = given
-    one_step = step_of(given)
+    all_seeds = on_batch(given)
     which = None
     if len(buckets) > 1:
       indices, which = orders.drawn_by_bucket(
@@ -178,19 +196,12 @@ def open_functions(
       place = state.step[0] - state.epoch[0] * extent.epoch_steps
       if which is None:
         chosen = batches.batch_at(order, place, extent.num_rows, batch_size)
+        bucket = None
       else:
-        chosen = indices[:, place]
+        chosen, bucket = indices[:, place], which[place]
       batch = batches.take(train, chosen)  # [S, B, ...]
       batch = jax.lax.with_sharding_constraint(batch, rows_sharding)
-      if which is None:
-        return train_state.each_seed(one_step)(state, batch)
-      branches = [
-        lambda state, batch, width=width: train_state.each_seed(one_step)(
-          state, batch._replace(inputs=batches.crop(batch.inputs, width))
-        )
-        for _, width in buckets
-      ]
-      return jax.lax.switch(which[place], branches, state, batch)
+      return all_seeds(state, batch, bucket)
 
     return jax.lax.fori_loop(0, num_steps, body, state)
 

@@ -1,6 +1,6 @@
 """Training rows that stay on the host, and come to the device in blocks.
 
-A table that is large beside a device's memory need not lie there: a dispatch
+Rows that are large beside a device's memory need not lie there: a dispatch
 takes the batches of its steps, in the order in which the device would have
 taken them. While the device is at one block the host gathers the next.
 """
@@ -18,8 +18,9 @@ from genre2_jax.devices import memory, processes
 _SHARE_OF_BLOCK = 0.25
 _MAX_STEPS = 256
 
-# (key data of the seeds [S, 2], epoch) -> rows in their order, [S, n].
-Order = Callable[[np.ndarray, int], Any]
+# (key data of the seeds [S, 2], epoch) -> (row numbers of its batches
+# [S, steps, B], the bucket of each step [steps] or None), on the host.
+Order = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray | None]]
 
 
 class Block(NamedTuple):
@@ -27,10 +28,12 @@ class Block(NamedTuple):
 
   Attributes:
     rows: `Examples` [S, K, B, ...].
+    which: int32 [K], the bucket of each batch; None: there are none.
     first: the step in its epoch that the first of them is for.
   """
 
   rows: Examples
+  which: Any
   first: int
 
 
@@ -64,10 +67,11 @@ class Stream:
 
   Args:
     rows: `Examples` of n rows, on the host.
-    order: of an epoch; what stands behind its n rows is none.
+    order: of an epoch.
     batch_size: B.
     num_steps: K, of a block.
     sharding: of a block.
+    has_buckets: whether a batch is of a bucket.
   """
 
   def __init__(
@@ -78,22 +82,25 @@ class Stream:
     batch_size: int,
     num_steps: int,
     sharding: jax.sharding.Sharding,
+    has_buckets: bool = False,
   ) -> None:
     self._rows, self._order, self._sharding = rows, order, sharding
     self._batch_size, self.num_steps = batch_size, num_steps
-    self._num_rows = len(rows.target)
+    self._has_buckets = has_buckets
     self._epoch: tuple[int, Any] | None = None
     self._blocks: dict[tuple[int, int], Block] = {}
 
-  def example(self, num_seeds: int) -> Examples:
-    """Shape and sharding of a block's rows, of so many seeds."""
+  def example(self, num_seeds: int) -> tuple[Examples, Any]:
+    """Shape and sharding of a block's rows and buckets, of so many seeds."""
     leading = num_seeds, self.num_steps, self._batch_size
-    return jax.tree.map(
+    rows = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(
         (*leading, *x.shape[1:]), x.dtype, sharding=self._sharding
       ),
       self._rows,
     )
+    which = np.zeros(self.num_steps, np.int32) if self._has_buckets else None
+    return rows, which
 
   def at(self, keys: np.ndarray, epoch: int, place: int) -> Block:
     """The block that a step of an epoch is in, perhaps there already."""
@@ -115,16 +122,17 @@ class Stream:
 
   def _take(self, keys, epoch, number):
     if self._epoch is None or self._epoch[0] != epoch:
-      order = np.asarray(processes.fetch(self._order(keys, epoch)))
-      self._epoch = epoch, order[:, : self._num_rows]
+      self._epoch = epoch, self._order(keys, epoch)
+    indices, which = self._epoch[1]
     first = number * self.num_steps
-    size = self._batch_size
-    index = first * size + np.arange(self.num_steps * size)
-    chosen = self._epoch[1][:, index % self._num_rows]
-    chosen = chosen.reshape(len(chosen), self.num_steps, size)
-    rows = jax.tree.map(lambda x: np.asarray(x)[chosen], self._rows)
-    block = Block(processes.place(rows, self._sharding), first)
-    self._blocks[epoch, number] = block
+    # The last block is filled up from the epoch's first steps.
+    places = (first + np.arange(self.num_steps)) % indices.shape[1]
+    rows = jax.tree.map(lambda x: np.asarray(x)[indices[:, places]], self._rows)
+    self._blocks[epoch, number] = Block(
+      processes.place(rows, self._sharding),
+      None if which is None else which[places],
+      first,
+    )
 
 
 def run(
@@ -138,7 +146,7 @@ def run(
 
   Args:
     stream: of the rows.
-    program: `(state, rows of a block, place in it, number of steps) -> state`.
+    program: `(state, a block, place in it, number of steps) -> state`.
     state: a stacked `TrainState`.
     num_steps: to take.
     epoch_steps: steps in an epoch.
@@ -151,7 +159,9 @@ def run(
     block = stream.at(keys, epoch, place)
     offset = place - block.first
     count = min(end - place, stream.num_steps - offset)
-    state = program(state, block.rows, np.int32(offset), np.int32(count))
+    state = program(
+      state, (block.rows, block.which), np.int32(offset), np.int32(count)
+    )
     place += count
     if place < epoch_steps:  # While the device is at it.
       stream.prepare(keys, epoch, place)

@@ -50,14 +50,60 @@ def examples(num_rows, seed):
   return Examples(x, x.sum(1), np.zeros((num_rows, 0), np.int32))
 
 
-def trained(share):
-  """(compiled stage, state after two epochs in dispatches of odd sizes)."""
+class Words:
+  """A weight per word, padding too: a text's width shows."""
+
+  form = None
+
+  def __init__(self, widths):
+    def init(key, inputs):
+      return {
+        'w': nn.LogicallyPartitioned(jax.random.normal(key, (9,)), (None,))
+      }
+
+    def predict(params, inputs, dropout_key=None):
+      return params['w'][inputs['tokens']].sum(-1)
+
+    self.widths = widths
+    self.codec, self.network = Linear().codec, Pointwise(init, predict)
+
+  def example_inputs(self):
+    return {
+      'tokens': np.zeros((1, self.widths[-1]), np.int32),
+      'length': np.ones(1, np.int32),
+    }
+
+
+def texts(num_rows, seed):
+  numbers = np.random.default_rng(seed)
+  length = numbers.integers(1, 9, num_rows).astype(np.int32)
+  tokens = numbers.integers(1, 9, (num_rows, 8)).astype(np.int32)
+  tokens[np.arange(8) >= length[:, None]] = 0
+  target = length.astype(np.float32)
+  return Examples(
+    {'tokens': tokens, 'length': length},
+    target,
+    np.zeros((num_rows, 0), np.int32),
+  )
+
+
+# What is trained, and rows by their number and seed.
+DATA = {
+  'table': (Linear, examples),
+  'texts': (lambda: Words((8,)), texts),
+  'texts of two widths': (lambda: Words((3, 8)), texts),
+}
+
+
+def trained(name, share):
+  """The state after two epochs in dispatches of odd sizes."""
   objective = Objective(terms=(build_term('mse'),))
+  model, rows = DATA[name]
   programs = compile_stage(
     train_step,
     tiny_stage('mse', objective=objective),
-    Linear(),
-    {'train': examples(45, 0), 'val': examples(7, 1)},
+    model(),
+    {'train': rows(45, 0), 'val': rows(7, 1)},
     seeds=(0, 1),
     batch_size=4,
     block_size=4,
@@ -73,9 +119,10 @@ def trained(share):
   return jax.device_get(state)
 
 
+@pytest.mark.parametrize('name', DATA)
 @pytest.mark.parametrize('steps', [1, 5, 256])
-def test_blocks_from_the_host_train_to_the_same_bits(steps, monkeypatch):
-  whole = trained(1.0)
+def test_blocks_from_the_host_train_to_the_same_bits(name, steps, monkeypatch):
+  whole = trained(name, 1.0)
   taken = []
   monkeypatch.setattr(
     streaming.Stream,
@@ -85,7 +132,7 @@ def test_blocks_from_the_host_train_to_the_same_bits(steps, monkeypatch):
     ),
   )
   monkeypatch.setattr(streaming, 'steps_of_block', lambda *_, **__: steps)
-  found = trained(1e-12)
+  found = trained(name, 1e-12)
   jax.tree.map(np.testing.assert_array_equal, found, whole)
   blocks = -(-12 // steps)
   wanted = [(epoch, b) for epoch in (0, 1) for b in range(blocks)]
