@@ -83,7 +83,7 @@ def measure(data, steps, dtype='float32', clock=time.perf_counter):
   from genre2_jax.devices import allocator
   from genre2_jax.training import evaluation, stages
 
-  allocator.keep_freed()  # As the commands do.
+  allocator.keep_freed()  # As a run of the main command does.
   data = pathlib.Path(data)
   config = remax_talent.get_config()
   config.size, config.model.compute_dtype = 'paper', dtype

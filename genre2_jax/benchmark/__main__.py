@@ -75,9 +75,6 @@ def main() -> None:
       tasks=_TASKS.value,
       seeds=_SEEDS.value,
     )
-    from genre2_jax.devices import allocator
-
-    allocator.keep_freed()
     part = {'index': _INDEX.value, 'count': _COUNT.value}
     with deferred(leaves=True) as interrupts:
       config, missing = suite.present(config)

@@ -20,9 +20,10 @@ def keep_freed() -> bool:
   main thread can hold such blocks, so that this thread runs the programs.
 
   What is freed is not there for others until the process ends, and blocks of
-  many sizes do not fill each other's gaps: the tables' models have the peak
-  that they had, a LoRA step of a Gemma 3 270M, to no gain, 4.1 instead of 3.3
-  GB. For a process that is ours alone, before it asks for devices.
+  many sizes do not fill each other's gaps: a run at the paper's size has a peak
+  of 4.1 GB (2.4 if it is short, with or without this), a LoRA run of a Gemma 3
+  270M, to no gain, 4.1 instead of 3.3. For a process of one run on a table,
+  before it asks for devices.
 
   Where the environment says how malloc is to be, `MALLOC_...` or
   `GLIBC_TUNABLES`, that stays. Other C libraries have no such parameters.
