@@ -171,9 +171,7 @@ def train_and_evaluate(
     with memory.shortage_in_words(need, settings, mesh, workdir):
       names, rows, params, out_of_time = _run_stages(run, params, clock)
       if experiment.report:
-        inspection.write(
-          workdir, experiment, params, run.predict_block, run.options.interrupts
-        )
+        inspection.write(workdir, experiment, params, run.options.interrupts)
     # --------------------------------------------------------------- report
     num_parameters = _num_parameters(experiment, params)
     with processes.together():

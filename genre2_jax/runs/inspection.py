@@ -30,6 +30,7 @@ from genre2_jax.files import atomic
 from genre2_jax.metrics import points
 from genre2_jax.runs import estimates
 from genre2_jax.training import evaluation
+from genre2_jax.training.stages import evaluation_keys
 
 COLUMNS_FILE = 'columns.json'
 FILE = 'importances.json'
@@ -51,7 +52,6 @@ def write(
   workdir: pathlib.Path,
   experiment: Prepared,
   params: Any,
-  predict_block: evaluation.Predictor,
   interrupts: object = (),
 ) -> None:
   """Writes columns.json and importances.json of a run of a table.
@@ -63,7 +63,6 @@ def write(
     workdir: of the run.
     experiment: with its data.
     params: of the last stage, stacked over seeds; None: a baseline.
-    predict_block: `evaluation.predictor` for the seeds.
     interrupts: true once the run is asked to leave.
   """
   table, model = experiment.table, experiment.model
@@ -76,6 +75,16 @@ def write(
     (workdir / FILE).unlink(missing_ok=True)
   if params is None or experiment.baseline:
     return
+
+  options = dataclasses.asdict(experiment.evaluation)
+  if experiment.evaluation.exact:  # Its mean needs no samples.
+    options['num_samples'] = 0
+  predict_block = evaluation.predictor(
+    model,
+    evaluation_keys(experiment.seeds),
+    experiment.mesh,
+    **options,
+  )
 
   def predict_all(rows: Rows) -> np.ndarray:
     predicted = evaluation.predict(
