@@ -54,7 +54,7 @@ from genre2_jax.training import (
   orders,
   train_state,
 )
-from genre2_jax.training.stages import Stage, evaluation_keys
+from genre2_jax.training.stages import Stage
 
 _logger = logging.getLogger('genre2_jax')
 
@@ -69,7 +69,7 @@ class Run:
     stages: to train, their numbers of epochs settled.
     examples: split -> `Examples`, on the host.
     options: of the loops.
-    predict_block: `evaluation.predictor` for the seeds.
+    predict_block: `Experiment.predictor`.
   """
 
   experiment: Prepared
@@ -223,7 +223,7 @@ def _begun(
   interrupts: object,
   verbose: int,
 ) -> Run:
-  mesh, model = experiment.mesh, experiment.model
+  mesh = experiment.mesh
   options = loop.Options(
     workdir=workdir,
     seeds=experiment.seeds,
@@ -245,12 +245,7 @@ def _begun(
     stages=stages,
     examples=examples,
     options=options,
-    predict_block=evaluation.predictor(
-      model,
-      evaluation_keys(experiment.seeds),
-      mesh,
-      **dataclasses.asdict(experiment.evaluation),
-    ),
+    predict_block=experiment.predictor(mesh),
   )
 
 

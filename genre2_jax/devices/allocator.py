@@ -36,5 +36,7 @@ def keep_freed() -> bool:
     mallopt = ctypes.CDLL(None).mallopt
   except (AttributeError, OSError, TypeError):
     return False
+  if not (mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, _NEVER)):
+    return False
   jax.config.update('jax_cpu_enable_async_dispatch', False)
-  return bool(mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, _NEVER))
+  return True

@@ -42,7 +42,8 @@ from genre2_jax.models import products
 from genre2_jax.models.model import Model
 from genre2_jax.models.text_columns import TextColumns
 from genre2_jax.policy import Pointwise, trie
-from genre2_jax.training.stages import Stage
+from genre2_jax.training.evaluation import Predictor, predictor
+from genre2_jax.training.stages import Stage, evaluation_keys
 
 # Groups of fields that a run and the one whose weights it takes share.
 _SHARED_GROUPS = ('model', 'tokenizer', 'language_model')
@@ -115,6 +116,23 @@ class Experiment:
   steps_per_dispatch: int
   device_share: float
   max_seconds: float
+
+  def predictor(
+    self,
+    mesh: jax.sharding.Mesh | None = None,
+    *,
+    num_samples: int | None = None,
+  ) -> Predictor:
+    """Compiled predictions of blocks of rows, by all seeds.
+
+    Args:
+      mesh: that the network is laid out over; None: as it comes.
+      num_samples: instead of the run's; 0, of an exact run: nothing is sampled.
+    """
+    options = dataclasses.asdict(self.evaluation)
+    if num_samples is not None:
+      options['num_samples'] = num_samples
+    return predictor(self.model, evaluation_keys(self.seeds), mesh, **options)
 
 
 class Source(Protocol):

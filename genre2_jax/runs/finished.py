@@ -24,7 +24,7 @@ from genre2_jax.files import atomic, reading
 from genre2_jax.models.model import Model
 from genre2_jax.models.text_columns import TextColumns
 from genre2_jax.runs import estimates, weights
-from genre2_jax.training import evaluation, stages
+from genre2_jax.training import evaluation
 
 _JSON_FILES = ('config.json', 'model.json', 'run.json')
 # So few rows do not wait for a whole block: they have a program of their own.
@@ -130,11 +130,8 @@ class FinishedRun:
     if num_samples is None:
       num_samples = self.experiment.evaluation.num_samples
     if num_samples not in self._predictors:
-      options = dataclasses.asdict(self.experiment.evaluation)
-      self._predictors[num_samples] = evaluation.predictor(
-        self.model,
-        stages.evaluation_keys(self.seeds),
-        **(options | {'num_samples': num_samples}),
+      self._predictors[num_samples] = self.experiment.predictor(
+        num_samples=num_samples
       )
     inputs = self.model.own_inputs(rows)
     block_size = self.experiment.block_size

@@ -30,7 +30,6 @@ from genre2_jax.files import atomic
 from genre2_jax.metrics import points
 from genre2_jax.runs import estimates
 from genre2_jax.training import evaluation
-from genre2_jax.training.stages import evaluation_keys
 
 COLUMNS_FILE = 'columns.json'
 FILE = 'importances.json'
@@ -76,14 +75,9 @@ def write(
   if params is None or experiment.baseline:
     return
 
-  options = dataclasses.asdict(experiment.evaluation)
-  if experiment.evaluation.exact:  # Its mean needs no samples.
-    options['num_samples'] = 0
-  predict_block = evaluation.predictor(
-    model,
-    evaluation_keys(experiment.seeds),
-    experiment.mesh,
-    **options,
+  # The exact mean needs no samples.
+  predict_block = experiment.predictor(
+    experiment.mesh, num_samples=0 if experiment.evaluation.exact else None
   )
 
   def predict_all(rows: Rows) -> np.ndarray:

@@ -110,12 +110,17 @@ def batches_of(
   *,
   num_rows: int,
   batch_size: int,
-) -> tuple[np.ndarray, None]:
-  """Row numbers of an epoch's batches, on the host: [S, steps, B]."""
+) -> tuple[np.ndarray, np.ndarray]:
+  """The batches of an epoch, all of one bucket, on the host.
+
+  Returns:
+    (row numbers [S, steps, B], the bucket of each step [steps], which is 0).
+  """
   order = np.asarray(processes.fetch(orders.of(keys, epoch)))
   steps = batches.steps_per_epoch(num_rows, batch_size)
   index = np.arange(steps * batch_size) % num_rows
-  return order[:, index].reshape(len(order), steps, batch_size), None
+  rows = order[:, index].reshape(len(order), steps, batch_size)
+  return rows, np.zeros(steps, np.int32)
 
 
 def batches_by_bucket(
@@ -124,8 +129,7 @@ def batches_by_bucket(
   """`drawn_by_bucket` of one epoch, on the host."""
   epochs = jnp.full(len(keys), epoch)
   found = drawn_by_bucket(jnp.asarray(keys), epochs, buckets, batch_size)
-  indices, which = processes.fetch(found)
-  return np.asarray(indices), np.asarray(which)
+  return processes.fetch(found)
 
 
 def steps_per_epoch(

@@ -179,8 +179,7 @@ def compile_stage(
 def _stream(rows, num_seeds, batch_size, mesh, room, like, buckets):
   num_rows = len(rows.target)
   order: streaming.Order
-  has_buckets = len(buckets) > 1
-  if has_buckets:
+  if len(buckets) > 1:
     order = functools.partial(
       orders.batches_by_bucket, buckets=buckets, batch_size=batch_size
     )
@@ -197,7 +196,6 @@ def _stream(rows, num_seeds, batch_size, mesh, room, like, buckets):
       rows, num_seeds=num_seeds, batch_size=batch_size, room=room
     ),
     sharding=sharding.batch_sharding(mesh, 'seed', None, num_rows=batch_size),
-    has_buckets=has_buckets,
   )
 
 

@@ -142,18 +142,16 @@ def open_functions(
 
   rows_sharding = sharding.batch_sharding(mesh, 'seed', num_rows=batch_size)
 
-  def step_of(given):
+  def on_batch(given):
+    """`(state, batch, its bucket) -> state`, of all seeds."""
     held, extent = given
-    return functools.partial(
+    of_seed = functools.partial(
       step,
       optimizer=optimizer_of(stage, extent.num_steps),
       accumulation=stage.accumulation,
       **parts(held),
     )
-
-  def on_batch(given):
-    """`(state, batch, its bucket) -> state`, of all seeds."""
-    one_step = train_state.each_seed(step_of(given))
+    one_step = train_state.each_seed(of_seed)
     if len(buckets) < 2:
       return lambda state, batch, _: one_step(state, batch)
     branches = [
@@ -174,8 +172,7 @@ def open_functions(
       place = first + index
       batch = jax.tree.map(lambda x: x[:, place], rows)
       batch = jax.lax.with_sharding_constraint(batch, rows_sharding)
-      bucket = None if which is None else which[place]
-      return all_seeds(state, batch, bucket)
+      return all_seeds(state, batch, which[place])
 
     return jax.lax.fori_loop(0, num_steps, body, state)
 

@@ -19,8 +19,8 @@ _SHARE_OF_BLOCK = 0.25
 _MAX_STEPS = 256
 
 # (key data of the seeds [S, 2], epoch) -> (row numbers of its batches
-# [S, steps, B], the bucket of each step [steps] or None), on the host.
-Order = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray | None]]
+# [S, steps, B], the bucket of each step int32 [steps]), on the host.
+Order = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
 
 class Block(NamedTuple):
@@ -28,12 +28,12 @@ class Block(NamedTuple):
 
   Attributes:
     rows: `Examples` [S, K, B, ...].
-    which: int32 [K], the bucket of each batch; None: there are none.
+    which: int32 [K], the bucket of each batch.
     first: the step in its epoch that the first of them is for.
   """
 
   rows: Examples
-  which: Any
+  which: np.ndarray
   first: int
 
 
@@ -71,7 +71,6 @@ class Stream:
     batch_size: B.
     num_steps: K, of a block.
     sharding: of a block.
-    has_buckets: whether a batch is of a bucket.
   """
 
   def __init__(
@@ -82,11 +81,9 @@ class Stream:
     batch_size: int,
     num_steps: int,
     sharding: jax.sharding.Sharding,
-    has_buckets: bool = False,
   ) -> None:
     self._rows, self._order, self._sharding = rows, order, sharding
     self._batch_size, self.num_steps = batch_size, num_steps
-    self._has_buckets = has_buckets
     self._epoch: tuple[int, Any] | None = None
     self._blocks: dict[tuple[int, int], Block] = {}
 
@@ -99,8 +96,7 @@ class Stream:
       ),
       self._rows,
     )
-    which = np.zeros(self.num_steps, np.int32) if self._has_buckets else None
-    return rows, which
+    return rows, np.zeros(self.num_steps, np.int32)
 
   def at(self, keys: np.ndarray, epoch: int, place: int) -> Block:
     """The block that a step of an epoch is in, perhaps there already."""
@@ -130,7 +126,7 @@ class Stream:
     rows = jax.tree.map(lambda x: np.asarray(x)[indices[:, places]], self._rows)
     self._blocks[epoch, number] = Block(
       processes.place(rows, self._sharding),
-      None if which is None else which[places],
+      which[places],
       first,
     )
 

@@ -53,3 +53,31 @@ def test_the_next_call_of_a_program_faults_nothing_in_again():
 )
 def test_what_the_environment_says_stays(variables):
   assert not kept_and_faults(**variables)[0]
+
+
+# The main command, up to what it trains.
+COMMAND = """
+import sys
+from genre2_jax import main, train
+from genre2_jax.devices import allocator
+allocator.keep_freed = lambda: print('keeps')
+train.train_and_evaluate = lambda *_: print('trains')
+sys.argv = ['main', sys.argv[1]]
+main.command_line.run(main.main)
+"""
+
+
+@pytest.mark.parametrize(
+  ('recipe', 'printed'),
+  [('talent:ce', ['keeps', 'trains']), ('stsb:raft', ['trains'])],
+)
+def test_a_run_on_a_table_keeps_memory_and_a_language_model_does_not(
+  recipe, printed
+):
+  done = subprocess.run(
+    [sys.executable, '-c', COMMAND, f'--config={recipe}'],
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert done.stdout.split() == printed

@@ -130,6 +130,18 @@ def test_no_factor_is_float32_and_only_a_cpu_lays_transposes_out(platform):
   assert ('LayoutConstraint' in text) == (platform == 'cpu')
 
 
+@pytest.mark.parametrize(
+  ('name', 'laid_out'), [('rows', '6x24xbf16'), ('narrow', '4x24xbf16')]
+)
+def test_the_narrower_factor_is_laid_out(name, laid_out):
+  x, kernel, _ = factors(name)
+  traced = jax.jit(gradients_of_two_uses).trace(x, kernel)
+  text = traced.lower(lowering_platforms=('cpu',)).as_text()
+  calls = [line for line in text.splitlines() if 'LayoutConstraint' in line]
+  assert len(calls) == 2  # One for each use.
+  assert all(line.endswith(f'-> tensor<{laid_out}>') for line in calls)
+
+
 def policies(name):
   """The policy in float32, in bfloat16, and parameters of both."""
   pair = [
