@@ -22,7 +22,7 @@ INTRO = """\
 
 Set a field on the command line with `--config.FIELD=VALUE`, in a recipe with
 `config.FIELD = VALUE`, or with `DecodingRegressor(config={'FIELD': VALUE})`. A
-field that is not here is an error. Two numbers are of the sizes `small`, the
+field that is not here is an error. Two values are of the sizes `small`, the
 default, and `paper`, `--config.size=paper`, which has GenRe²'s (arXiv
 2512.06533); a field that you set is as you set it at either. A recipe,
 `configs/talent.py:NAME`, changes a few fields; `config.json` in a workdir has
@@ -71,7 +71,7 @@ def _default(name, value):
   of_sizes = [SIZES[size].get(name) for size in ('small', 'paper')]
   if None in of_sizes:
     return ast.unparse(value)
-  return '`, `'.join(map(str, of_sizes))
+  return '`, `'.join(map(repr, of_sizes))
 
 
 def _comment_behind(lines, node):

@@ -1,7 +1,7 @@
 """Frames of files of any length, some rows at a time.
 
-CSV, TSV and Parquet. What has to be seen whole to be read, is: quotation marks
-that may be letters, columns without a name, other kinds of files.
+CSV, TSV, JSONL and Parquet. What has to be seen whole to be read, is: quotation
+marks that may be letters, columns without a name, other kinds of files.
 """
 
 import contextlib
@@ -41,6 +41,9 @@ def read_pieces(path: PathLike, how: Reading = PLAIN) -> Iterator[pd.DataFrame]:
   if extension in reading.PARQUET and path.is_file():
     yield from reading.parquet_pieces(path, _CELLS)
     return
+  if extension in reading.JSON_LINES and _is_large(path, extension):
+    yield from _of_json_lines(path, extension)
+    return
   head = None
   if extension in reading.SEPARATORS and _is_large(path, extension):
     head = _head_of(path, extension, how)
@@ -79,6 +82,30 @@ def _of_text(path, extension, how, head):
         yield frame
   if not num_rows:
     raise InputError(f'{path}: no data rows; at least one is needed')
+
+
+def _of_json_lines(path, extension):
+  # What columns there are is known once every line was seen.
+  names: dict[str, None] = {}
+  with contextlib.ExitStack() as held:
+    with reading.refusals(path, extension):
+      with reading.opened_json_lines(path) as file:
+        for _, record in reading.json_records(file):
+          names |= dict.fromkeys(record)
+      file = held.enter_context(reading.opened_json_lines(path))
+      rest = reading.json_records(file)
+    is_first = True
+    while True:
+      records, letters = [], 0
+      with reading.refusals(path, extension):
+        while letters < _LETTERS and (found := next(rest, None)):
+          letters += found[0]
+          records.append(found[1])
+        if not records and not is_first:
+          return
+        frame = reading.frame_of_records(records, list(names))
+      yield reading.checked(path, frame)
+      is_first = False
 
 
 def _head_of(path, extension, how):

@@ -20,7 +20,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 from xml.etree import ElementTree
 
 import numpy as np
@@ -209,7 +209,7 @@ def read_frame(
         str(path), text, separator, reading, reading.skip_lines
       )
       frame = _named(frame)
-  return _checked(path, frame)
+  return checked(path, frame)
 
 
 @contextlib.contextmanager
@@ -227,7 +227,11 @@ def refusals(path: pathlib.Path, extension: str) -> Iterator[None]:
     ) from error
 
 
-def _checked(path, frame):
+def checked(path: pathlib.Path, frame: pd.DataFrame) -> pd.DataFrame:
+  """A frame whose columns have names of one level, each once.
+
+  Raises InputError, too if it has no rows.
+  """
   if frame.columns.nlevels > 1:
     raise InputError(
       f'{path}: column names of {frame.columns.nlevels} levels; save the table '
@@ -632,7 +636,7 @@ def parquet_pieces(
         frame = part.to_pandas(integer_object_nulls=True)
       if is_first:
         columns.say_index(str(path), frame, _SAVE_INDEX)
-      yield _checked(path, frame)
+      yield checked(path, frame)
       is_first = False
   if is_first:
     raise InputError(f'{path}: no data rows; at least one is needed')
@@ -648,27 +652,43 @@ def _record(items: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _read_json_lines(path: pathlib.Path) -> pd.DataFrame:
-  opened = gzip.open if path.name.lower().endswith('.gz') else open
-  records = []
-  with opened(path, 'rt', encoding='utf-8-sig') as file:
-    for number, line in enumerate(file, 1):
-      if line.strip():
-        try:
-          record = json.loads(line, object_pairs_hook=_record)
-        except _UnreadableError as error:
-          raise _UnreadableError(f'line {number}: {error}') from None
-        except ValueError:
-          raise _UnreadableError(
-            f'line {number} is no JSON: {shortened(line.strip())!r}; each '
-            'line must be one object'
-          ) from None
-        if not isinstance(record, dict):
-          raise _UnreadableError(
-            f'line {number} is no object: {shortened(line.strip())!r}'
-          )
-        records.append(record)
+  with opened_json_lines(path) as file:
+    records = [record for _, record in json_records(file)]
+  return frame_of_records(records)
+
+
+def opened_json_lines(path: pathlib.Path) -> TextIO:
+  """A file of JSON lines, to be read."""
+  is_zipped = path.name.lower().endswith('.gz')
+  return (gzip.open if is_zipped else open)(path, 'rt', encoding='utf-8-sig')
+
+
+def json_records(file: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
+  """(Letters of the line, its object) of every line that is not empty."""
+  for number, line in enumerate(file, 1):
+    if line.strip():
+      try:
+        record = json.loads(line, object_pairs_hook=_record)
+      except _UnreadableError as error:
+        raise _UnreadableError(f'line {number}: {error}') from None
+      except ValueError:
+        raise _UnreadableError(
+          f'line {number} is no JSON: {shortened(line.strip())!r}; each '
+          'line must be one object'
+        ) from None
+      if not isinstance(record, dict):
+        raise _UnreadableError(
+          f'line {number} is no object: {shortened(line.strip())!r}'
+        )
+      yield len(line), record
+
+
+def frame_of_records(
+  records: Sequence[Mapping[str, Any]], names: Sequence[str] | None = None
+) -> pd.DataFrame:
+  """Objects of JSON as rows, with these columns or all that they have."""
+  frame = pd.DataFrame.from_records(records, columns=names)
   # As objects, integers beside missing values stay what they are.
-  frame = pd.DataFrame.from_records(records)
   for name in frame.columns:
     if frame[name].dtype.kind == 'f':
       column = [record.get(name) for record in records]

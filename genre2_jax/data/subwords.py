@@ -18,8 +18,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from genre2_jax.data import tables
+from genre2_jax.data import stored, tables
 from genre2_jax.data.reading import path_of, user_cache
+from genre2_jax.data.stored import Growing, Ragged, StoredStrings
 from genre2_jax.data.texts import TextRows, Texts
 from genre2_jax.data.wording import say
 from genre2_jax.errors import InputError, one_line
@@ -132,7 +133,7 @@ class TextFeatures:
     longest = min(lengths.max(), self.max_length)
     fitting = [width for width in self.widths if width >= longest]
     width = self.widths[-1] if fitting else self.max_length
-    tokens = np.full((len(rows), width), PADDING, np.int32)
+    tokens = stored.zeros((len(rows), width), np.int32)  # All padding.
     for row, (start, stop) in enumerate(itertools.pairwise(starts)):
       part = self._truncated(ids[start:stop])
       tokens[row, : len(part)] = part
@@ -142,7 +143,7 @@ class TextFeatures:
     }
 
   def encode(
-    self, texts: Sequence[str] | np.ndarray
+    self, texts: Sequence[str] | np.ndarray | StoredStrings
   ) -> tuple[np.ndarray, np.ndarray]:
     """Subword ids of all texts in a row, and where each begins: int32, int64.
 
@@ -168,7 +169,8 @@ class TextFeatures:
     """What `encode` returns, made and kept at `path` unless that is None."""
     tokenizer = load_tokenizer(self.tokenizer)
     first = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    rows = []
+    grown = Growing(np.int32)
+    lengths: list[int] = []
     for start in range(0, len(texts), _BATCH):
       encoded = tokenizer(
         list(texts[start : start + _BATCH]),
@@ -176,14 +178,16 @@ class TextFeatures:
         return_attention_mask=False,
         verbose=False,
       )
-      rows += [np.array(first + ids, np.int32) for ids in encoded['input_ids']]
-    starts = np.cumsum([0, *map(len, rows)])
+      rows = [np.array(first + ids, np.int32) for ids in encoded['input_ids']]
+      grown.append(np.concatenate(rows))
+      lengths += map(len, rows)
+    starts = np.cumsum([0, *lengths])
     if (np.diff(starts) == 0).any():
       raise InputError(
         f'{self.tokenizer}: makes no subword of the text in '
         f'{tables.located(np.diff(starts) == 0)}; remove these rows'
       )
-    ids = np.concatenate(rows)
+    ids = grown.finish()
     if path:
       _write_cache(path, ids, starts)
     return ids, starts
@@ -239,7 +243,7 @@ class TextFeatures:
     for text in texts:
       data = text.encode('utf-8', 'surrogatepass')
       digest.update(len(data).to_bytes(8, 'little') + data)
-    return path_of(folder) / f'{digest.hexdigest()[:40]}.npz'
+    return path_of(folder) / f'{digest.hexdigest()[:40]}.npy'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -312,7 +316,7 @@ class SentenceFeatures(TextFeatures):
     lengths = _lengths(parts)
     fitting = [width for width in self.widths if width >= lengths.max()]
     width = self.widths[-1] if fitting else self.max_length
-    tokens = np.full((*lengths.shape, width), PADDING, np.int32)
+    tokens = stored.zeros((*lengths.shape, width), np.int32)  # All padding.
     for place, texts in enumerate(parts):
       for row, ids in enumerate(texts):
         tokens[row, place, : len(ids)] = ids
@@ -445,7 +449,7 @@ class JudgeFeatures(TextFeatures):
 
 def _lengths(parts):
   """int32 [n, P] of the subword ids of texts."""
-  return np.array([[len(ids) for ids in part] for part in parts], np.int32).T
+  return np.stack([part.lengths for part in parts], axis=1)
 
 
 @contextlib.contextmanager
@@ -516,8 +520,8 @@ def fingerprint(name: str) -> str:
 
 
 def sentence_ids(
-  name: str, texts: Sequence[str], max_length: int
-) -> tuple[list[np.ndarray], int]:
+  name: str, texts: Sequence[str] | np.ndarray | StoredStrings, max_length: int
+) -> tuple[Ragged, int]:
   """Subword ids of texts with the marks that the tokenizer puts around one.
 
   Such as [CLS] and [SEP]. A longer text loses its end, not its marks.
@@ -528,10 +532,11 @@ def sentence_ids(
     max_length: subwords at most, with the marks.
 
   Returns:
-    (int32 [length] of each, how many were cut).
+    (int32 [length] of each, how many texts were cut).
   """
   tokenizer = load_tokenizer(name)
-  rows: list[np.ndarray] = []
+  grown = Growing(np.int32)
+  lengths: list[int] = []
   num_cut = 0
   for start in range(0, len(texts), _BATCH):
     most = _MOST_CHARACTERS * max_length
@@ -546,8 +551,9 @@ def sentence_ids(
       for i, ids in zip(long, cut, strict=True):
         found[i] = ids
     num_cut += len(long)
-    rows += [np.array(ids, np.int32) for ids in found]
-  return rows, num_cut
+    grown.append(np.concatenate([np.array(ids, np.int32) for ids in found]))
+    lengths += map(len, found)
+  return Ragged(grown.finish(), np.array(lengths, np.int32)), num_cut
 
 
 def _with_marks(tokenizer, texts, **options):
@@ -702,24 +708,27 @@ def _read_cache(path, num_texts):
   if not path.exists():
     return None
   try:
-    with np.load(path, allow_pickle=False) as arrays:
-      ids, starts = arrays['ids'], arrays['starts']
-  # Whatever a damaged archive raises, it is made again.
+    # Read when asked for: a large set does not fit into memory.
+    array = np.asarray(np.load(path, mmap_mode='r', allow_pickle=False))
+  # Whatever a damaged file raises, it is made again.
   except Exception:
     return None
-  is_whole = (
-    ids.dtype == np.int32
-    and starts.dtype == np.int64
-    and starts.shape == (num_texts + 1,)
-    and starts[0] == 0
-    and starts[-1] == len(ids)
-    and bool((np.diff(starts) > 0).all())
-  )
+  if array.dtype != np.int32 or array.ndim != 1 or len(array) < num_texts:
+    return None
+  lengths, ids = np.split(array, [num_texts])
+  starts = np.cumsum([0, *lengths])
+  is_whole = bool((lengths > 0).all()) and starts[-1] == len(ids)
   return (ids, starts) if is_whole else None
 
 
 def _write_cache(path, ids, starts):
-  """Keeps tokenised texts, whole or not at all; a full disk is no error."""
+  """Keeps tokenised texts, whole or not at all; a full disk is no error.
+
+  One array: how many subwords each text has, and then they themselves.
+  """
+  lengths = np.diff(starts).astype(np.int32)
+  header = np.lib.format.header_data_from_array_1_0(ids)
+  header['shape'] = (len(lengths) + len(ids),)
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     file = tempfile.NamedTemporaryFile(
@@ -727,7 +736,9 @@ def _write_cache(path, ids, starts):
     )
     try:
       with file:
-        np.savez(file, allow_pickle=False, ids=ids, starts=starts)
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in (lengths, ids):
+          file.write(part.data)
       os.replace(file.name, path)
     except BaseException:
       os.unlink(file.name)

@@ -1,7 +1,7 @@
 """Text sets by name: TFDS, MovieLens-1M and RAFT's synthetic function."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ _MOVIELENS = {
 }
 # RAFT's sizes (Lukasik et al., ICLR 2025) of the synthetic set.
 _SYNTHETIC_ROWS = (10_000, 1_000, 1_000)
+_BATCH = 4096  # rows of a source that are read at once
 
 
 def load_tfds(
@@ -89,7 +90,7 @@ def load_tfds(
     ) from error
   names = ('train',) if len(splits) == 1 else tables.SPLITS
   frames = {
-    split: _frame_of(source, choice if len(splits) == 1 else None)
+    split: _frames_of(source, choice if len(splits) == 1 else None)
     for split, source in zip(names, sources, strict=True)
   }
   return texts.build(name, f'TFDS {name}', frames, choice)
@@ -129,12 +130,12 @@ def load_movielens(
   frame = read['ratings.dat']
   for other, key in ((movies, 'movie'), (users, 'user')):
     frame = frame.merge(other, on=key, how='left', validate='many_to_one')
-  frames = {'train': frame}
+  frames = {'train': [frame]}
   if history:
     # Which rows are asked for must be known first.
     split = texts.split_at_random(len(frame), choice, str(folder))
     frame['history'] = _histories(frame, split['train'], history)
-    frames = {name: frame.iloc[index] for name, index in split.items()}
+    frames = {name: [frame.iloc[index]] for name, index in split.items()}
   return texts.build('movielens_1m', str(folder), frames, choice)
 
 
@@ -185,7 +186,7 @@ def synthetic(choice: texts.Choice) -> texts.Texts:
   frame = pd.DataFrame({'x': [f'{value:.4f}' for value in x], 'y': y})
   cuts = np.cumsum((0, *_SYNTHETIC_ROWS))
   frames = {
-    split: frame.iloc[start:stop]
+    split: [frame.iloc[start:stop]]
     for split, start, stop in zip(
       tables.SPLITS, cuts[:-1], cuts[1:], strict=True
     )
@@ -193,17 +194,21 @@ def synthetic(choice: texts.Choice) -> texts.Texts:
   return texts.build('original_1', 'synthetic', frames, choice)
 
 
-def _frame_of(source: Any, choice: texts.Choice | None) -> pd.DataFrame:
-  """A TFDS source as text and numbers; with `choice` only what it may take.
+def _frames_of(
+  source: Any, choice: texts.Choice | None
+) -> Iterator[pd.DataFrame]:
+  """A TFDS source as text and numbers, some rows after the others.
 
-  Single-split sources may have millions of rows, and are read row by row.
+  With `choice` only what it may take: a single split may have millions.
   """
   rows = np.arange(len(source))
   if choice is not None and all(choice.max_rows):
     wanted = sum(choice.max_rows)
     if wanted < len(rows):
       rows = np.random.RandomState(choice.seed).permutation(len(rows))[:wanted]
-  return pd.DataFrame.from_records([_flat(source[int(row)]) for row in rows])
+  for start in range(0, max(len(rows), 1), _BATCH):
+    part = rows[start : start + _BATCH]
+    yield pd.DataFrame.from_records([_flat(source[int(row)]) for row in part])
 
 
 def _flat(example: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,15 +2,19 @@
 
 import dataclasses
 import os
+import pathlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from genre2_jax.data import cells, tables
+from genre2_jax.data import cells, stored, tables
 from genre2_jax.data import weights as weights_
+from genre2_jax.data.pieces import read_pieces
 from genre2_jax.data.reading import EXTENSIONS, Reading, header_hint, path_of
+from genre2_jax.data.stored import GrowingStrings, StoredStrings
 from genre2_jax.errors import InputError, listed, suggestion
 
 # File names and cells of a split column -> the split they mean.
@@ -30,18 +34,20 @@ _PLACEHOLDER = re.compile(r'\{\{|\}\}|\{([^{}]*)\}|[{}]')
 class TextRows:
   """Rows of one split, or rows to predict.
 
-  text: [n] object: str, the prompts.
+  Texts are [n] object: str, or lie in a file (`data/stored.py`).
+
+  text: the prompts.
   target: [n] float64, finite; None for rows to predict.
-  second: [n] object: str, of pairs; None where a text stands alone.
-  rationale: [n] object: str, what is written before the target, '' where
-    nothing is; None of rows to predict and of tasks without.
+  second: of pairs; None where a text stands alone.
+  rationale: what is written before the target, '' where nothing is; None of
+    rows to predict and of tasks without.
   weight: [n] float64, of mean 1 over the train rows; None: all count alike.
   """
 
-  text: np.ndarray
+  text: np.ndarray | StoredStrings
   target: np.ndarray | None
-  second: np.ndarray | None = None
-  rationale: np.ndarray | None = None
+  second: np.ndarray | StoredStrings | None = None
+  rationale: np.ndarray | StoredStrings | None = None
   weight: np.ndarray | None = None
 
   def __len__(self) -> int:
@@ -53,13 +59,23 @@ class TextRows:
     assert self.target is not None
     return self.target
 
+  def part(self, index: np.ndarray) -> 'TextRows':
+    """The rows with these numbers, or of this mask."""
+    return dataclasses.replace(
+      self,
+      text=self.text[index],
+      target=None if self.target is None else self.target[index],
+      second=None if self.second is None else self.second[index],
+      rationale=None if self.rationale is None else self.rationale[index],
+      weight=None if self.weight is None else self.weight[index],
+    )
+
   def cells(self) -> Iterator[bytes]:
     """Every cell, to tell data from other data."""
     yield self.known_target.tobytes()
-    yield repr(self.text.tolist()).encode()
-    for more in (self.second, self.rationale):
-      if more is not None:
-        yield repr(more.tolist()).encode()
+    for texts in (self.text, self.second, self.rationale):
+      if texts is not None:
+        yield from stored.representation(texts)
     if self.weight is not None:
       yield self.weight.tobytes()
 
@@ -127,48 +143,33 @@ def read(path: str | os.PathLike, choice: Choice) -> Texts:
   """
   path = path_of(path)
   if not path.is_dir():
-    frame = tables.read_frame(path, choice.reading)
     name = path.name.removesuffix(tables.extension_of(path))
-    return build(name, str(path), by_column(frame, choice, str(path)), choice)
-  frames = {}
+    read = _gathered(str(path), read_pieces(path, choice.reading), choice)
+    return _build(name, str(path), _by_column(read, choice, str(path)), choice)
+  files: dict[str, pathlib.Path] = {}
   for file in sorted(path.iterdir()):
     stem = file.name.partition('.')[0].lower()
     split = SPLIT_NAMES.get(stem)
     if split is None or not file.name.lower().endswith(EXTENSIONS):
       continue
-    if split in frames:
+    if split in files:
       raise InputError(f'{path}: two files for {split}; keep one of them')
-    frames[split] = tables.read_frame(file, choice.reading)
-  if 'train' not in frames:
+    files[split] = file
+  if 'train' not in files:
     raise InputError(
       f'{path}: no train{EXTENSIONS[0]}, train{EXTENSIONS[1]}, ... in it; '
       'name the files train, validation and test'
     )
+  frames = {
+    split: read_pieces(file, choice.reading) for split, file in files.items()
+  }
   return build(path.name, str(path), frames, choice)
-
-
-def by_column(
-  frame: pd.DataFrame, choice: Choice, where: str
-) -> dict[str, pd.DataFrame]:
-  """A frame's rows by its split column; all as 'train' without one."""
-  column = choice.split_column
-  if not column or column not in frame:
-    return {'train': frame}
-  cells = frame[column].astype(str).str.strip().str.lower()
-  unknown = sorted(set(cells) - set(SPLIT_NAMES))
-  if unknown:
-    raise InputError(
-      f'{where}: column {column!r} has {listed(unknown)}, not train, '
-      "validation or test; correct it or set text.split_column=''"
-    )
-  splits = cells.map(SPLIT_NAMES)
-  return {split: part for split, part in frame.groupby(splits, sort=False)}
 
 
 def build(
   name: str,
   where: str,
-  frames: Mapping[str, pd.DataFrame],
+  frames: Mapping[str, Iterable[pd.DataFrame]],
   choice: Choice,
 ) -> Texts:
   """Checked `Texts` from frames by split: every loader ends here.
@@ -178,46 +179,132 @@ def build(
   'val' take its place, as those of GLUE whose test targets are secret; without
   'val' a fifth of 'train' validates.
 
+  Args:
+    name: of the task.
+    where: the frames come from, to begin messages with.
+    frames: of each split some rows after the others, in one frame or several:
+      at no time more than one is in memory.
+    choice: of rows and columns.
+
   Raises:
     InputError: a template, a column or rows that cannot be used.
   """
   parts = {}
-  for split, frame in frames.items():
+  for split, pieces in frames.items():
     here = where if len(frames) == 1 else f'{where}: {split}'
-    parts[split] = _checked(frame, choice, here)
+    parts[split] = _gathered(here, pieces, choice)
+  return _build(name, where, parts, choice)
+
+
+class _Gathered(NamedTuple):
+  """Rows of a source, whose texts may be larger than memory.
+
+  Attributes:
+    frame: the columns that are no text.
+    rows: the texts, filled in.
+    is_empty: bool [n], without text in a column that the template names.
+  """
+
+  frame: pd.DataFrame
+  rows: TextRows
+  is_empty: np.ndarray
+
+  def part(self, index: np.ndarray) -> '_Gathered':
+    return _Gathered(
+      self.frame.iloc[index].reset_index(drop=True),
+      self.rows.part(index),
+      self.is_empty[index],
+    )
+
+
+def _gathered(
+  where: str, pieces: Iterable[pd.DataFrame], choice: Choice
+) -> _Gathered:
+  """Rows of some frames. Raises InputError: a column that they lack."""
+  templates = {
+    'text': choice.prompt,
+    'second': choice.second,
+    'rationale': choice.rationale,
+  }
+  texts = {name: GrowingStrings() for name, own in templates.items() if own}
+  kept: list[pd.DataFrame] = []
+  is_empty = []
+  for frame in pieces:
+    if not kept:
+      _check_choice(where, frame, choice)
+    for name, grown in texts.items():
+      grown.append(render(frame, templates[name]))
+    is_empty.append(_is_empty(frame, choice.prompt + choice.second))
+    names = {choice.target, choice.weight, choice.split_column}
+    kept.append(frame[[name for name in frame if name in names]])
+  types = [tuple(frame.dtypes) for frame in kept]
+  if len(set(types)) > 1:  # As objects, all cells stay what they are.
+    kept = [frame.astype(object) for frame in kept]
+  whole = kept[0] if len(kept) == 1 else pd.concat(kept, ignore_index=True)
+  filled = {name: grown.finish() for name, grown in texts.items()}
+  rows = TextRows(
+    text=filled['text'],
+    target=None,
+    second=filled.get('second'),
+    rationale=filled.get('rationale'),
+  )
+  return _Gathered(whole.reset_index(drop=True), rows, np.concatenate(is_empty))
+
+
+def _by_column(
+  read: _Gathered, choice: Choice, where: str
+) -> dict[str, _Gathered]:
+  """Rows by their split column; all as 'train' without one."""
+  column = choice.split_column
+  if not column or column not in read.frame:
+    return {'train': read}
+  cells = read.frame[column].astype(str).str.strip().str.lower()
+  unknown = sorted(set(cells) - set(SPLIT_NAMES))
+  if unknown:
+    raise InputError(
+      f'{where}: column {column!r} has {listed(unknown)}, not train, '
+      "validation or test; correct it or set text.split_column=''"
+    )
+  splits = cells.map(SPLIT_NAMES)
+  found = splits.unique()
+  return {split: read.part(np.flatnonzero(splits == split)) for split in found}
+
+
+def _build(
+  name: str, where: str, read: Mapping[str, _Gathered], choice: Choice
+) -> Texts:
+  """`build`, of what was gathered."""
+  parts = {}
+  for split, own in read.items():
+    here = where if len(read) == 1 else f'{where}: {split}'
+    parts[split] = _checked(own, choice, here)
   if 'train' not in parts:
     raise InputError(f'{where}: no train rows; at least one is needed')
   draw = np.random.RandomState(choice.seed)
   if set(parts) == {'train'}:
-    frame, y = parts['train']
-    parts = {
-      split: (frame.iloc[index], y[index])
-      for split, index in split_at_random(len(frame), choice, where).items()
-    }
+    whole = parts['train']
+    drawn = split_at_random(len(whole), choice, where)
+    parts = {split: whole.part(index) for split, index in drawn.items()}
   if 'test' not in parts:
     parts['test'] = parts.pop('val')
   if 'val' not in parts:
-    frame, y = parts['train']
-    order = draw.permutation(len(frame))
-    cut = -(-len(frame) // 5)
+    whole = parts['train']
+    order = draw.permutation(len(whole))
+    cut = -(-len(whole) // 5)
     for split, index in (('val', order[:cut]), ('train', order[cut:])):
-      parts[split] = frame.iloc[index], y[index]
-  rows, weights = {}, {}
+      parts[split] = whole.part(index)
+  rows = {}
   for split, most in zip(tables.SPLITS, choice.max_rows, strict=True):
-    frame, y = parts[split]
-    if not len(frame):
+    found = parts[split]
+    if not len(found):
       raise InputError(f'{where}: no {split} rows; at least one is needed')
-    if 0 < most < len(frame):
-      index = np.sort(draw.permutation(len(frame))[:most])
-      frame, y = frame.iloc[index], y[index]
-    rows[split] = _rendered(
-      frame, choice.prompt, choice.second, y, choice.rationale
-    )
-    if choice.weight:
-      weights[split] = weights_.of_column(
-        where, frame, choice.weight, choice.reading
-      )
+    if 0 < most < len(found):
+      found = found.part(np.sort(draw.permutation(len(found))[:most]))
+    rows[split] = found
   if choice.weight:
+    weights = {
+      split: own.weight for split, own in rows.items() if own.weight is not None
+    }
     weighted = tables.weighted(rows.values(), weights)
     rows = dict(zip(tables.SPLITS, weighted, strict=True))
   return Texts(
@@ -255,21 +342,10 @@ def read_rows(
     raise InputError(
       f'{path}: empty text in {tables.located(bad)}; fill or remove these rows'
     )
-  return _rendered(frame, prompt, second, None)
-
-
-def _rendered(
-  frame: pd.DataFrame,
-  prompt: str,
-  second: str,
-  target: np.ndarray | None,
-  rationale: str = '',
-) -> TextRows:
   return TextRows(
     text=render(frame, prompt),
-    target=target,
+    target=None,
     second=render(frame, second) if second else None,
-    rationale=render(frame, rationale) if rationale else None,
   )
 
 
@@ -380,10 +456,8 @@ def _pieces(
   yield literal + prompt[last:], ''
 
 
-def _checked(
-  frame: pd.DataFrame, choice: Choice, where: str
-) -> tuple[pd.DataFrame, np.ndarray]:
-  """A frame and its targets; empty texts refused, or left out."""
+def _check_choice(where: str, frame: pd.DataFrame, choice: Choice) -> None:
+  """Raises InputError for columns that there are not."""
   if choice.target not in frame:
     several = [name.strip() for name in choice.target.split(',')]
     if len(several) > 1 and set(several) <= set(frame):
@@ -392,8 +466,7 @@ def _checked(
         f'there are {len(several)} targets: name one'
       )
     raise tables.no_column(where, choice.target, list(frame))
-  prompts = list(filter(None, (choice.prompt, choice.second)))
-  for prompt in prompts:
+  for prompt in filter(None, (choice.prompt, choice.second)):
     _check_columns(frame, prompt, where)
     if choice.target in fields_of(prompt):
       raise InputError(
@@ -401,25 +474,34 @@ def _checked(
       )
   if choice.rationale:  # That may be empty.
     _check_columns(frame, choice.rationale, where, 'text.rationale')
+
+
+def _checked(read: _Gathered, choice: Choice, where: str) -> TextRows:
+  """Rows with their targets and weights; empty texts refused, or left out."""
+  frame, weight = read.frame, None
   if choice.weight:
-    frame, _, where = weights_.counted(
+    frame, weight, where = weights_.counted(
       where, frame, choice.weight, (choice.target,), choice.reading
     )
-  bad = _is_empty(frame, ''.join(prompts))
+  index = frame.index.to_numpy()
+  bad = read.is_empty[index]
   if bad.any():
     if not choice.drop_empty:
       raise InputError(
         f'{where}: empty text in {tables.located(bad)}; fill them, or set '
         'text.drop_empty=True'
       )
-    frame = frame[~bad]
+    frame, index = frame[~bad], index[~bad]
+    weight = weight if weight is None else weight[~bad]
   y = tables.target_column(
     f'{where}: target {choice.target!r}',
     frame[choice.target],
     choice.reading,
     non_finite=choice.non_finite,
   )
-  return frame, y
+  whole = len(index) == len(read.is_empty)
+  rows = read.rows if whole else read.rows.part(index)
+  return dataclasses.replace(rows, target=y, weight=weight)
 
 
 def _check_columns(

@@ -23,6 +23,7 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
     'model.encoder_hidden': 256,
     'model.encoder_layers': 2,
     'model.head_hidden': 256,
+    'model.compute_dtype': 'float32',
     'tokenizer.base': 4,
     'tokenizer.digits': 4,
     'pretrain.learning_rate': 1e-3,
@@ -43,6 +44,7 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
     'model.encoder_hidden': 1024,
     'model.encoder_layers': 3,
     'model.head_hidden': 2048,
+    'model.compute_dtype': 'auto',
     'tokenizer.base': 2,
     'tokenizer.digits': 8,
     'pretrain.learning_rate': 5e-5,
@@ -198,7 +200,9 @@ def get_config() -> ConfigDict:
   model.head_hidden = placeholder(int)  # MLP of trie, histogram and pointwise
   model.head_layers = 3  # hidden layers of it
   model.dropout = 0.1  # where a stage's `dropout` says so
-  model.compute_dtype = 'float32'  # of the factors of products with weights, of
+  model.compute_dtype = placeholder(
+    str
+  )  # of the factors of products with weights, of
   # tables and T5Gemma's decoder; bfloat16; auto: the faster of the two, as
   # measured when the run begins, and kept in its model.json
   model.numeric_embedding = 'none'  # piecewise_linear (12 train quantiles),

@@ -26,6 +26,7 @@ PROTOCOL: Mapping[str, object] = {
   'optimizer.warmup_steps': 100,
   'eval.num_samples': 128,
   'eval.temperature': 1.0,
+  'model.compute_dtype': 'float32',
 }
 # Columns of the file -> fields. The searched rate is both stages' (the paper:
 # that, or 1e-5 in fine-tuning).

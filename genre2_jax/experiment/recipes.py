@@ -368,6 +368,7 @@ TALENT = Family(
 # What RAFT's runs of Gemma-2 share.
 _GEMMA = {
   'size': 'paper',
+  'model.compute_dtype': 'float32',
   'language_model.name': 'gemma',
   'language_model.pretrained': 'google/gemma-2-2b',
   'language_model.vocabulary': 'all',
@@ -676,6 +677,7 @@ CODE_METRICS = Family(
   says='Metrics of programs by a frozen T5Gemma encoder and a decoder.',
   fields={
     'size': 'paper',
+    'model.compute_dtype': 'float32',
     'text.prompt': '{input}',
     'text.target': 'target',
     'text.max_length': 2048,

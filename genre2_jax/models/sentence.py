@@ -20,6 +20,7 @@ import numpy as np
 
 from genre2_jax.data import subwords
 from genre2_jax.data.reading import path_of, user_cache
+from genre2_jax.data.stored import Ragged
 from genre2_jax.errors import InputError
 from genre2_jax.models import pretrained
 from genre2_jax.models.bert import POOLINGS, Bert, BertConfig, read_params
@@ -173,7 +174,7 @@ def embed(
 
 
 def _vectors(
-  encoder: Encoder, rows: Sequence[np.ndarray]
+  encoder: Encoder, rows: Ragged
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """(places in rows, their vectors [b, D]), the shortest first.
 
@@ -181,7 +182,7 @@ def _vectors(
   not depend on the texts beside it.
   """
   params, run = _program(encoder)
-  lengths = np.array([len(row) for row in rows])
+  lengths = rows.lengths
   order = np.argsort(lengths, kind='stable')
   widths = [w for w in _WIDTHS if w < encoder.max_length]
   widths.append(encoder.max_length)

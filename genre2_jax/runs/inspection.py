@@ -15,7 +15,7 @@ import dataclasses
 import datetime
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,7 +38,7 @@ MAX_PREDICTED = 4000  # shuffled rows
 MIN_ROWS = 20  # fewer say nothing
 REPEATS = 3
 NUM_DEPENDENCES = 3
-MAX_AVERAGED = 60  # rows behind a point of a dependence
+MAX_AVERAGED = 30  # rows behind a point of a dependence
 NUM_GRID = 9  # values that a column is set to
 _TENTHS = np.linspace(0, 1, 11)
 _MAX_LABELS = 8
@@ -147,26 +147,27 @@ def inspect(
   def rmse(values: np.ndarray) -> float:
     return points.rmse(values, target, rows.weight)
 
-  base = rmse(predict(rows))
-  importances: list[dict[str, Any]] = []
-  for column in columns:
-    orders = [draw.permutation(count) for _ in range(repeats)]
-    shuffled = [
-      _replaced(rows, rows, order, places[column.name]) for order in orders
-    ]
-    values = predict(_stacked(shuffled)).reshape(repeats, count)
-    increases = [rmse(row) - base for row in values]
-    importances.append(
-      {
-        'column': column.name,
-        'mean': float(np.mean(increases)),
-        'std': float(np.std(increases, ddof=1)) if repeats > 1 else 0.0,
-      }
-    )
+  shuffled = [
+    _replaced(rows, rows, draw.permutation(count), places[column.name])
+    for column in columns
+    for _ in range(repeats)
+  ]
+  # Together, as what does not fill a block costs as much as one.
+  values = predict(_stacked([rows, *shuffled])).reshape(-1, count)
+  base, *errors = (rmse(row) for row in values)
+  increases = np.reshape(errors, (len(columns), repeats)) - base
+  importances: list[dict[str, Any]] = [
+    {
+      'column': column.name,
+      'mean': float(own.mean()),
+      'std': float(own.std(ddof=1)) if repeats > 1 else 0.0,
+    }
+    for column, own in zip(columns, increases, strict=True)
+  ]
   importances.sort(key=lambda found: -found['mean'])
   by_name = {column.name: column for column in columns}
-  dependences = [
-    _dependence(rows, by_name[found['column']], places, predict)
+  settings = [
+    _settings(rows, by_name[found['column']], places)
     for found in importances[:NUM_DEPENDENCES]
     if found['mean'] > 0
   ]
@@ -175,7 +176,7 @@ def inspect(
     'repeats': repeats,
     'rmse': base,
     'importances': importances,
-    'dependences': [found for found in dependences if found],
+    'dependences': _dependences([x for x in settings if x], predict),
   }
 
 
@@ -226,13 +227,42 @@ def _stacked(parts: list[Rows]) -> Rows:
   )
 
 
-def _dependence(
+class _Settings(NamedTuple):
+  """Rows with one column set to each value of a grid, n rows a value."""
+
+  column: Column
+  grid: list[Any]
+  quantiles: list[float]
+  rows: list[Rows]
+
+
+def _dependences(
+  settings: list[_Settings], predict: Predict
+) -> list[dict[str, Any]]:
+  """Mean prediction by each column's value."""
+  if not settings:
+    return []
+  rows = [part for of_column in settings for part in of_column.rows]
+  means = predict(_stacked(rows)).reshape(len(rows), -1).mean(axis=1)
+  ends = np.cumsum([len(of_column.rows) for of_column in settings])
+  return [
+    {
+      'column': of_column.column.name,
+      'kind': of_column.column.kind,
+      'grid': of_column.grid,
+      'predictions': own.tolist(),
+      'quantiles': of_column.quantiles,
+    }
+    for of_column, own in zip(settings, np.split(means, ends[:-1]), strict=True)
+  ]
+
+
+def _settings(
   rows: Rows,
   column: Column,
   places: dict[str, tuple[list[int], list[int]]],
-  predict: Predict,
-) -> dict[str, Any] | None:
-  """Mean prediction by a column's value; None where it has one alone.
+) -> _Settings | None:
+  """Of a column; None where it has one value alone.
 
   A value is that of a row which has it, so that a date keeps its weekday.
   """
@@ -266,15 +296,8 @@ def _dependence(
     return None
   n = min(len(rows), MAX_AVERAGED)
   others = rows.part(np.linspace(0, len(rows) - 1, n).round().astype(int))
-  settings = [_replaced(others, rows, np.full(n, c), own) for c in chosen]
-  predictions = predict(_stacked(settings)).reshape(len(grid), n).mean(axis=1)
-  return {
-    'column': column.name,
-    'kind': column.kind,
-    'grid': grid,
-    'predictions': predictions.tolist(),
-    'quantiles': quantiles,
-  }
+  parts = [_replaced(others, rows, np.full(n, c), own) for c in chosen]
+  return _Settings(column, grid, quantiles, parts)
 
 
 # -------------------------------------------------------------------- columns

@@ -1,6 +1,7 @@
 """Files of any length, some rows at a time."""
 
 import gzip
+import json
 
 import pandas as pd
 import pytest
@@ -62,6 +63,32 @@ def test_pieces_are_the_rows_of_the_whole(tmp_path, text, how, encoding):
 def test_what_has_to_be_seen_whole_is_read_whole(tmp_path, text, how):
   (found,), whole = frames(tmp_path, text, how)
   pd.testing.assert_frame_equal(found, whole)
+
+
+@pytest.mark.parametrize('name', ['t.jsonl', 't.jsonl.gz'])
+def test_json_lines_have_the_columns_of_all(tmp_path, name):
+  records = [
+    {'n': i, 'label': f'b {i}'} | ({'x': i / 4} if i > 30 else {})
+    for i in range(40)
+  ]
+  text = '\n'.join(map(json.dumps, records)).replace('b 7', '\\u00fc')
+  opened = gzip.open if name.endswith('.gz') else open
+  with opened(tmp_path / name, 'wt', encoding='utf-8-sig') as file:
+    file.write(text.replace('\n', '\n\n', 5))
+  found = list(pieces.read_pieces(tmp_path / name))
+  whole = read_frame(tmp_path / name)
+  assert len(found) > 5
+  for frame in found:
+    assert list(frame) == ['n', 'label', 'x']
+    assert len(frame) < 10
+  joined = pd.concat([frame.astype(object) for frame in found])
+  pd.testing.assert_frame_equal(
+    joined.reset_index(drop=True), whole.astype(object)
+  )
+  with opened(tmp_path / name, 'at') as file:
+    file.write('\n{"n": 1, "n": 2}')
+  parts = pieces.read_pieces(tmp_path / name)
+  assert_refused(lambda: list(parts), "line 46: 'n' comes twice")
 
 
 def test_pieces_do_not_grow_with_the_file(tmp_path):

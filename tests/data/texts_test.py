@@ -3,7 +3,9 @@
 import dataclasses
 import gzip
 import io
+import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import warnings
@@ -14,7 +16,15 @@ import pytest
 import tiny_text
 from checks import assert_refused
 
-from genre2_jax.data import subwords, targets, text_sources, texts
+from genre2_jax.data import (
+  pieces,
+  stored,
+  subwords,
+  tables,
+  targets,
+  text_sources,
+  texts,
+)
 from genre2_jax.data.reading import Reading
 from genre2_jax.data.subwords import TextFeatures
 from genre2_jax.data.texts import Choice, split_at_random
@@ -45,6 +55,119 @@ def everything(task):
 
 
 # ---------------------------------------------------------------------- files
+
+
+@pytest.fixture
+def large(monkeypatch):
+  """Files are read some rows at a time, and arrays lie in files."""
+  monkeypatch.setattr(pieces, '_LETTERS', 500)
+  monkeypatch.setattr(pieces, '_CELLS', 12)
+  monkeypatch.setattr(stored, 'LARGE', 300)
+
+
+def odd_frame():
+  """Rows whose cells are of other types further down."""
+  rows = tiny_text.reviews(60)
+  frame = pd.DataFrame(rows)
+  frame['stars'] = frame['stars'].astype(object)
+  frame.loc[40:, 'stars'] = [3.5, *range(19)]
+  frame['votes'] = [*range(30), *[None] * 10, *np.arange(20) / 4]
+  frame['many'] = [2**60 + i for i in range(60)]
+  frame['split'] = (['train'] * 3 + ['dev', 'Test']) * 12
+  frame['count'] = [0, 1, 2] * 20
+  return frame
+
+
+@pytest.mark.filterwarnings('ignore:.*rows of weight 0')
+@pytest.mark.parametrize('name', ['t.jsonl', 't.csv', 't.parquet'])
+@pytest.mark.parametrize(
+  'fields',
+  [
+    {'split_column': ''},
+    {'split_column': '', 'max_rows': (20, 5, 7), 'weight': 'count'},
+    {'drop_empty': True, 'weight': 'count', 'second': '{many}'},
+    {'drop_empty': True, 'prompt': '{votes} {review}', 'rationale': 'r {many}'},
+  ],
+)
+def test_texts_that_lie_in_files_are_the_same(tmp_path, name, fields, request):
+  frame, path = odd_frame(), tmp_path / name
+  if name == 't.jsonl':
+    lines = [
+      json.dumps({k: x for k, x in row.items() if x == x})
+      for row in frame.astype(object).to_dict('records')
+    ]
+    path.write_text('\n'.join(lines))
+  elif name == 't.csv':
+    frame.to_csv(path, index=False)
+  else:
+    frame['stars'] = frame['stars'].astype(float)
+    frame.to_parquet(path, index=False)
+  expected = texts.read(path, choice(**fields))
+  request.getfixturevalue('large')
+  found = texts.read(path, choice(**fields))
+  for split in tables.SPLITS:
+    rows, whole = getattr(found, split), getattr(expected, split)
+    assert isinstance(rows.text, stored.StoredStrings)
+    assert isinstance(whole.text, np.ndarray)
+    for own in ('text', 'second', 'rationale'):
+      if getattr(whole, own) is None:
+        assert getattr(rows, own) is None
+      else:
+        assert getattr(rows, own).tolist() == getattr(whole, own).tolist()
+    np.testing.assert_array_equal(rows.target, whole.target)
+    np.testing.assert_array_equal(rows.weight, whole.weight)
+    assert b''.join(rows.cells()) == b''.join(whole.cells())
+  assert texts.describe(found) == texts.describe(expected)
+
+
+def test_subwords_of_stored_texts_are_the_same(
+  tmp_path, tokenizer, file, request
+):
+  def inputs(kind):
+    task = texts.read(file, CHOICE)
+    features = kind(task)
+    return features, features.transform(task.train)
+
+  def prompts(task):
+    return TextFeatures.fit(task, tokenizer, max_length=64, cache='none')
+
+  def kept(task):
+    folder = str(tmp_path / 'cache')
+    return TextFeatures.fit(task, tokenizer, max_length=64, cache=folder)
+
+  def sentences(task):
+    return subwords.SentenceFeatures.fit_texts(task, tokenizer, max_length=64)
+
+  expected = [inputs(kind) for kind in (prompts, kept, sentences)]
+  request.getfixturevalue('large')
+  shutil.rmtree(tmp_path / 'cache')
+  found = [inputs(kind) for kind in (prompts, kept, kept, sentences)]
+  expected.insert(2, expected[1])
+  for (features, own), (other, whole) in zip(found, expected, strict=True):
+    assert features == other
+    np.testing.assert_equal(own, whole)
+    assert isinstance(own['tokens'].base, np.memmap)
+
+
+def test_what_is_wrong_with_pieces_is_said_as_of_the_whole(tmp_path, large):
+  frame = odd_frame()
+  path = tmp_path / 't.csv'
+  frame.loc[[41, 55], 'review'] = ''
+  frame.to_csv(path, index=False)
+  assert_refused(
+    lambda: texts.read(path, choice(split_column='')),
+    'empty text in 2 rows: 42, 56',
+  )
+  frame['stars'] = [*range(59), 'many']
+  frame.to_csv(path, index=False)
+  plain = choice(split_column='', drop_empty=True)
+  assert_refused(lambda: texts.read(path, plain), 'stars', 'many')
+  for field in ('target', 'weight', 'rationale'):
+    absent = choice(**{field: '{nope}' if field == 'rationale' else 'nope'})
+    assert_refused(lambda own=absent: texts.read(path, own), "'nope'")
+  path = tmp_path / 't.jsonl'
+  path.write_text('{"review": "a", "stars": 1}\n' * 40 + '{"review": }')
+  assert_refused(lambda: texts.read(path, CHOICE), 'line 41 is no JSON')
 
 
 def test_a_file_is_split_at_random(file):
@@ -360,15 +483,12 @@ def test_texts_are_tokenised_once(fit, tmp_path, monkeypatch):
   features.transform(task.val)
   (path,) = (tmp_path / 'cache').iterdir()
   whole = path.read_bytes()
-  with np.load(path) as arrays:
-    ids, starts = arrays['ids'], arrays['starts']
   foreign = io.BytesIO()
-  np.savez(foreign, ids=ids[:-1], starts=starts)
-  for damage in (b'', b'PK\x03\x04 torn', whole[:-30], foreign.getvalue()):
+  np.save(foreign, np.load(path)[:-1])
+  for damage in (b'', b'\x93NUMPY torn', whole[:-30], foreign.getvalue()):
     path.write_bytes(damage)
     np.testing.assert_equal(features.transform(task.val), expected)
-    with np.load(path) as arrays:
-      np.testing.assert_equal(arrays['ids'], ids)
+    assert path.read_bytes() == whole
   assert list((tmp_path / 'cache').iterdir()) == [path]
 
 

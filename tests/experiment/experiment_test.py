@@ -110,6 +110,7 @@ def test_the_official_hyperparameters_are_the_published_ones():
     'feedforward': int(row['dim_feedforward']),
     'encoder_hidden': int(row['hidden_dim']),
     'dropout': float(row['dropout']),
+    'compute_dtype': 'float32',
   }
   assert config.pretrain.learning_rate == float(row['learning_rate'])
   assert config.finetune.to_dict() == paper.finetune.to_dict() | {
