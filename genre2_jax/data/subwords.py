@@ -13,7 +13,7 @@ import itertools
 import os
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -30,7 +30,9 @@ TRUNCATE = ('', 'start', 'end')
 _INSTALL = "pip install 'transformers>=5.0'"
 # Widths are multiples of this: rows a few tokens longer compile nothing new.
 _MULTIPLE = 8
-_BATCH = 4096  # texts that are tokenised at once
+# Tokenised at once: texts, and letters of them, of which each may take a
+# hundred bytes meanwhile.
+_BATCH, _LETTERS = 4096, 2**20
 # Of a subword, on average: what is beyond them is not even looked at.
 _MOST_CHARACTERS = 100
 
@@ -171,9 +173,9 @@ class TextFeatures:
     first = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     grown = Growing(np.int32)
     lengths: list[int] = []
-    for start in range(0, len(texts), _BATCH):
+    for part in _parts_of(texts):
       encoded = tokenizer(
-        list(texts[start : start + _BATCH]),
+        part,
         add_special_tokens=False,
         return_attention_mask=False,
         verbose=False,
@@ -538,9 +540,8 @@ def sentence_ids(
   grown = Growing(np.int32)
   lengths: list[int] = []
   num_cut = 0
-  for start in range(0, len(texts), _BATCH):
-    most = _MOST_CHARACTERS * max_length
-    part = [text[:most] for text in texts[start : start + _BATCH]]
+  most = _MOST_CHARACTERS * max_length
+  for part in _parts_of(text[:most] for text in texts):
     found = _with_marks(tokenizer, part)
     long = [i for i, ids in enumerate(found) if len(ids) > max_length]
     if long:
@@ -554,6 +555,20 @@ def sentence_ids(
     grown.append(np.concatenate([np.array(ids, np.int32) for ids in found]))
     lengths += map(len, found)
   return Ragged(grown.finish(), np.array(lengths, np.int32)), num_cut
+
+
+def _parts_of(texts: Iterable[str]) -> Iterator[list[str]]:
+  """Texts in order, as many as are tokenised at once."""
+  part: list[str] = []
+  letters = 0
+  for text in texts:
+    part.append(text)
+    letters += len(text)
+    if len(part) == _BATCH or letters >= _LETTERS:
+      yield part
+      part, letters = [], 0
+  if part:
+    yield part
 
 
 def _with_marks(tokenizer, texts, **options):

@@ -69,7 +69,7 @@ def compile_stage(
     examples: of the splits 'train' and 'val', on the host.
     seeds: S integers.
     batch_size: B, rows of a step.
-    block_size: rows that are validated at once.
+    block_size: rows that are validated at once, at most.
     mesh: where it runs.
     device_share: of a device's memory, that training rows may take; beyond it
       they stay on the host, with the same batches.
@@ -77,7 +77,11 @@ def compile_stage(
   form = form_of(model)
   rows, num_rows = examples['train'], len(examples['train'].target)
   parts = [
-    batches.blocks(examples['val']._replace(inputs=inputs), block_size, chosen)
+    batches.blocks(
+      examples['val']._replace(inputs=inputs),
+      _filled(len(chosen), block_size, mesh),
+      chosen,
+    )
     for chosen, inputs in batches.by_width(examples['val'].inputs, model.widths)
   ]
   block = parts[0] if len(parts) == 1 else tuple(zip(*parts, strict=True))
@@ -174,6 +178,11 @@ def compile_stage(
     num_steps=int(extent.num_steps),
     compiled=compiled_run,
   )
+
+
+def _filled(num_rows, block_size, mesh):
+  """Rows of a block that so many fill, or nearly: padding is computed, too."""
+  return min(block_size, -(-batches.ladder(num_rows) // mesh.size) * mesh.size)
 
 
 def _stream(rows, num_seeds, batch_size, mesh, room, like, buckets):
