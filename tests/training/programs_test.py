@@ -106,7 +106,7 @@ def stage_of(name, **options):
   return tiny_stage(name, **own | options)
 
 
-def compiled(stage, seeds, mesh=ONE_DEVICE, num_devices=1):
+def compiled(stage, seeds, mesh=ONE_DEVICE, num_devices=1, block_size=8):
   return compile_stage(
     train_step,
     stage,
@@ -114,7 +114,7 @@ def compiled(stage, seeds, mesh=ONE_DEVICE, num_devices=1):
     EXAMPLES,
     seeds=seeds,
     batch_size=BATCH_SIZE,
-    block_size=8,
+    block_size=block_size,
     mesh=sharding.make_mesh(mesh, num_devices),
   )
 
@@ -241,6 +241,22 @@ def test_validation_takes_the_same_samples_every_time():
   state, first = programs.validate(programs.init(None))
   _, second = programs.validate(state)
   np.testing.assert_array_equal(first['val/reward'], second['val/reward'])
+
+
+def test_few_rows_are_validated_in_a_block_that_they_fill(monkeypatch):
+  sizes, cut = [], batches.blocks
+
+  def recorded(rows, block_size, chosen):
+    sizes.append(block_size)
+    return cut(rows, block_size, chosen)
+
+  monkeypatch.setattr(batches, 'blocks', recorded)
+  programs = compiled(stage_of('rl'), SEEDS[:1], block_size=128)
+  assert sizes == [12]  # 11 rows
+  _, found = programs.validate(programs.init(None))
+  _, expected = packed('rl').validate(packed('rl').init(None))
+  for name, value in found.items():
+    np.testing.assert_allclose(value, expected[name][:1], rtol=1e-5)
 
 
 def test_validation_has_random_numbers_of_its_own():
