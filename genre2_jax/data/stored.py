@@ -13,7 +13,6 @@ from typing import IO, Any, overload
 import numpy as np
 
 from genre2_jax.data.reading import user_cache
-from genre2_jax.files import disk
 
 LARGE = 2**28  # Bytes of one array that stay in memory.
 _OF_A_STRING = 64  # Bytes that Python takes for a text beside its letters.
@@ -24,7 +23,7 @@ def zeros(shape: Sequence[int], dtype: Any) -> np.ndarray:
   """An array of zeros to be written to.
 
   Raises:
-    FullDiskError: it is large, and there is no room for it.
+    OSError: it is large, and there is no room for it.
   """
   dtype = np.dtype(dtype)
   num_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
@@ -54,13 +53,13 @@ class Growing:
     self.size = 0
 
   def append(self, values: np.ndarray) -> None:
-    """Takes [m] more. Raises FullDiskError."""
+    """Takes [m] more. Raises OSError."""
     values = np.ascontiguousarray(values, self._dtype)
     self._parts.append(values)
     self.size += len(values)
     if self._file is None and self.size * self._dtype.itemsize <= LARGE:
       return
-    with disk.fullness_in_words(_folder()):
+    with _where_named(_folder()):
       self._file = self._file or tempfile.TemporaryFile(dir=_folder())
       for part in self._parts:
         self._file.write(part.data)
@@ -70,7 +69,7 @@ class Growing:
     """All of it, to be read."""
     if self._file is None:
       return np.concatenate([np.empty(0, self._dtype), *self._parts])
-    with self._file as file, disk.fullness_in_words(_folder()):
+    with self._file as file, _where_named(_folder()):
       file.flush()
       return np.asarray(np.memmap(file, self._dtype, 'r', shape=(self.size,)))
 
@@ -160,7 +159,7 @@ class GrowingStrings:
     self._ends = Growing(np.int64)
 
   def append(self, texts: np.ndarray) -> None:
-    """Takes [m] more, object. Raises FullDiskError."""
+    """Takes [m] more, object. Raises OSError."""
     self._parts.append(texts)
     self._num_bytes += sum(map(len, texts)) + _OF_A_STRING * len(texts)
     if self._letters is None and self._num_bytes <= LARGE:
@@ -202,5 +201,15 @@ def _folder() -> str:
 @contextlib.contextmanager
 def _nameless() -> Iterator[IO[bytes]]:
   folder = _folder()
-  with disk.fullness_in_words(folder), tempfile.TemporaryFile(dir=folder) as f:
-    yield f
+  with _where_named(folder), tempfile.TemporaryFile(dir=folder) as file:
+    yield file
+
+
+@contextlib.contextmanager
+def _where_named(folder: str) -> Iterator[None]:
+  """An error within, as of a full disk, says in which folder."""
+  try:
+    yield
+  except OSError as error:
+    error.filename = error.filename or os.path.join(folder, '')
+    raise
