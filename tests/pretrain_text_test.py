@@ -132,6 +132,7 @@ def test_two_processes_do_not_share_a_folder(config, tmp_path):
   assert not (tmp_path / 'recipe.json').exists()
 
 
+@pytest.mark.slow
 def test_what_it_leaves_is_the_model_that_it_measured(config, tmp_path):
   """Through a stop; loaded here and by transformers, the loss is the same."""
   folder = tmp_path / 'model'

@@ -53,7 +53,9 @@ command_line.run(main)
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize('leaves', [True, False])
+@pytest.mark.parametrize(
+  'leaves', [True, pytest.param(False, marks=pytest.mark.slow)]
+)
 def test_a_signal_while_compiling_is_answered_at_once(number, leaves):
   process = subprocess.Popen(
     [sys.executable, '-c', _COMPILING.replace('LEAVES', str(leaves))],

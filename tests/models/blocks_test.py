@@ -148,12 +148,9 @@ def prompts(count):
   }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-  ('name', 'bidirectional'),
-  [
-    pytest.param('gemma2', True, marks=pytest.mark.slow),
-    ('gemma3', False),
-  ],
+  ('name', 'bidirectional'), [('gemma2', True), ('gemma3', False)]
 )
 def test_a_policy_reads_a_prompt_in_blocks_as_it_does_whole(
   name, bidirectional

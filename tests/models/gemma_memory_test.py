@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from genre2_jax import tokenizers
 from genre2_jax.data.batches import Examples
@@ -70,6 +71,7 @@ def test_a_step_has_no_copy_of_the_vocabulary():
   assert temporary < 0.5 * embedding
 
 
+@pytest.mark.slow
 def test_layers_become_float32_one_by_one():
   """Of stacked bfloat16 layers, their weights and what the gradient needs."""
   config = dataclasses.replace(CONFIG, num_layers=4, feedforward=256)
