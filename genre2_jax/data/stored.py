@@ -5,6 +5,7 @@ process. The kernel keeps in memory what of it is in use.
 """
 
 import contextlib
+import itertools
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -43,21 +44,22 @@ class Growing:
   """An array [n] of which more and more comes.
 
   Attributes:
+    dtype: of the array.
     size: n, so far.
   """
 
   def __init__(self, dtype: Any) -> None:
-    self._dtype = np.dtype(dtype)
+    self.dtype = np.dtype(dtype)
     self._parts: list[np.ndarray] = []
     self._file: IO[bytes] | None = None
     self.size = 0
 
   def append(self, values: np.ndarray) -> None:
     """Takes [m] more. Raises OSError."""
-    values = np.ascontiguousarray(values, self._dtype)
+    values = np.ascontiguousarray(values, self.dtype)
     self._parts.append(values)
     self.size += len(values)
-    if self._file is None and self.size * self._dtype.itemsize <= LARGE:
+    if self._file is None and self.size * self.dtype.itemsize <= LARGE:
       return
     with _where_named(_folder()):
       self._file = self._file or tempfile.TemporaryFile(dir=_folder())
@@ -68,10 +70,10 @@ class Growing:
   def finish(self) -> np.ndarray:
     """All of it, to be read."""
     if self._file is None:
-      return np.concatenate([np.empty(0, self._dtype), *self._parts])
+      return np.concatenate([np.empty(0, self.dtype), *self._parts])
     with self._file as file, _where_named(_folder()):
       file.flush()
-      return np.asarray(np.memmap(file, self._dtype, 'r', shape=(self.size,)))
+      return np.asarray(np.memmap(file, self.dtype, 'r', shape=(self.size,)))
 
 
 class Ragged:
@@ -83,17 +85,40 @@ class Ragged:
   """
 
   def __init__(self, values: np.ndarray, lengths: np.ndarray) -> None:
+    self.values = values
     self.lengths = np.asarray(lengths, np.int32)
-    self._values, self._starts = values, np.cumsum([0, *lengths])
+    self._ends = np.cumsum(self.lengths, dtype=np.int64)
 
   def __len__(self) -> int:
     return len(self.lengths)
 
   def __getitem__(self, row: int) -> np.ndarray:
-    return self._values[self._starts[row] : self._starts[row + 1]]
+    end = self._ends[row]
+    return self.values[end - self.lengths[row] : end]
 
   def __iter__(self) -> Iterator[np.ndarray]:
     return (self[row] for row in range(len(self)))
+
+  def row_of(self, place: int) -> int:
+    """The row that has a place of `values`."""
+    return int(np.searchsorted(self._ends, place, 'right'))
+
+
+class GrowingRagged:
+  """Rows [n] of several lengths of which more and more come."""
+
+  def __init__(self, dtype: Any) -> None:
+    self._values, self._lengths = Growing(dtype), Growing(np.int32)
+
+  def append(self, rows: Sequence[Sequence[Any]]) -> None:
+    """Takes [m] more. Raises OSError."""
+    flat = list(itertools.chain.from_iterable(rows))
+    self._values.append(np.array(flat, self._values.dtype))
+    self._lengths.append(np.array([len(row) for row in rows], np.int32))
+
+  def finish(self) -> Ragged:
+    """All of them, to be read."""
+    return Ragged(self._values.finish(), self._lengths.finish())
 
 
 class StoredStrings:

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import itertools
 import os
 import tempfile
 import warnings
@@ -20,7 +19,7 @@ import numpy as np
 
 from genre2_jax.data import stored, tables
 from genre2_jax.data.reading import path_of, user_cache
-from genre2_jax.data.stored import Growing, Ragged, StoredStrings
+from genre2_jax.data.stored import GrowingRagged, Ragged, StoredStrings
 from genre2_jax.data.texts import TextRows, Texts
 from genre2_jax.data.wording import say
 from genre2_jax.errors import InputError, one_line
@@ -100,7 +99,7 @@ class TextFeatures:
       **own,
     )
     lengths = {
-      split: np.diff(features.encode(getattr(texts, split).text)[1])
+      split: features.encode(getattr(texts, split).text).lengths
       for split in tables.SPLITS
     }
     _check_lengths(
@@ -129,50 +128,48 @@ class TextFeatures:
     Raises:
       InputError: prompts longer than max_length, unless they are truncated.
     """
-    ids, starts = self.encode(rows.text)
-    lengths = np.diff(starts)
+    ids = self.encode(rows.text)
+    lengths = ids.lengths
     _check_lengths(self.tokenizer, lengths, self.max_length, self.truncate)
     longest = min(lengths.max(), self.max_length)
     fitting = [width for width in self.widths if width >= longest]
     width = self.widths[-1] if fitting else self.max_length
     tokens = stored.zeros((len(rows), width), np.int32)  # All padding.
-    for row, (start, stop) in enumerate(itertools.pairwise(starts)):
-      part = self._truncated(ids[start:stop])
+    for row, own in enumerate(ids):
+      part = self._truncated(own)
       tokens[row, : len(part)] = part
     return {
       'tokens': tokens,
       'length': np.minimum(lengths, self.max_length).astype(np.int32),
     }
 
-  def encode(
-    self, texts: Sequence[str] | np.ndarray | StoredStrings
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """Subword ids of all texts in a row, and where each begins: int32, int64.
+  def encode(self, texts: Sequence[str] | np.ndarray | StoredStrings) -> Ragged:
+    """Subword ids of each text: int32.
 
     Each begins with the tokenizer's BOS, if it has one. From the cache, if it
     knows the texts.
     """
     path = self._cache_path(texts)
-    cached = path and _read_cache(path, len(texts))
-    ids, starts = cached or self._encoded(texts, path)
-    if self.embedded and ids.max(initial=0) >= self.embedded:
-      first = int(np.argmax(ids >= self.embedded))
-      row = np.arange(len(texts)) == np.searchsorted(starts, first, 'right') - 1
+    ids = _read_cache(path, len(texts)) if path else None
+    if ids is None:
+      ids = self._encoded(texts, path)
+    if self.embedded and ids.values.max(initial=0) >= self.embedded:
+      first = int(np.argmax(ids.values >= self.embedded))
+      row = np.arange(len(texts)) == ids.row_of(first)
       subword = load_tokenizer(self.tokenizer).convert_ids_to_tokens(
-        int(ids[first])
+        int(ids.values[first])
       )
       raise InputError(
         f'{self.tokenizer}: the text in {tables.located(row)}, has '
         f'{subword!r}, which the language model does not embed; remove it'
       )
-    return ids, starts
+    return ids
 
   def _encoded(self, texts, path):
     """What `encode` returns, made and kept at `path` unless that is None."""
     tokenizer = load_tokenizer(self.tokenizer)
     first = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    grown = Growing(np.int32)
-    lengths: list[int] = []
+    grown = GrowingRagged(np.int32)
     for part in _parts_of(texts):
       encoded = tokenizer(
         part,
@@ -180,19 +177,16 @@ class TextFeatures:
         return_attention_mask=False,
         verbose=False,
       )
-      rows = [np.array(first + ids, np.int32) for ids in encoded['input_ids']]
-      grown.append(np.concatenate(rows))
-      lengths += map(len, rows)
-    starts = np.cumsum([0, *lengths])
-    if (np.diff(starts) == 0).any():
+      grown.append([first + own for own in encoded['input_ids']])
+    ids = grown.finish()
+    if not ids.lengths.all():
       raise InputError(
         f'{self.tokenizer}: makes no subword of the text in '
-        f'{tables.located(np.diff(starts) == 0)}; remove these rows'
+        f'{tables.located(ids.lengths == 0)}; remove these rows'
       )
-    ids = grown.finish()
     if path:
-      _write_cache(path, ids, starts)
-    return ids, starts
+      _write_cache(path, ids)
+    return ids
 
   def to_json(self) -> dict[str, Any]:
     """Plain lists and numbers, for json.dump."""
@@ -537,8 +531,7 @@ def sentence_ids(
     (int32 [length] of each, how many texts were cut).
   """
   tokenizer = load_tokenizer(name)
-  grown = Growing(np.int32)
-  lengths: list[int] = []
+  grown = GrowingRagged(np.int32)
   num_cut = 0
   most = _MOST_CHARACTERS * max_length
   for part in _parts_of(text[:most] for text in texts):
@@ -552,9 +545,8 @@ def sentence_ids(
       for i, ids in zip(long, cut, strict=True):
         found[i] = ids
     num_cut += len(long)
-    grown.append(np.concatenate([np.array(ids, np.int32) for ids in found]))
-    lengths += map(len, found)
-  return Ragged(grown.finish(), np.array(lengths, np.int32)), num_cut
+    grown.append(found)
+  return grown.finish(), num_cut
 
 
 def _parts_of(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -730,20 +722,20 @@ def _read_cache(path, num_texts):
     return None
   if array.dtype != np.int32 or array.ndim != 1 or len(array) < num_texts:
     return None
-  lengths, ids = np.split(array, [num_texts])
-  starts = np.cumsum([0, *lengths])
-  is_whole = bool((lengths > 0).all()) and starts[-1] == len(ids)
-  return (ids, starts) if is_whole else None
+  lengths, values = np.split(array, [num_texts])
+  total = lengths.sum(dtype=np.int64)
+  is_whole = bool((lengths > 0).all()) and total == len(values)
+  return Ragged(values, lengths) if is_whole else None
 
 
-def _write_cache(path, ids, starts):
+def _write_cache(path, ids):
   """Keeps tokenised texts, whole or not at all; a full disk is no error.
 
   One array: how many subwords each text has, and then they themselves.
   """
-  lengths = np.diff(starts).astype(np.int32)
-  header = np.lib.format.header_data_from_array_1_0(ids)
-  header['shape'] = (len(lengths) + len(ids),)
+  parts = ids.lengths, ids.values
+  header = np.lib.format.header_data_from_array_1_0(ids.values)
+  header['shape'] = (sum(map(len, parts)),)
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     file = tempfile.NamedTemporaryFile(
@@ -752,7 +744,7 @@ def _write_cache(path, ids, starts):
     try:
       with file:
         np.lib.format.write_array_header_1_0(file, header)
-        for part in (lengths, ids):
+        for part in parts:
           file.write(part.data)
       os.replace(file.name, path)
     except BaseException:

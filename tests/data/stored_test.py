@@ -123,12 +123,14 @@ def test_nothing_is_left_of_a_killed_process(tmp_path, monkeypatch):
 
 def test_ragged_rows(is_large):
   rows = [np.arange(n) + n for n in (3, 1, 0, 40)]
-  grown = stored.Growing(np.int64)
-  for row in rows:
-    grown.append(row)
-  found = stored.Ragged(grown.finish(), [len(row) for row in rows])
+  grown = stored.GrowingRagged(np.int64)
+  grown.append(rows[:2])
+  grown.append([row.tolist() for row in rows[2:]])
+  found = grown.finish()
+  assert lies_in_a_file(found.values) == is_large
   assert len(found) == 4
   assert found.lengths.tolist() == [3, 1, 0, 40]
   for row, own in zip(found, rows, strict=True):
     np.testing.assert_array_equal(row, own)
   np.testing.assert_array_equal(found[3], rows[3])
+  assert [found.row_of(place) for place in (0, 2, 3, 4, 43)] == [0, 0, 1, 3, 3]

@@ -492,6 +492,16 @@ def test_texts_are_tokenised_once(fit, tmp_path, monkeypatch):
   assert list((tmp_path / 'cache').iterdir()) == [path]
 
 
+def test_texts_are_tokenised_by_letters_and_by_number(monkeypatch):
+  texts_ = ['a' * 4, 'b' * 9, 'c' * 2, 'd', 'e']
+  monkeypatch.setattr(subwords, '_LETTERS', 8)
+  by_letters = [texts_[:2], texts_[2:]]
+  assert list(subwords._parts_of(texts_)) == by_letters
+  monkeypatch.setattr(subwords, '_BATCH', 2)
+  assert list(subwords._parts_of(texts_)) == [texts_[:2], texts_[2:4], ['e']]
+  assert list(subwords._parts_of([])) == []
+
+
 def test_long_prompts_are_counted_or_truncated(fit):
   task, features = fit()
   whole = features.transform(task.train)
