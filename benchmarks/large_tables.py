@@ -14,16 +14,14 @@ second of the processor after it; the most memory of the host, and what the
 program of a step has on its device.
 """
 
-import argparse
 import json
-import os
 import pathlib
-import platform
 import resource
-import subprocess
 import sys
 import tempfile
 import time
+
+import sizes
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
@@ -66,14 +64,9 @@ def measure(args):
   from genre2_jax.training.programs import compile_stage
   from genre2_jax.training.step import train_step
 
-  began = last = time.process_time()
-  clock = time.perf_counter()
-  found = {}
-
-  def lap(name):
-    nonlocal last
-    now = time.process_time()
-    found[name], last = now - last, now
+  began, clock = time.process_time(), time.perf_counter()
+  lap = sizes.Laps()
+  found = lap.found
 
   config = recipes.get_config('talent', args.recipe)
   config.data.path, config.data.target = args.file, 'y'
@@ -117,7 +110,7 @@ def measure(args):
   found['first_step_s'] = time.process_time() - began - found['compile_s']
   found['first_step_clock_s'] = time.perf_counter() - clock
   count = min(args.steps, programs.epoch_steps - 1)
-  last = time.process_time()
+  lap.restart()
   state = programs.run(state, count)
   jax.block_until_ready(state.params)
   lap('steps_s')
@@ -129,65 +122,21 @@ def measure(args):
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--sizes', default=SIZES, help='rows x columns')
+  parser = sizes.parser_of(__doc__, SIZES, 'rows x columns', steps=200)
   parser.add_argument('--recipe', default='ce')
-  parser.add_argument('--steps', type=int, default=200, help='timed')
-  parser.add_argument('--output', default='', help='a page, .md')
-  parser.add_argument('--file', default='', help=argparse.SUPPRESS)
   args = parser.parse_args()
   if args.file:
     measure(args)
     return
-  lines = [
-    '| rows | columns | MB | ' + ' | '.join(FIGURES) + ' |',
-    '|' + '---|' * (3 + len(FIGURES)),
-  ]
-  print(*lines, sep='\n')
-  for size in args.sizes.split(','):
-    rows, columns = map(int, size.split('x'))
-    with tempfile.TemporaryDirectory() as folder:
-      path = pathlib.Path(folder, 'table.csv')
-      write(path, rows, columns)
-      command = [
-        sys.executable, __file__, f'--file={path}', f'--recipe={args.recipe}',
-        f'--steps={args.steps}',
-      ]  # fmt: skip
-      done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-      if done.returncode:
-        sys.exit(f'{size} failed')
-      found = json.loads(done.stdout.splitlines()[-1])
-      megabytes = os.path.getsize(path) / 1e6
-    cells = (f'{found[name]:.3g}' for name in FIGURES)
-    lines.append(
-      f'| {rows:,} | {columns} | {megabytes:.0f} | {" | ".join(cells)} |'
-    )
-    print(lines[-1], flush=True)
-    if args.output:
-      pathlib.Path(args.output).write_text(page(args, lines))
-
-
-def page(args, lines):
-  """Markdown: what was run, on what, and the table."""
-  import jax
-
-  commit = subprocess.run(
-    ['git', 'rev-parse', '--short', 'HEAD'], stdout=subprocess.PIPE, text=True
-  ).stdout.strip()
-  command = f'python benchmarks/large_tables.py --sizes={args.sizes}'
-  return '\n'.join(
-    [
-      '# Large tables',
-      '',
-      f'`{command} --recipe={args.recipe} --steps={args.steps}`, commit '
-      f'{commit}, jax {jax.__version__}, {platform.machine()}, '
-      f'{os.cpu_count()} cores, `XLA_FLAGS={os.environ.get("XLA_FLAGS", "")}`, '
-      'seed 0. Seconds are of the processor but for `first_step_clock_s`; '
-      'rows per second, too. Other programs ran beside it.',
-      '',
-      *lines,
-      '',
-    ]
+  sizes.compare(
+    __file__,
+    args,
+    title='Large tables',
+    columns=('rows', 'columns'),
+    figures=FIGURES,
+    file='table.csv',
+    write=write,
+    options=[f'--recipe={args.recipe}', f'--steps={args.steps}'],
   )
 
 

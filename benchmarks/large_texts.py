@@ -12,20 +12,18 @@ the most memory of the process that no file stands behind, in GiB: what is left
 when the kernel needs the rest for others.
 """
 
-import argparse
+import functools
 import json
-import os
 import pathlib
-import platform
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 
+import sizes
+
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
-SIZES = '20000,200000,600000'
+SIZES = '20000,80000,240000'
 FIGURES = (
   'read_s', 'tokenise_s', 'describe_s', 'rows_per_s', 'anonymous_gib',
   'subwords_gib',
@@ -91,14 +89,8 @@ def measure(args):
   from genre2_jax.training.programs import compile_stage
   from genre2_jax.training.step import train_step
 
-  last = time.process_time()
-  found = {}
-
-  def lap(name):
-    nonlocal last
-    now = time.process_time()
-    found[name], last = now - last, now
-
+  lap = sizes.Laps()
+  found = lap.found
   config = recipes.get_config('synthetic', 'raft')
   folder = pathlib.Path(args.file).parent
   config.update_from_flattened_dict(
@@ -118,12 +110,12 @@ def measure(args):
       'tokenizer.strings': '0..9',
     }
   )
-  sizes = {
+  drawn = {
     'vocab_size': 4096, 'width': 32, 'num_layers': 2, 'num_heads': 2,
     'num_kv_heads': 1, 'head_dim': 16, 'feedforward': 64,
     'sliding_window': 64,
   }  # fmt: skip
-  config.language_model.sizes.update(sizes)
+  config.language_model.sizes.update(drawn)
   config = experiment.resolve(config)
   table = read_table(config)
   lap('read_s')
@@ -150,7 +142,7 @@ def measure(args):
   )
   state = programs.run(programs.init(None), 1)
   jax.block_until_ready(state.params)
-  last = time.process_time()
+  lap.restart()
   state = programs.run(state, args.steps)
   jax.block_until_ready(state.params)
   lap('steps_s')
@@ -160,65 +152,28 @@ def measure(args):
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--sizes', default=SIZES, help='rows')
+  parser = sizes.parser_of(__doc__, SIZES, 'rows', steps=20)
   parser.add_argument('--words', type=int, default=300, help='of a text')
-  parser.add_argument('--steps', type=int, default=20, help='timed')
   parser.add_argument(
     '--share', type=float, default=0.005, help='device_share, of the rows'
   )
-  parser.add_argument('--output', default='', help='a page, .md')
-  parser.add_argument('--file', default='', help=argparse.SUPPRESS)
   args = parser.parse_args()
   if args.file:
     measure(args)
     return
-  lines = [
-    '| rows | MB | ' + ' | '.join(FIGURES) + ' |',
-    '|' + '---|' * (2 + len(FIGURES)),
-  ]
-  print(*lines, sep='\n')
-  for rows in map(int, args.sizes.split(',')):
-    with tempfile.TemporaryDirectory() as folder:
-      path = pathlib.Path(folder, 'texts.jsonl')
-      write(path, rows, args.words)
-      command = [
-        sys.executable, __file__, f'--file={path}', f'--steps={args.steps}',
-        f'--share={args.share}',
-      ]  # fmt: skip
-      done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-      if done.returncode:
-        sys.exit(f'{rows} rows failed')
-      found = json.loads(done.stdout.splitlines()[-1])
-      megabytes = os.path.getsize(path) / 1e6
-    cells = (f'{found[name]:.3g}' for name in FIGURES)
-    lines.append(f'| {rows:,} | {megabytes:.0f} | {" | ".join(cells)} |')
-    print(lines[-1], flush=True)
-    if args.output:
-      pathlib.Path(args.output).write_text(page(args, lines))
-
-
-def page(args, lines):
-  """Markdown: what was run, on what, and the table."""
-  import jax
-
-  commit = subprocess.run(
-    ['git', 'rev-parse', '--short', 'HEAD'], stdout=subprocess.PIPE, text=True
-  ).stdout.strip()
-  command = f'python benchmarks/large_texts.py --sizes={args.sizes}'
-  return '\n'.join(
-    [
-      '# Large texts',
-      '',
-      f'`{command} --words={args.words} --steps={args.steps} '
-      f'--share={args.share}`, commit {commit}, jax {jax.__version__}, '
-      f'{platform.machine()}, {os.cpu_count()} cores, '
-      f'`XLA_FLAGS={os.environ.get("XLA_FLAGS", "")}`, seed 0. Seconds are of '
-      'the processor; rows per second, too. Other programs ran beside it.',
-      '',
-      *lines,
-      '',
-    ]
+  sizes.compare(
+    __file__,
+    args,
+    title='Large texts',
+    columns=('rows',),
+    figures=FIGURES,
+    file='texts.jsonl',
+    write=functools.partial(write, num_words=args.words),
+    options=[
+      f'--words={args.words}',
+      f'--steps={args.steps}',
+      f'--share={args.share}',
+    ],
   )
 
 
