@@ -37,8 +37,9 @@ def run_flops(
     return math.nan
   encoder = _encoder_flops(config, num_columns)
   position = _decoder_flops(config)
-  rows = num_rows['val'] + num_rows['test']
-  samples = _positions(config, config.eval.num_samples + 1)
+  predicted = (num_rows['val'] + num_rows['test']) * _predicted_flops(
+    config, num_columns, config.eval.num_samples + 1
+  )
   total = 0.0
   for stage in build_stages(config):
     epoch_steps = max(1, math.ceil(num_rows['train'] / config.batch_size))
@@ -50,8 +51,35 @@ def run_flops(
     )
     epochs = math.ceil(steps / epoch_steps)
     total += epochs * num_rows['val'] * (encoder + validated * position)
-    total += rows * (encoder + samples * position)
+    total += predicted
   return config.num_seeds * total
+
+
+def row_flops(
+  config: ConfigDict, num_columns: int, *, exact: bool = False
+) -> float:
+  """FLOPs of predicting one row, counted as `run_flops` does.
+
+  Args:
+    config: resolved, of a decoder of digits on a table.
+    num_columns: features.
+    exact: whether every number is scored, and none sampled.
+
+  Returns:
+    FLOPs of all seeds; nan of a model that is no decoder of digits.
+  """
+  if config.model.head != 'decoder' or config.baseline.name:
+    return math.nan
+  count = config.trie.max_nodes if exact else config.eval.num_samples + 1
+  return config.num_seeds * _predicted_flops(config, num_columns, count)
+
+
+def _predicted_flops(config, num_columns, num_samples):
+  """Of a row and one seed."""
+  positions = _positions(config, num_samples)
+  return _encoder_flops(config, num_columns) + positions * _decoder_flops(
+    config
+  )
 
 
 def _encoder_flops(config, num_columns):

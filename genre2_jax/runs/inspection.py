@@ -7,8 +7,8 @@ as scikit-learn's `permutation_importance`) and partial dependence (Friedman
 rows. A column is one of the file: a date goes with its month, weekday and hour.
 Of several targets one of each, by name.
 
-The work is bounded by rows to predict, not by seconds: the same run gives the
-same numbers on every machine.
+The work is bounded by rows to predict and by their FLOPs, not by seconds: the
+same run gives the same numbers on every machine.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from genre2_jax.data import columns as table_columns
 from genre2_jax.data import tables
@@ -25,6 +26,7 @@ from genre2_jax.data.columns import TEXT, Column
 from genre2_jax.data.features import Features
 from genre2_jax.data.tables import SPLITS, Rows, Table
 from genre2_jax.devices import processes, sharding
+from genre2_jax.experiment import costs
 from genre2_jax.experiment.experiment import Prepared
 from genre2_jax.files import atomic
 from genre2_jax.metrics import points
@@ -35,6 +37,8 @@ COLUMNS_FILE = 'columns.json'
 FILE = 'importances.json'
 MAX_ROWS = 150  # of validation, whose columns are shuffled
 MAX_PREDICTED = 4000  # shuffled rows
+MAX_FLOPS = 1.2e12  # of predicting them
+MIN_PREDICTED = 500  # however much one costs
 MIN_ROWS = 20  # fewer say nothing
 REPEATS = 3
 NUM_DEPENDENCES = 3
@@ -76,9 +80,18 @@ def write(
     return
 
   # The exact mean needs no samples.
+  exact = experiment.evaluation.exact
   predict_block = experiment.predictor(
-    experiment.mesh, num_samples=0 if experiment.evaluation.exact else None
+    experiment.mesh, num_samples=0 if exact else None
   )
+  row = costs.row_flops(
+    ConfigDict(experiment.fields),
+    len(features.numeric_names) + len(features.category_names),
+    exact=exact,
+  )
+  most = MAX_PREDICTED
+  if MAX_FLOPS < most * row:  # False of nan.
+    most = max(MIN_PREDICTED, int(MAX_FLOPS / row))
 
   def predict_all(rows: Rows) -> np.ndarray:
     predicted = evaluation.predict(
@@ -94,7 +107,9 @@ def write(
 
   def inspected(place: int) -> dict[str, Any] | None:
     rows = tables.with_target(table, place).val
-    return inspect(rows, features, lambda x: predict_all(x)[:, place])
+    return inspect(
+      rows, features, lambda x: predict_all(x)[:, place], max_predicted=most
+    )
 
   with processes.at_once(interrupts, 'predicting shuffled columns'):
     if model.target_names:
@@ -102,7 +117,7 @@ def write(
       of_each = {name: inspected(place) for place, name in names}
       found = None if None in of_each.values() else of_each
     else:
-      found = inspect(table.val, features, predict_all)
+      found = inspect(table.val, features, predict_all, max_predicted=most)
   if is_first and found is not None:
     atomic.write_json(workdir / FILE, found)
 
@@ -125,7 +140,10 @@ def source_columns(features: Features) -> list[Column]:
 
 
 def inspect(
-  rows: Rows, features: Features, predict: Predict
+  rows: Rows,
+  features: Features,
+  predict: Predict,
+  max_predicted: int = MAX_PREDICTED,
 ) -> dict[str, Any] | None:
   """What importances.json holds; None where the rows or the work forbid it.
 
@@ -133,10 +151,11 @@ def inspect(
     rows: of validation.
     features: that the model has.
     predict: what a reader would use, of any number of rows at once.
+    max_predicted: rows that are shuffled, and half as many for dependences.
   """
   columns = source_columns(features)
   rows = rows.part(np.isfinite(rows.known_target))
-  repeats, count = _budget(len(columns), len(rows))
+  repeats, count = _budget(len(columns), len(rows), max_predicted)
   if count < MIN_ROWS:
     return None
   draw = np.random.default_rng(0)
@@ -166,8 +185,11 @@ def inspect(
   ]
   importances.sort(key=lambda found: -found['mean'])
   by_name = {column.name: column for column in columns}
+  averaged = max_predicted // (2 * NUM_DEPENDENCES * NUM_GRID)
   settings = [
-    _settings(rows, by_name[found['column']], places)
+    _settings(
+      rows, by_name[found['column']], places, min(averaged, MAX_AVERAGED)
+    )
     for found in importances[:NUM_DEPENDENCES]
     if found['mean'] > 0
   ]
@@ -180,13 +202,16 @@ def inspect(
   }
 
 
-def _budget(num_columns: int, num_rows: int) -> tuple[int, int]:
+def _budget(
+  num_columns: int, num_rows: int, max_predicted: int
+) -> tuple[int, int]:
   """(shuffles of a column, rows): fewer of both where columns are many."""
   for repeats in range(REPEATS, 0, -1):
-    count = min(num_rows, MAX_ROWS, MAX_PREDICTED // (num_columns * repeats))
+    count = min(num_rows, MAX_ROWS, max_predicted // (num_columns * repeats))
     if count >= min(num_rows, 2 * MIN_ROWS):
       return repeats, count
-  return 1, MAX_PREDICTED // num_columns
+  fewest = min(MIN_ROWS, MAX_PREDICTED // num_columns)
+  return 1, max(max_predicted // num_columns, fewest)
 
 
 def _places(features: Features, column: Column) -> tuple[list[int], list[int]]:
@@ -261,6 +286,7 @@ def _settings(
   rows: Rows,
   column: Column,
   places: dict[str, tuple[list[int], list[int]]],
+  averaged: int,
 ) -> _Settings | None:
   """Of a column; None where it has one value alone.
 
@@ -294,7 +320,7 @@ def _settings(
     quantiles = []
   if len(grid) < 2:
     return None
-  n = min(len(rows), MAX_AVERAGED)
+  n = min(len(rows), averaged)
   others = rows.part(np.linspace(0, len(rows) - 1, n).round().astype(int))
   parts = [_replaced(others, rows, np.full(n, c), own) for c in chosen]
   return _Settings(column, grid, quantiles, parts)

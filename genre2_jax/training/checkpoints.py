@@ -37,44 +37,43 @@ def _fingerprint(tree):
   Each element is hashed with its place, by MurmurHash3's finalizer: a plain
   sum of bits does not see two signs flip.
   """
+  leaves = jax.tree.leaves(tree)
   is_whole = all(
-    len(x.sharding.device_set) == 1
-    for x in jax.tree.leaves(tree)
-    if isinstance(x, jax.Array)
+    len(x.sharding.device_set) == 1 for x in leaves if isinstance(x, jax.Array)
   )
-  return _leaf_sums(tree, is_whole)
+  # A program for each shape: one for all leaves takes seconds to compile.
+  return _stacked([_leaf_sum(x, is_whole) for x in leaves])
+
+
+_stacked = jax.jit(jnp.stack)
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _leaf_sums(tree, is_whole):
-  """`_fingerprint`, by parts if all arrays are whole."""
+def _leaf_sum(x, is_whole):
+  """Of one array, by parts if all of them are whole."""
+  if x.dtype == jnp.bool_:
+    x = x.astype(jnp.uint8)
+  if not is_whole or x.size <= _HASHED_AT_ONCE:
+    place = jnp.arange(1, x.size + 1, dtype=jnp.uint32).reshape(x.shape)
+    return _sum_of_hashes(x, place)
+  # XLA on CPUs keeps what it sums: the hashes of an embedding would be twice
+  # its size.
+  flat = x.reshape(-1)
+  count = flat.size // _HASHED_AT_ONCE
+  places = jnp.arange(1, _HASHED_AT_ONCE + 1, dtype=jnp.uint32)
 
-  def leaf_sum(x):
-    if x.dtype == jnp.bool_:
-      x = x.astype(jnp.uint8)
-    if not is_whole or x.size <= _HASHED_AT_ONCE:
-      place = jnp.arange(1, x.size + 1, dtype=jnp.uint32).reshape(x.shape)
-      return _sum_of_hashes(x, place)
-    # XLA on CPUs keeps what it sums: the hashes of an embedding would be twice
-    # its size.
-    flat = x.reshape(-1)
-    count = flat.size // _HASHED_AT_ONCE
-    places = jnp.arange(1, _HASHED_AT_ONCE + 1, dtype=jnp.uint32)
+  def add(index, total):
+    # Tied to the loop, or all of it is converted before.
+    own, start = jax.lax.optimization_barrier((flat, index * _HASHED_AT_ONCE))
+    part = jax.lax.dynamic_slice(own, (start,), (_HASHED_AT_ONCE,))
+    return total + _sum_of_hashes(part, places + start.astype(jnp.uint32))
 
-    def add(index, total):
-      # Tied to the loop, or all of it is converted before.
-      own, start = jax.lax.optimization_barrier((flat, index * _HASHED_AT_ONCE))
-      part = jax.lax.dynamic_slice(own, (start,), (_HASHED_AT_ONCE,))
-      return total + _sum_of_hashes(part, places + start.astype(jnp.uint32))
-
-    total = jax.lax.fori_loop(0, count, add, jnp.uint32(0))
-    rest = flat[count * _HASHED_AT_ONCE :]
-    places = jnp.arange(
-      count * _HASHED_AT_ONCE + 1, flat.size + 1, dtype=jnp.uint32
-    )
-    return total + _sum_of_hashes(rest, places)
-
-  return jnp.stack([leaf_sum(x) for x in jax.tree.leaves(tree)])
+  total = jax.lax.fori_loop(0, count, add, jnp.uint32(0))
+  rest = flat[count * _HASHED_AT_ONCE :]
+  places = jnp.arange(
+    count * _HASHED_AT_ONCE + 1, flat.size + 1, dtype=jnp.uint32
+  )
+  return total + _sum_of_hashes(rest, places)
 
 
 def _sum_of_hashes(x, place):

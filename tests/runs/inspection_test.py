@@ -104,6 +104,10 @@ def test_many_columns_or_few_rows_are_less_work_or_none():
   found = inspection.inspect(rows, features, predict)
   assert found['repeats'] == 1 and found['rows'] == 40
   assert sum(predicted) < 1.5 * inspection.MAX_PREDICTED
+  predicted.clear()  # Where a row costs more, no fewer than say something.
+  found = inspection.inspect(rows, features, predict, max_predicted=500)
+  assert found['repeats'] == 1 and found['rows'] == inspection.MIN_ROWS
+  assert sum(predicted) < inspection.MIN_ROWS * 101 + 500
   few = Rows(
     numeric=numeric[:5],
     categories=rows.categories[:5],
