@@ -3,19 +3,18 @@
 import dataclasses
 import os
 import pathlib
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from genre2_jax.data import cells, stored, tables
+from genre2_jax.data import prompts, stored, tables
 from genre2_jax.data import weights as weights_
 from genre2_jax.data.pieces import read_pieces
-from genre2_jax.data.reading import EXTENSIONS, Reading, header_hint, path_of
+from genre2_jax.data.reading import EXTENSIONS, Reading, path_of
 from genre2_jax.data.stored import GrowingStrings, StoredStrings
-from genre2_jax.errors import InputError, listed, suggestion
+from genre2_jax.errors import InputError, listed
 
 # File names and cells of a split column -> the split they mean.
 SPLIT_NAMES = {
@@ -27,7 +26,6 @@ SPLIT_NAMES = {
   'dev': 'val',
   'test': 'test',
 }
-_PLACEHOLDER = re.compile(r'\{\{|\}\}|\{([^{}]*)\}|[{}]')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -233,8 +231,8 @@ def _gathered(
     if not kept:
       _check_choice(where, frame, choice)
     for name, grown in texts.items():
-      grown.append(render(frame, templates[name]))
-    is_empty.append(_is_empty(frame, choice.prompt + choice.second))
+      grown.append(prompts.render(frame, templates[name]))
+    is_empty.append(prompts.is_empty(frame, choice.prompt + choice.second))
     names = {choice.target, choice.weight, choice.split_column}
     kept.append(frame[[name for name in frame if name in names]])
   types = [tuple(frame.dtypes) for frame in kept]
@@ -336,16 +334,16 @@ def read_rows(
   if frame is None:
     frame = tables.read_frame(path, Reading.parse(reading))
   for template in filter(None, (prompt, second)):
-    _check_columns(frame, template, f'{path}')
-  bad = _is_empty(frame, prompt + second)
+    prompts.check_columns(frame, template, f'{path}')
+  bad = prompts.is_empty(frame, prompt + second)
   if bad.any():
     raise InputError(
       f'{path}: empty text in {tables.located(bad)}; fill or remove these rows'
     )
   return TextRows(
-    text=render(frame, prompt),
+    text=prompts.render(frame, prompt),
     target=None,
-    second=render(frame, second) if second else None,
+    second=prompts.render(frame, second) if second else None,
   )
 
 
@@ -375,43 +373,6 @@ def as_rows(rows: TextRows) -> tables.Rows:
   )
 
 
-def fields_of(prompt: str, name: str = 'text.prompt') -> tuple[str, ...]:
-  """Columns that a template names, each once.
-
-  Raises InputError: a lone brace, or no column at all.
-  """
-  pieces = _pieces(prompt, name)
-  fields = dict.fromkeys(field for _, field in pieces if field)
-  if not fields:
-    raise InputError(
-      f'{name}={prompt!r} names no column: write {{column}} where its text goes'
-    )
-  return tuple(fields)
-
-
-def render(frame: pd.DataFrame, prompt: str) -> np.ndarray:
-  """The template filled in for every row: [n] object of str.
-
-  Missing cells have no text.
-  """
-  pieces = list(_pieces(prompt))
-  columns = {field: _texts(frame[field]) for field in fields_of(prompt)}
-  texts = np.empty(len(frame), object)
-  texts[:] = [
-    ''.join(
-      literal + columns[field][row] if field else literal
-      for literal, field in pieces
-    )
-    for row in range(len(frame))
-  ]
-  return texts
-
-
-def _texts(column: pd.Series) -> list[str]:
-  plain = zip(cells.plain(column), column.isna(), strict=True)
-  return ['' if is_missing else cells.text_of(x) for x, is_missing in plain]
-
-
 def describe(texts: Texts) -> str:
   """Summary to print: rows, targets and the first prompt."""
   splits = [getattr(texts, split) for split in tables.SPLITS]
@@ -435,27 +396,6 @@ def describe(texts: Texts) -> str:
   )
 
 
-def _pieces(
-  prompt: str, name: str = 'text.prompt'
-) -> Iterator[tuple[str, str]]:
-  """A template as (text, column after it), the last with column ''."""
-  literal, last = '', 0
-  for match in _PLACEHOLDER.finditer(prompt):
-    literal += prompt[last : match.start()]
-    last = match.end()
-    if match.group() in ('{{', '}}'):
-      literal += match.group()[0]
-    elif match.group(1):
-      yield literal, match.group(1)
-      literal = ''
-    else:
-      raise InputError(
-        f'{name} has {match.group()!r} at character {match.start() + 1}: '
-        'write {column}, or {{ and }} for braces'
-      )
-  yield literal + prompt[last:], ''
-
-
 def _check_choice(where: str, frame: pd.DataFrame, choice: Choice) -> None:
   """Raises InputError for columns that there are not."""
   if choice.target not in frame:
@@ -467,13 +407,13 @@ def _check_choice(where: str, frame: pd.DataFrame, choice: Choice) -> None:
       )
     raise tables.no_column(where, choice.target, list(frame))
   for prompt in filter(None, (choice.prompt, choice.second)):
-    _check_columns(frame, prompt, where)
-    if choice.target in fields_of(prompt):
+    prompts.check_columns(frame, prompt, where)
+    if choice.target in prompts.fields_of(prompt):
       raise InputError(
         f'text.prompt shows the target, {{{choice.target}}}: take it out'
       )
   if choice.rationale:  # That may be empty.
-    _check_columns(frame, choice.rationale, where, 'text.rationale')
+    prompts.check_columns(frame, choice.rationale, where, 'text.rationale')
 
 
 def _checked(read: _Gathered, choice: Choice, where: str) -> TextRows:
@@ -502,30 +442,6 @@ def _checked(read: _Gathered, choice: Choice, where: str) -> TextRows:
   whole = len(index) == len(read.is_empty)
   rows = read.rows if whole else read.rows.part(index)
   return dataclasses.replace(rows, target=y, weight=weight)
-
-
-def _check_columns(
-  frame: pd.DataFrame, prompt: str, where: str, field: str = 'text.prompt'
-) -> None:
-  fields = fields_of(prompt)
-  absent = [field for field in fields if field not in frame]
-  if absent:
-    raise InputError(
-      f'{where}: no column {absent[0]!r}, which {field} names; '
-      f'{suggestion(absent[0], list(frame))}'
-      f'{header_hint(list(frame))}'
-    )
-
-
-def _is_empty(frame: pd.DataFrame, prompt: str) -> np.ndarray:
-  """bool [n]: rows without text in a column that the template names."""
-  bad = np.zeros(len(frame), bool)
-  for field in fields_of(prompt):
-    column = frame[field]
-    bad |= column.isna().to_numpy()
-    if not pd.api.types.is_numeric_dtype(column):
-      bad |= (column.astype(str).str.strip() == '').to_numpy(bool)
-  return bad
 
 
 def split_at_random(

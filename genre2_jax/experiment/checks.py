@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from genre2_jax.baselines import distributions, priors
 from genre2_jax.baselines.catalog import BASELINES
-from genre2_jax.data import subwords, targets, texts
+from genre2_jax.data import prompts, subwords, targets
 from genre2_jax.data.columns import parse_kinds, parse_names
 from genre2_jax.data.reading import Reading
 from genre2_jax.devices import profiling
@@ -196,7 +196,7 @@ def _check_text(config):
     if not text[field] and not (field == 'path' and text.source == 'synthetic'):
       raise InputError(f'text.{field} is empty: the task needs one')
   for prompt in filter(None, (text.prompt, text.second)):
-    texts.fields_of(prompt)
+    prompts.fields_of(prompt)
   sizes = text.max_rows
   if config.data.max_train_rows:
     raise InputError(
@@ -217,7 +217,7 @@ def _check_text(config):
 
 def _check_judge(config):
   """Raises InputError of what does not go with text before the number."""
-  texts.fields_of(config.text.rationale, 'text.rationale')
+  prompts.fields_of(config.text.rationale, 'text.rationale')
   wanted: tuple[tuple[str, tuple], ...] = (
     ('language_model.name', ('gemma', 'gemma2')),
     ('language_model.head', ('',)),

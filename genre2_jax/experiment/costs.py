@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -56,18 +57,19 @@ def run_flops(
 
 
 def row_flops(
-  config: ConfigDict, num_columns: int, *, exact: bool = False
+  fields: Mapping[str, Any], num_columns: int, *, exact: bool = False
 ) -> float:
   """FLOPs of predicting one row, counted as `run_flops` does.
 
   Args:
-    config: resolved, of a decoder of digits on a table.
+    fields: of a resolved config, nested.
     num_columns: features.
     exact: whether every number is scored, and none sampled.
 
   Returns:
     FLOPs of all seeds; nan of a model that is no decoder of digits.
   """
+  config = ConfigDict(fields)
   if config.model.head != 'decoder' or config.baseline.name:
     return math.nan
   count = config.trie.max_nodes if exact else config.eval.num_samples + 1

@@ -18,7 +18,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from genre2_jax.data import columns as table_columns
 from genre2_jax.data import tables
@@ -85,7 +84,7 @@ def write(
     experiment.mesh, num_samples=0 if exact else None
   )
   row = costs.row_flops(
-    ConfigDict(experiment.fields),
+    experiment.fields,
     len(features.numeric_names) + len(features.category_names),
     exact=exact,
   )

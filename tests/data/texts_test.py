@@ -18,6 +18,7 @@ from checks import assert_refused
 
 from genre2_jax.data import (
   pieces,
+  prompts,
   stored,
   subwords,
   tables,
@@ -277,7 +278,7 @@ def test_damaged_lines_are_named(tmp_path):
 
 def test_a_template_fills_in_columns_as_they_are():
   frame = pd.DataFrame({'a b': ['{x} ', 'None'], 'n': [1.0, 2.5]})
-  filled = texts.render(frame, '{{{a b}}}:{n}{n}')
+  filled = prompts.render(frame, '{{{a b}}}:{n}{n}')
   assert filled.tolist() == ['{{x} }:11', '{None}:2.52.5']
 
 
@@ -694,5 +695,5 @@ def test_prompts_keep_text_and_write_values_plainly(tmp_path):
       'c': [True, False, True],
     }
   )
-  found = texts.render(frame, '{a} {b} {c}').tolist()
+  found = prompts.render(frame, '{a} {b} {c}').tolist()
   assert found == ['007 1 True', 'true 2.5 False', '1.0 3 True']
