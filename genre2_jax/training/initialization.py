@@ -124,7 +124,10 @@ def state_program(
     function = compilation.shared(
       key,
       lambda: jax.jit(
-        jax.vmap(create, axes), out_shardings=shardings, donate_argnums=1
+        jax.vmap(create, axes),
+        out_shardings=shardings,
+        donate_argnums=1,
+        compiler_options=compilation.options(mesh, once=True),
       ),
     )
     return function(held, start, keys, factors)
