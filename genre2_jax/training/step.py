@@ -218,10 +218,12 @@ def _rolled_out(state, parts, *, policy, codec, objective):
 
 def _mean(function, parts):
   """The mean of a function of one part over all: one in memory at a time."""
-  # Traced once, for the shapes and for the values.
-  function = jax.jit(function, inline=True)
   count = len(parts.keys)
   first = jax.tree.map(lambda x: x[0], parts)
+  if count == 1:  # XLA would add every gradient to zeros.
+    return function(first)
+  # Traced once, for the shapes and for the values.
+  function = jax.jit(function, inline=True)
   zeros = jax.tree.map(
     lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, first)
   )
@@ -253,10 +255,11 @@ def _updated(state, loss, metrics, grads, optimizer):
 
 
 def _finished(state, metrics):
-  """Counts the step, adds its metrics, notes the first that is not finite."""
-  finite = jnp.array(True)
-  for x in jax.tree.leaves((metrics['loss'], state.params)):
-    finite &= jnp.all(jnp.isfinite(x))
+  """Counts the step, adds its metrics, notes the first that is not finite.
+
+  What it makes of the parameters is finite where its gradient's norm is.
+  """
+  finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(metrics['grad_norm'])
   first = (state.bad_step < 0) & ~finite
   return dataclasses.replace(
     state,
