@@ -55,20 +55,13 @@ def shared(key: Hashable, make: Callable[[], _Program]) -> _Program:
   return found
 
 
-def options(
-  mesh: jax.sharding.Mesh | None = None, *, once: bool = False
-) -> dict[str, Any]:
+def options(mesh: jax.sharding.Mesh | None = None) -> dict[str, str | bool]:
   """What XLA is told of a program on a mesh's devices, or on the default ones.
 
   On CPUs loops keep what does not change in them. XLA would take out of a loop
   over layers that all their bfloat16 weights and activations become float32,
   before any is needed: of a LoRA step of a Gemma 3 270M half of the memory and
   a fifth of the time.
-
-  Args:
-    mesh: of the program; None: the default devices.
-    once: whether it runs once and takes longer to compile. On CPUs LLVM then
-      spares a third of its time.
   """
   if mesh is None:
     platform = jax.default_backend()
@@ -76,8 +69,6 @@ def options(
     platform = mesh.devices.flat[0].platform
   if platform != 'cpu':
     return {}
-  if once:
-    return {'xla_backend_optimization_level': 1}
   return {'xla_disable_hlo_passes': 'while-loop-invariant-code-motion'}
 
 

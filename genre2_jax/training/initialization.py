@@ -124,10 +124,7 @@ def state_program(
     function = compilation.shared(
       key,
       lambda: jax.jit(
-        jax.vmap(create, axes),
-        out_shardings=shardings,
-        donate_argnums=1,
-        compiler_options=compilation.options(mesh, once=True),
+        jax.vmap(create, axes), out_shardings=shardings, donate_argnums=1
       ),
     )
     return function(held, start, keys, factors)
