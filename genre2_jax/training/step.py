@@ -255,11 +255,10 @@ def _updated(state, loss, metrics, grads, optimizer):
 
 
 def _finished(state, metrics):
-  """Counts the step, adds its metrics, notes the first that is not finite.
-
-  What it makes of the parameters is finite where its gradient's norm is.
-  """
-  finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(metrics['grad_norm'])
+  """Counts the step, adds its metrics, notes the first that is not finite."""
+  finite = jnp.array(True)
+  for x in jax.tree.leaves((metrics['loss'], state.params)):
+    finite &= jnp.all(jnp.isfinite(x))
   first = (state.bad_step < 0) & ~finite
   return dataclasses.replace(
     state,

@@ -714,3 +714,11 @@ def test_a_bad_update_amid_several_is_recorded():
   state = state_of(objective, optimizer)
   state = train_step(objective, optimizer)(state, TWO)
   assert state.bad_step == 0
+
+
+def test_parameters_that_are_not_finite_are_recorded_though_the_gradient_is():
+  # To infinity, whatever the gradient.
+  optimizer = optax.chain(optax.scale_by_sign(), optax.scale(-np.inf))
+  state = train_step(CE, optimizer)(state_of(CE, optimizer), TWO)
+  assert np.isfinite(state.totals['grad_norm'])
+  assert state.bad_step == 0
