@@ -20,12 +20,14 @@ import pandas as pd
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
-from genre2_jax.benchmark import comparison_tables, page, statistics
+from genre2_jax.benchmark import page, statistics
 from genre2_jax.data import targets
 from genre2_jax.files import atomic, reading
 
 # Of a `Benchmark`: what a file keeps as it is, and what is of a run.
-_PLAIN = ('tasks', 'methods', 'seeds', 'command', 'machines', 'variances')
+_PLAIN = (
+  'tasks', 'methods', 'seeds', 'command', 'machines', 'variances', 'failures',
+)  # fmt: skip
 _OF_RUNS = ('seconds', 'peaks')
 _RUN = ['task', 'method', 'seed', 'estimator', 'metric']
 
@@ -52,6 +54,7 @@ def join(parts):
     return list(dict.fromkeys(x for p in parts for x in getattr(p, field)))
 
   units = {part.unit for part in parts}
+  finished = set(zip(results.task, results.method, strict=True))
   return dataclasses.replace(
     parts[0],
     tasks=distinct('tasks'),
@@ -64,7 +67,12 @@ def join(parts):
     variances=together('variances', np.mean),
     seconds=together('seconds', np.mean),
     peaks=together('peaks', max),
-    failures=[failure for part in parts for failure in part.failures],
+    failures=[
+      failure
+      for part in parts
+      for failure in part.failures
+      if tuple(failure[:2]) not in finished
+    ],
     unit=units.pop() if len(units) == 1 else statistics.MIXED,
     drawn=together('drawn', lambda values: values[0]),
   )
@@ -101,7 +109,6 @@ def read(path):
       (task, method): statistics.Samples(*map(np.array, arrays))
       for task, method, arrays in kept['samples']
     },
-    failures=[],
     published=pd.DataFrame(columns=list(page.PUBLISHED_COLUMNS)),
     unit=targets.UNITS[unit] if unit in targets.UNITS else statistics.MIXED,
     drawn={task: tuple(counts) for task, counts in kept['drawn'].items()},
@@ -110,11 +117,6 @@ def read(path):
 
 def write(output, benchmark):
   """NAME.csv, NAME.json and NAME.md; returns the verdict."""
-  atomic.write_csv(
-    output.with_suffix('.csv'),
-    statistics.RESULT_COLUMNS,
-    benchmark.results.itertuples(index=False, name=None),
-  )
   units = [name for name, u in targets.UNITS.items() if u == benchmark.unit]
   kept = {name: getattr(benchmark, name) for name in _PLAIN}
   for name in _OF_RUNS:
@@ -125,11 +127,8 @@ def write(output, benchmark):
   ]
   kept |= {'drawn': benchmark.drawn, 'unit': (units or [''])[0]}
   atomic.write_json(output.with_suffix('.json'), kept)
-  compared = statistics.compare(benchmark)
-  said = page.verdict(compared)
-  text = comparison_tables.markdown(compared, said, page.notes(compared))
-  atomic.write_text(output.with_suffix('.md'), text)
-  return said
+  results, tables = output.with_suffix('.csv'), output.with_suffix('.md')
+  return page.verdict(page.write_tables(benchmark, results, tables))
 
 
 def main():

@@ -39,22 +39,15 @@ def write(workdir: PathLike) -> pathlib.Path:
   """
   workdir = pathlib.Path(workdir)
   benchmark = load(workdir)
-  atomic.write_csv(
-    workdir / 'results.csv',
-    statistics.RESULT_COLUMNS,
-    benchmark.results.itertuples(index=False, name=None),
-  )
-  compared = statistics.compare(benchmark)
-  said, remarks = verdict(compared), notes(compared)
-  atomic.write_text(
-    workdir / 'table.md', comparison_tables.markdown(compared, said, remarks)
+  compared = write_tables(
+    benchmark, workdir / 'results.csv', workdir / 'table.md'
   )
   sections = figures.draw(compared)
   write_figures(workdir, sections)
   html = template('benchmark/comparison.html.j2').render(
     title=workdir.absolute().name,
-    verdict=said,
-    notes=remarks,
+    verdict=verdict(compared),
+    notes=notes(compared),
     facts=facts(compared),
     sections=sections,
     tables=comparison_tables.tables(compared),
@@ -63,6 +56,23 @@ def write(workdir: PathLike) -> pathlib.Path:
   path = workdir / 'report.html'
   atomic.write_text(path, with_contents(html))
   return path
+
+
+def write_tables(
+  benchmark: Benchmark, results: PathLike, tables: PathLike
+) -> Comparison:
+  """Writes every metric (CSV), and tables and tests in words (Markdown)."""
+  atomic.write_csv(
+    results,
+    statistics.RESULT_COLUMNS,
+    benchmark.results.itertuples(index=False, name=None),
+  )
+  compared = statistics.compare(benchmark)
+  atomic.write_text(
+    tables,
+    comparison_tables.markdown(compared, verdict(compared), notes(compared)),
+  )
+  return compared
 
 
 # --------------------------------------------------------------------- words

@@ -34,7 +34,7 @@ def run_flops(
     FLOPs of all seeds; nan of a model that is no decoder of digits.
   """
   config = resolve(config)
-  if config.model.head != 'decoder' or config.baseline.name:
+  if not _is_decoder(config):
     return math.nan
   encoder = _encoder_flops(config, num_columns)
   position = _decoder_flops(config)
@@ -70,10 +70,14 @@ def row_flops(
     FLOPs of all seeds; nan of a model that is no decoder of digits.
   """
   config = ConfigDict(fields)
-  if config.model.head != 'decoder' or config.baseline.name:
+  if not _is_decoder(config):
     return math.nan
   count = config.trie.max_nodes if exact else config.eval.num_samples + 1
   return config.num_seeds * _predicted_flops(config, num_columns, count)
+
+
+def _is_decoder(config):
+  return config.model.head == 'decoder' and not config.baseline.name
 
 
 def _predicted_flops(config, num_columns, num_samples):

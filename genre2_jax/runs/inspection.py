@@ -79,18 +79,10 @@ def write(
     return
 
   # The exact mean needs no samples.
-  exact = experiment.evaluation.exact
   predict_block = experiment.predictor(
-    experiment.mesh, num_samples=0 if exact else None
+    experiment.mesh, num_samples=0 if experiment.evaluation.exact else None
   )
-  row = costs.row_flops(
-    experiment.fields,
-    len(features.numeric_names) + len(features.category_names),
-    exact=exact,
-  )
-  most = MAX_PREDICTED
-  if MAX_FLOPS < most * row:  # False of nan.
-    most = max(MIN_PREDICTED, int(MAX_FLOPS / row))
+  most = _max_predicted(experiment, features)
 
   def predict_all(rows: Rows) -> np.ndarray:
     predicted = evaluation.predict(
@@ -199,6 +191,18 @@ def inspect(
     'importances': importances,
     'dependences': _dependences([x for x in settings if x], predict),
   }
+
+
+def _max_predicted(experiment: Prepared, features: Features) -> int:
+  """Shuffled rows that a run may predict: fewer where each costs more."""
+  row = costs.row_flops(
+    experiment.fields,
+    len(features.numeric_names) + len(features.category_names),
+    exact=experiment.evaluation.exact,
+  )
+  if not MAX_FLOPS < MAX_PREDICTED * row:  # Nor where nobody knows: nan.
+    return MAX_PREDICTED
+  return max(MIN_PREDICTED, int(MAX_FLOPS / row))
 
 
 def _budget(

@@ -1,6 +1,7 @@
 """Parts of a benchmark together are the whole; nothing is run."""
 
 import importlib.util
+import json
 import pathlib
 import shutil
 
@@ -48,6 +49,19 @@ def test_tasks_of_two_machines_are_one_benchmark(whole, tmp_path):
   # Written again, it stays.
   join.write(tmp_path / 'again', join.read(joined.with_suffix('.json')))
   assert texts(tmp_path / 'again') == texts(joined)
+
+
+def test_a_failure_stays_until_another_part_has_the_run(whole, tmp_path):
+  first = part(whole, tmp_path / 'first', methods=METHODS[:2])
+  said = {'task': TASKS[0], 'method': METHODS[2], 'type': 'Error'}
+  (first / 'failures').mkdir()
+  (first / 'failures/one.json').write_text(json.dumps(said))
+  join.write(tmp_path / 'kept', join.read(first))
+  kept = join.read(tmp_path / 'kept.json')
+  assert [*map(tuple, kept.failures)] == [(TASKS[0], METHODS[2], 'Error')]
+  assert '1 run failed' in (tmp_path / 'kept.md').read_text()
+  second = part(whole, tmp_path / 'second', methods=METHODS[2:])
+  assert not join.join([kept, join.read(second)]).failures
 
 
 def test_methods_are_added_and_chosen(whole, tmp_path):
